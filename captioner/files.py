@@ -1,0 +1,283 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is written beside its destination, flushed to the disk and then renamed, so that a
+reader, a crash or a full disk never meets half a file. What a killed process left aside is
+removed by the next write to the same place; a lock tells it from what is still being written.
+"""
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from captioner.errors import CaptionerError, StorageError
+
+_AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the current folder
+_RENAME_EXCHANGE = 2  # linux/fs.h: swap the two names in one step
+_HASH_BLOCK_BYTES = 1 << 20
+_LEFTOVER_SECONDS = 10.0  # younger ones may not have been locked yet
+_DISK_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`; whatever goes wrong, the file is the old one or the new one.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written to.
+    """
+    with open_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the place of `path` when the block ends without an error.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written to.
+    """
+    path = path.resolve()
+    with _explained(path):
+        _prepare(path)
+        aside = _name_aside(path)
+        try:
+            with open(aside, "xb") as file:
+                _lock(file.fileno())
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(aside, path)
+            _sync(path.parent)
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_aside(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `target` when the block ends without an error.
+
+    The two change places in one step where the file system can do that. Elsewhere there is a
+    moment without `target`; a process killed in it leaves what `recover_folder` puts right.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written to.
+    """
+    target = target.resolve()
+    with _explained(target):
+        _prepare(target)
+        recover_folder(target)
+        aside = _name_aside(target)
+        aside.mkdir()
+        lock = os.open(aside, os.O_RDONLY)
+        try:
+            _lock(lock)
+            yield aside
+            _sync_tree(aside)
+            _put_in_place(aside, target)
+            _sync(target.parent)
+        except StorageError as problem:  # of a file inside: name the place the user knows
+            raise StorageError(str(problem).replace(str(aside), str(target))) from problem
+        finally:
+            recover_folder(target)
+            _remove(aside)
+            os.close(lock)
+
+
+def recover_folder(target: Path) -> None:
+    """Bring back the previous `target` if its replacement was interrupted between two renames.
+
+    Readers call it before they look; it does nothing when there is nothing to put right.
+    """
+    target = target.resolve()
+    previous = _previous(target)
+    if not target.exists() and previous.exists():
+        with suppress(OSError):  # another process was quicker, which is as good
+            previous.rename(target)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as readable JSON, whole or not at all.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+        StorageError: the disk is full or the folder cannot be written to.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path, what: str, error: type[CaptionerError]) -> Any:
+    """Return the value held by a JSON file; `what` names its content in the error message."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise error(f"{what} not found: there is no file {path}; check the path") from None
+    except OSError as problem:
+        raise error(f"{what} cannot be read: {path}: {problem.strerror}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(
+            f"{what} is not valid JSON: {path}: {problem}; restore or rewrite the file"
+        ) from problem
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of the file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal into one line that names `path`; other errors pass through."""
+    try:
+        yield
+    except Exception as problem:
+        code = _disk_error(problem, path)
+        if code is None:
+            raise
+        remedy = (
+            "free some space and try again"
+            if code in (errno.ENOSPC, errno.EDQUOT)
+            else "check the disk and the permissions"
+        )
+        raise StorageError(
+            f"{path} could not be written: {os.strerror(code)}; "
+            f"what was there before is untouched; {remedy}"
+        ) from problem
+
+
+def _disk_error(problem: Exception, path: Path) -> int | None:
+    """Return the number of the error if it says that `path` cannot be written, else None."""
+    if isinstance(problem, OSError):
+        if isinstance(problem.filename, str | Path):
+            named = Path(problem.filename).resolve()
+            if not (named.is_relative_to(path.parent) or path.is_relative_to(named)):
+                return None
+        return problem.errno if problem.errno in _DISK_ERRORS else None
+    # safetensors writes from Rust and raises its own error, with the number only in the text.
+    text = str(problem)
+    return next((code for code in _DISK_ERRORS if f"(os error {code})" in text), None)
+
+
+def _name_aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous")
+
+
+def _lock(descriptor: int) -> bool:
+    """Return whether the file is now locked by this process; the lock dies with it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by another process, or a file system without locks
+        return False
+    return True
+
+
+def _prepare(target: Path) -> None:
+    """Make the folder that `target` lies in, and remove what killed writers left there."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise StorageError(
+            f"{target} cannot be written: {problem.filename} is not a folder; choose another place"
+        ) from problem
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.part")
+    for entry in target.parent.iterdir():
+        if leftover.fullmatch(entry.name):
+            with suppress(OSError):
+                _remove_unless_locked(entry)
+
+
+def _remove_unless_locked(entry: Path) -> None:
+    descriptor = os.open(entry, os.O_RDONLY)
+    try:
+        age = time.time() - os.fstat(descriptor).st_mtime
+        if age > _LEFTOVER_SECONDS and _lock(descriptor):
+            _remove(entry)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _put_in_place(aside: Path, target: Path) -> None:
+    """Rename `aside` to `target`; afterwards `aside` is the old folder or is gone."""
+    while True:
+        if not target.exists():
+            aside.rename(target)
+            return
+        if _exchange(aside, target):
+            return
+        previous = _previous(target)
+        _remove(previous)
+        target.rename(previous)
+        try:
+            aside.rename(target)
+        except OSError as problem:
+            if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue  # a reader brought the previous one back in that moment
+            raise
+        # Not removed under this name: half of it must never be taken for a folder to bring back.
+        previous.rename(aside)
+        return
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Return whether the kernel swapped the two names in one step."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    status = renameat2(
+        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
+    )
+    return bool(status == 0)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
