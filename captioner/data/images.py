@@ -1,0 +1,104 @@
+"""Photographs as people see them: upright, in colour, opaque.
+
+Whatever a file holds (EXIF orientation, transparency, a palette, CMYK, 16 bits per channel,
+several frames), `open_image` returns one RGB picture whose pixels are already decoded, or an
+`ImageError` of one line that names the file. It changes no warning filter, so that many threads
+may call it at once.
+"""
+
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from captioner.errors import ImageError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PIXEL_LIMIT = 89_478_485  # where Pillow begins to warn: 256 MiB at three bytes a pixel
+PAPER = (255, 255, 255)  # what shows through a transparent pixel
+TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+
+ImageSource = Path | str | Image.Image | bytes | BinaryIO
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Return the picture as RGB, fully decoded: upright, its first frame, transparency on white.
+
+    An image that is already open is converted in the same way and left as it was.
+
+    Raises:
+        ImageError: there is no such file, it is no image, or it is damaged or far too large.
+    """
+    name = _name(source)
+    try:
+        if isinstance(source, Image.Image):
+            return _as_rgb(_upright(source))
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > PIXEL_LIMIT:
+                raise Image.DecompressionBombError
+            return _as_rgb(_upright(image))
+    except FileNotFoundError:
+        raise ImageError(f"{name}: there is no such file; check the path") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name} is a folder; name an image file") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not an image in a known format; use JPEG or PNG") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+        raise ImageError(
+            f"{name} has more than {PIXEL_LIMIT:,} pixels, the limit; make it smaller first"
+        ) from problem
+    except Exception as problem:  # Pillow's decoders raise nearly anything for damaged files
+        raise ImageError(
+            f"{name} cannot be decoded: {_in_one_line(problem)}; it is damaged or incomplete: "
+            "fetch it again, save it anew as JPEG or PNG, or remove it"
+        ) from problem
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    with suppress(Exception):  # damaged metadata must not cost a picture whose pixels are whole
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_deep_grey(image)
+    if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        opaque = Image.new("RGBA", layer.size, (*PAPER, 255))
+        return Image.alpha_composite(opaque, layer).convert("RGB")
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Return grey values of more than 8 bits on the scale 0 to 255.
+
+    Conversions elsewhere cut off what exceeds 255. Integers are taken as 16 bits wide, as PNG
+    and TIFF store them; floating point values are stretched from their least to their most.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    low, high = 0.0, 65_535.0
+    if image.mode == "F":
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    elif image.mode == "I":
+        most = values.max()
+        high = 255.0 if most <= 255 else max(high, most)
+    scaled = np.nan_to_num((values - low) / max(high - low, 1e-12), posinf=1.0, neginf=0.0)
+    grey = Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
+    return grey.convert("RGB")
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, Path | str):
+        return str(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return str(name) if name else "the image"
+
+
+def _in_one_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split()) or type(problem).__name__
