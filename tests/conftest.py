@@ -1,0 +1,37 @@
+"""What many tests need: the prepared data, a few photographs, and no more than two threads."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+# Read by torch when it is first imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with prepared data sets, weights and published scores; skips where it is not."""
+    folder = Path(os.environ.get("CAPTIONER_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"prepared data not found at {folder}; set CAPTIONER_SHARED")
+    return folder
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    """Four small JPEG files of different sizes and colours, in one folder."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    paths = []
+    for number, (size, colour) in enumerate(
+        [((48, 32), "navy"), ((32, 48), "olive"), ((64, 64), "maroon"), ((33, 57), "teal")]
+    ):
+        image = Image.new("RGB", size, colour)
+        ImageDraw.Draw(image).ellipse((4, 4, 24, 20 + 4 * number), fill="white")
+        paths.append(folder / f"photograph_{number}.jpg")
+        image.save(paths[-1], quality=90)
+    return paths
