@@ -1,0 +1,224 @@
+"""An LSTM that looks at a grid of features before every step, as one differentiable function.
+
+Forward and backward walk the packed steps of a batch. What can wait is done once for all steps:
+every weight gradient, and the gradients of keys and values. The captions of an image read the
+same keys and values; the weighted means of all captions of all images are one batched product.
+
+Source: attention and gate of Xu et al. 2015, sections 3.1.2 and 4.2; h-detach of Kanuparthi,
+Arpit et al. 2019, where the copy of h_{t-1} that enters the LSTM is cut and the one that asks
+the attention is not, unless `detach_attention` says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from captioner.decoders.batch import CaptionBatch, PackedStep
+from captioner.lstm.packed import spread, survive
+from captioner.lstm.pointwise import activate_gates, gate_gradients
+from captioner.lstm.products import Multiplier, weight_gradient
+
+
+class AttentionWeights(NamedTuple):
+    """The parameters of the recurrence."""
+
+    recurrent: Tensor  # [4H, H] from h_{t-1} to the gates
+    context: Tensor  # [4H, D] from the context to the gates
+    query: Tensor  # [A, H] from h_{t-1} to the attention's query
+    query_bias: Tensor  # [A]
+    score: Tensor  # [A] from the attention's hidden layer to a score
+    gate: Tensor  # [1, H] from h_{t-1} to the gate beta
+    gate_bias: Tensor  # [1]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the recurrence walks over a batch."""
+
+    batch: CaptionBatch
+    keep: Sequence[float]
+    detach_attention: bool
+    dtype: torch.dtype | None
+
+
+def score_keys(keys: Tensor, query: Tensor, score: Tensor) -> Tensor:
+    """Return the unnormalised attention `score . tanh(keys + query)`, but for a constant.
+
+    tanh(x) = 2 sigmoid(2x) - 1, and a sigmoid is four times quicker on the CPU; the constant
+    -sum(score) is the same at every position, so the softmax does not see it.
+
+    Shapes:
+        keys [..., P, A], query [..., 1, A], score [A] -> [..., P].
+    """
+    return torch.sigmoid(2.0 * (keys + query)) @ (2.0 * score)
+
+
+class _AttentionLSTM(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input_gates: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        course: Course,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        w = AttentionWeights(*weights)
+        batch, dtype = course.batch, course.dtype
+        recurrent, from_context = Multiplier(w.recurrent, dtype), Multiplier(w.context, dtype)
+        ask = Multiplier(torch.cat([w.query, w.gate]), dtype)
+        ask_bias = torch.cat([w.query_bias, w.gate_bias])
+        tokens, size, positions = input_gates.shape[0], hidden.shape[1], keys.shape[1]
+        new = input_gates.new_empty
+        gates, asked = torch.empty_like(input_gates), new(tokens, len(ask_bias))
+        outputs, before, cells, squashed = (new(tokens, size) for _ in range(4))
+        attention, contexts = new(tokens, positions), new(tokens, values.shape[2])
+        doubled_keys, doubled_score = 2.0 * keys, 2.0 * w.score
+        layer = new(batch.num_captions, positions, keys.shape[2])
+        for step in batch.timeline:
+            here = step.tokens
+            before[here] = hidden = survive(hidden, step.survivors)
+            cells[here] = cell = survive(cell, step.survivors)
+            torch.add(ask.forward(hidden), ask_bias, out=asked[here])
+            active = _attention_layer(layer, doubled_keys, asked[here], step)
+            torch.softmax(active @ doubled_score, dim=1, out=attention[here])
+            mixed = torch.bmm(step.to_grid(attention[here]), values[: step.active_images])
+            contexts[here] = step.from_grid(mixed)
+            beta = asked[here, -1:].sigmoid()
+            torch.add(input_gates[here], recurrent.forward(hidden), out=gates[here])
+            gates[here] += from_context.forward(beta * contexts[here])
+            hidden, cell, squashed[here] = activate_gates(gates[here], cell)
+            outputs[here] = hidden
+        ctx.course = course
+        ctx.save_for_backward(
+            gates, before, cells, squashed, asked, attention, contexts, keys, values, *weights
+        )
+        return outputs, attention
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_outputs: Tensor, grad_attention: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        gates, before, cells, squashed, asked, attention, contexts, keys, values, *weights = (
+            ctx.saved_tensors
+        )
+        w = AttentionWeights(*weights)
+        course: Course = ctx.course
+        batch, dtype = course.batch, course.dtype
+        recurrent, from_context = Multiplier(w.recurrent, dtype), Multiplier(w.context, dtype)
+        ask = Multiplier(torch.cat([w.query, w.gate]), dtype)
+        grad_gates, grad_asked = torch.empty_like(gates), torch.empty_like(asked)
+        grad_mixed = torch.empty_like(contexts)
+        doubled_keys = 2.0 * keys
+        grad_keys, grad_score = torch.zeros_like(keys), torch.zeros_like(w.score)
+        layer = keys.new_empty(batch.num_captions, *keys.shape[1:])
+        slope = torch.empty_like(layer)
+        last = batch.timeline[-1].rows
+        grad_hidden, grad_cell = (before.new_zeros(last, before.shape[1]) for _ in range(2))
+        for t in reversed(range(batch.steps)):
+            step = batch.timeline[t]
+            here, keep = step.tokens, course.keep[t]
+            grad_cell = gate_gradients(
+                gates[here],
+                cells[here],
+                squashed[here],
+                grad_outputs[here] + grad_hidden,
+                grad_cell,
+                out=grad_gates[here],
+            )
+            grad_context = from_context.backward(grad_gates[here])
+            beta = asked[here, -1:].sigmoid()
+            torch.mul(grad_context, beta, out=grad_mixed[here])
+            grad_beta = (grad_context * contexts[here]).sum(1, keepdim=True)
+            grad_asked[here, -1:] = grad_beta * beta * (1.0 - beta)
+
+            grad_weights = torch.bmm(
+                step.to_grid(grad_mixed[here]), values[: step.active_images].transpose(1, 2)
+            )
+            grad_weights = step.from_grid(grad_weights) + grad_attention[here]
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                grad_weights, attention[here], 1, attention.dtype
+            )
+            active = _attention_layer(layer, doubled_keys, asked[here], step)
+            grad_score += active.view(-1, keys.shape[2]).t() @ grad_scores.reshape(-1)
+            steep = slope[: step.rows]
+            torch.ops.aten.sigmoid_backward(
+                grad_scores.unsqueeze(-1).expand_as(active), active, grad_input=steep
+            )
+            torch.sum(steep, 1, out=grad_asked[here, :-1])
+            grad_keys.index_add_(0, step.images, steep)
+            grad_asked[here, :-1] *= 4.0 * w.score
+
+            grad_hidden = ask.backward(grad_asked[here])
+            if course.detach_attention:
+                grad_hidden *= keep
+            if keep != 0.0:
+                through_gates = recurrent.backward(grad_gates[here])
+                grad_hidden.add_(through_gates, alpha=keep)
+            if t > 0:
+                rows = batch.timeline[t - 1].rows
+                grad_hidden = spread(grad_hidden, step.survivors, rows)
+                grad_cell = spread(grad_cell, step.survivors, rows)
+
+        grad_values = None
+        if ctx.needs_input_grad[4]:
+            grad_values = torch.bmm(
+                batch.by_image(attention).transpose(1, 2), batch.by_image(grad_mixed)
+            )
+        grad_ask = weight_gradient(grad_asked, before, dtype)
+        grad_ask_bias = grad_asked.sum(0)
+        gated = asked[:, -1:].sigmoid() * contexts
+        grad_parameters = AttentionWeights(
+            recurrent=weight_gradient(grad_gates, before, dtype),
+            context=weight_gradient(grad_gates, gated, dtype),
+            query=grad_ask[:-1],
+            query_bias=grad_ask_bias[:-1],
+            score=2.0 * grad_score,
+            gate=grad_ask[-1:],
+            gate_bias=grad_ask_bias[-1:],
+        )
+        grad_keys *= 4.0 * w.score
+        return grad_gates, grad_hidden, grad_cell, grad_keys, grad_values, None, *grad_parameters
+
+
+def _attention_layer(
+    layer: Tensor, doubled_keys: Tensor, asked: Tensor, step: PackedStep
+) -> Tensor:
+    """Fill `layer` with sigmoid(2 (keys + query)) for the rows of a step: [rows, P, A].
+
+    One buffer serves all steps: it stays in the processor's cache, and the backward pass computes
+    the layer again, which is cheaper than fetching a copy of it from memory.
+    """
+    active = layer[: step.rows]
+    torch.index_select(doubled_keys, 0, step.images, out=active)
+    active.add_(asked[:, None, :-1], alpha=2.0)
+    return active.sigmoid_()
+
+
+def attention_lstm(
+    input_gates: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    weights: AttentionWeights,
+    course: Course,
+) -> tuple[Tensor, Tensor]:
+    """Return the hidden state after each step of every row, and where each step looked.
+
+    Shapes:
+        input_gates [tokens, 4H] (what words and biases add to the gates), hidden and cell
+        [captions, H] before step 0, keys [B, P, A], values [B, P, D]
+        -> outputs [tokens, H], attention [tokens, P], each row summing to 1.
+    """
+    outputs, attention = _AttentionLSTM.apply(
+        input_gates, hidden, cell, keys, values, course, *weights
+    )
+    return outputs, attention

@@ -1,0 +1,158 @@
+"""The captions of a batch of images, packed step by step so that no step is computed for padding.
+
+Rows (one per caption) stand image by image, so that the captions of an image share its features;
+images stand by their longest caption, so that those still being captioned are always the first
+ones. At each step only the rows that still have a word take part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.vocabulary import END, START
+
+
+@dataclass(frozen=True)
+class PackedStep:
+    """One step of a batch: which rows take part, and where they sit among their images."""
+
+    tokens: slice
+    """Place of this step's rows in everything that is packed by token."""
+    survivors: Tensor | None
+    """[rows] positions among the rows of the step before; None where all of them go on."""
+    images: Tensor
+    """[rows] each row's image, in the batch's image order."""
+    cells: Tensor
+    """[rows] place of each row in a grid [active_images, slots]."""
+    active_images: int
+    """How many images, from the first on, still have a caption that is not over."""
+    slots: int
+    """The most captions that any image still has at this step."""
+
+    @property
+    def rows(self) -> int:
+        return self.tokens.stop - self.tokens.start
+
+    def to_grid(self, packed: Tensor) -> Tensor:
+        """Spread [rows, size] to [active_images, slots, size], zero where there is no row."""
+        if self.rows == self.active_images * self.slots:
+            return packed.view(self.active_images, self.slots, -1)
+        grid = packed.new_zeros(self.active_images * self.slots, packed.shape[1])
+        grid.index_copy_(0, self.cells, packed)
+        return grid.view(self.active_images, self.slots, -1)
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Gather [active_images, slots, size] to [rows, size]."""
+        flat = grid.reshape(self.active_images * self.slots, -1)
+        if self.rows == self.active_images * self.slots:
+            return flat
+        return flat.index_select(0, self.cells)
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Captions of B images as packed steps, with the words that go in and those to predict."""
+
+    inputs: Tensor
+    """[tokens] the start token, then the caption's words."""
+    targets: Tensor
+    """[tokens] the caption's words, then the end token."""
+    image_order: Tensor
+    """[images] which of the given images stands at each place."""
+    first_images: Tensor
+    """[captions] each row's image at step 0, in image order."""
+    image_cells: Tensor
+    """[tokens] place of each token in a grid [images, tokens_per_image]."""
+    tokens_per_image: int
+    timeline: tuple[PackedStep, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.timeline)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_order)
+
+    @property
+    def num_captions(self) -> int:
+        return len(self.first_images)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.targets)
+
+    @classmethod
+    def pack(
+        cls,
+        captions: Sequence[Sequence[Sequence[int]]],
+        device: torch.device | str = "cpu",
+    ) -> "CaptionBatch":
+        """Pack `captions[image][caption]`, word ids without start and end.
+
+        Every image needs a caption; a caption may be empty (it then predicts the end alone).
+        """
+        if not captions or not all(captions):
+            raise ValueError("every image of a batch needs at least one caption")
+        order = sorted(range(len(captions)), key=lambda b: -max(map(len, captions[b])))
+        rows = [(place, caption) for place, b in enumerate(order) for caption in captions[b]]
+        lengths = np.array([len(caption) + 1 for _, caption in rows])
+        steps = int(lengths.max())
+        inputs = np.full((len(rows), steps), END, dtype=np.int64)
+        targets = np.full((len(rows), steps), END, dtype=np.int64)
+        inputs[:, 0] = START
+        for row, (_, caption) in enumerate(rows):
+            inputs[row, 1 : len(caption) + 1] = caption
+            targets[row, : len(caption)] = caption
+        image_of_row = np.array([place for place, _ in rows])
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        timeline, active_rows, start = [], np.arange(len(rows)), 0
+        for step in range(steps):
+            alive = lengths[active_rows] > step
+            survivors = None if alive.all() else tensor(np.flatnonzero(alive))
+            active_rows = active_rows[alive]
+            images = image_of_row[active_rows]
+            counts = np.bincount(images)
+            slots = int(counts.max())
+            rank = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
+            stop = start + len(active_rows)
+            timeline.append(
+                PackedStep(
+                    tokens=slice(start, stop),
+                    survivors=survivors,
+                    images=tensor(images),
+                    cells=tensor(images * slots + rank),
+                    active_images=len(counts),
+                    slots=slots,
+                )
+            )
+            start = stop
+        present = np.arange(steps)[None, :] < lengths[:, None]
+        image_of_token = np.broadcast_to(image_of_row[:, None], present.shape).T[present.T]
+        per_image = np.bincount(image_of_token)
+        by_image = np.argsort(image_of_token, kind="stable")
+        rank_in_image = np.empty(len(image_of_token), dtype=np.int64)
+        rank_in_image[by_image] = np.arange(len(by_image)) - np.repeat(
+            np.cumsum(per_image) - per_image, per_image
+        )
+        return cls(
+            inputs=tensor(inputs.T[present.T]),
+            targets=tensor(targets.T[present.T]),
+            image_order=tensor(np.array(order)),
+            first_images=timeline[0].images,
+            image_cells=tensor(image_of_token * int(per_image.max()) + rank_in_image),
+            tokens_per_image=int(per_image.max()),
+            timeline=tuple(timeline),
+        )
+
+    def by_image(self, packed: Tensor) -> Tensor:
+        """Spread [tokens, size] to [images, tokens_per_image, size], zero where there is none."""
+        grid = packed.new_zeros(self.num_images * self.tokens_per_image, packed.shape[1])
+        grid.index_copy_(0, self.image_cells, packed)
+        return grid.view(self.num_images, self.tokens_per_image, -1)

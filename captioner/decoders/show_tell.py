@@ -1,0 +1,89 @@
+"""Show and Tell (Vinyals et al. 2015): the image is the first word the LSTM reads.
+
+The mean feature, embedded like a word, enters at step 0 with a zero state; the start token and
+the caption follow. All captions of an image share that first step.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.interface import (
+    Decoder,
+    DecoderConfig,
+    DecoderOutput,
+    Memory,
+    State,
+    Step,
+    dropout,
+    keep_values,
+)
+from captioner.lstm.packed import packed_lstm
+from captioner.lstm.pointwise import activate_gates
+from captioner.lstm.products import linear
+
+
+class ShowTell(Decoder):
+    """Decoder that sees the mean feature once, before the start token.
+
+    keep[0] concerns the state that the image leaves behind, as it enters the start token's step.
+    """
+
+    name = "show_tell"
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden_size
+        self.embed_image = nn.Linear(config.feature_size, config.embedding_size)
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+        self.input_gates = nn.Linear(config.embedding_size, 4 * hidden)
+        self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
+        self.output = nn.Linear(hidden, config.vocabulary_size)
+
+    def forward(
+        self,
+        grid_features: Tensor,
+        batch: CaptionBatch,
+        *,
+        keep: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        product_dtype: torch.dtype | None = None,
+    ) -> DecoderOutput:
+        rate, dtype = self.config.dropout, product_dtype
+        mean = grid_features.mean(1).index_select(0, batch.image_order)
+        image = dropout(self.embed_image(mean), rate, self.training, generator)
+        hidden, cell = self._read_image(image)
+        words = dropout(self.embedding(batch.inputs), rate, self.training, generator)
+        outputs = packed_lstm(
+            linear(words, self.input_gates.weight, self.input_gates.bias, dtype),
+            hidden.index_select(0, batch.first_images),
+            cell.index_select(0, batch.first_images),
+            self.recurrent_gates.weight,
+            keep=keep_values(keep, batch.steps),
+            timeline=batch.timeline,
+            dtype=dtype,
+        )
+        outputs = dropout(outputs, rate, self.training, generator)
+        logits = linear(outputs, self.output.weight, self.output.bias, dtype)
+        return DecoderOutput(logits, None)
+
+    def prepare(self, grid_features: Tensor) -> Memory:
+        hidden, cell = self._read_image(self.embed_image(grid_features.mean(1)))
+        return Memory(hidden, cell)
+
+    def start(self, memory: Memory) -> State:
+        return State(memory.keys.unsqueeze(1), memory.values.unsqueeze(1))
+
+    def step(self, words: Tensor, state: State, memory: Memory) -> Step:  # noqa: ARG002
+        images, rows = words.shape
+        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(state.h)
+        hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
+        state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
+        return Step(self.output(state.h), state, None)
+
+    def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state after the image's step; with a zero state the forget gate is idle."""
+        into, _, candidate, out = self.input_gates(image).chunk(4, dim=1)
+        cell = into.sigmoid() * candidate.tanh()
+        return out.sigmoid() * cell.tanh(), cell

@@ -1,0 +1,133 @@
+"""Show, Attend and Tell with soft attention (Xu et al. 2015).
+
+The state starts from the mean feature; before each word the last hidden state asks where to
+look, and the weighted mean of the features, scaled by the gate beta, enters the LSTM beside the
+word. The word is predicted from the hidden state.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from captioner.decoders.attention_lstm import (
+    AttentionWeights,
+    Course,
+    attention_lstm,
+    score_keys,
+)
+from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.interface import (
+    Decoder,
+    DecoderConfig,
+    DecoderOutput,
+    Memory,
+    State,
+    Step,
+    dropout,
+    keep_values,
+)
+from captioner.lstm.pointwise import activate_gates
+from captioner.lstm.products import linear
+
+
+class SoftAttention(Decoder):
+    """Decoder that looks at the grid of features before every word.
+
+    Source:
+        Xu et al. 2015: state from the mean feature (section 3.1.2), gate beta (section 4.2.1).
+        Unlike there, the word is predicted from the hidden state alone, and with
+        `feature_embedding_size` the features pass a linear layer and a ReLU first, once per image.
+    """
+
+    name = "soft_attention"
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden_size
+        self.embed_features = None
+        looked_at = config.feature_size
+        if config.feature_embedding_size:
+            self.embed_features = nn.Linear(looked_at, config.feature_embedding_size)
+            looked_at = config.feature_embedding_size
+        self.initial_state = nn.Linear(looked_at, 2 * hidden)
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+        self.word_gates = nn.Linear(config.embedding_size, 4 * hidden)
+        self.context_gates = nn.Linear(looked_at, 4 * hidden, bias=False)
+        self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
+        self.attention_keys = nn.Linear(looked_at, config.attention_size, bias=False)
+        self.attention_query = nn.Linear(hidden, config.attention_size)
+        self.attention_score = nn.Linear(config.attention_size, 1, bias=False)
+        self.context_gate = nn.Linear(hidden, 1)
+        self.output = nn.Linear(hidden, config.vocabulary_size)
+
+    def forward(
+        self,
+        grid_features: Tensor,
+        batch: CaptionBatch,
+        *,
+        keep: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        product_dtype: torch.dtype | None = None,
+    ) -> DecoderOutput:
+        rate, dtype = self.config.dropout, product_dtype
+        grid_features = grid_features.index_select(0, batch.image_order)
+        values = self._values(grid_features, dtype)
+        values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
+        keys = linear(values, self.attention_keys.weight, None, dtype)
+        hidden, cell = self._initial(values)
+        words = dropout(self.embedding(batch.inputs), rate, self.training, generator)
+        outputs, attention = attention_lstm(
+            linear(words, self.word_gates.weight, self.word_gates.bias, dtype),
+            hidden.index_select(0, batch.first_images),
+            cell.index_select(0, batch.first_images),
+            keys,
+            values,
+            self._recurrence(),
+            Course(
+                batch, keep_values(keep, batch.steps), self.config.detach_attention, product_dtype
+            ),
+        )
+        outputs = dropout(outputs, rate, self.training, generator)
+        logits = linear(outputs, self.output.weight, self.output.bias, dtype)
+        return DecoderOutput(logits, attention)
+
+    def prepare(self, grid_features: Tensor) -> Memory:
+        values = self._values(grid_features, None)
+        return Memory(self.attention_keys(values), values)
+
+    def start(self, memory: Memory) -> State:
+        hidden, cell = self._initial(memory.values)
+        return State(hidden.unsqueeze(1), cell.unsqueeze(1))
+
+    def step(self, words: Tensor, state: State, memory: Memory) -> Step:
+        images, rows = words.shape
+        query = self.attention_query(state.h).unsqueeze(2)
+        scores = score_keys(memory.keys.unsqueeze(1), query, self.attention_score.weight[0])
+        attention = scores.softmax(-1)
+        context = torch.bmm(attention, memory.values) * self.context_gate(state.h).sigmoid()
+        gates = self.word_gates(self.embedding(words)) + self.context_gates(context)
+        gates = gates + self.recurrent_gates(state.h)
+        hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
+        state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
+        return Step(self.output(state.h), state, attention)
+
+    def _values(self, grid_features: Tensor, dtype: torch.dtype | None) -> Tensor:
+        if self.embed_features is None:
+            return grid_features
+        layer = self.embed_features
+        return torch.relu(linear(grid_features, layer.weight, layer.bias, dtype))
+
+    def _initial(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, cell = torch.tanh(self.initial_state(values.mean(1))).chunk(2, dim=1)
+        return hidden, cell
+
+    def _recurrence(self) -> AttentionWeights:
+        return AttentionWeights(
+            recurrent=self.recurrent_gates.weight,
+            context=self.context_gates.weight,
+            query=self.attention_query.weight,
+            query_bias=self.attention_query.bias,
+            score=self.attention_score.weight[0],
+            gate=self.context_gate.weight,
+            gate_bias=self.context_gate.bias,
+        )

@@ -1,0 +1,1 @@
+"""h-detach: the masks, and LSTM recurrences whose backward pass honours them."""

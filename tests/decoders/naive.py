@@ -1,0 +1,82 @@
+"""Both decoders as a textbook would write them: one caption, one step at a time, `.detach()`."""
+
+import torch
+from torch import Tensor
+
+from captioner.decoders import Decoder
+from captioner.vocabulary import END, START
+
+
+def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = gates.split(c.shape[-1], dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def naive_attention(
+    decoder: Decoder, features: Tensor, caption: list[int], keep: list[float]
+) -> tuple[Tensor, Tensor]:
+    """Return logits [words + 1, V] and attention [words + 1, P]; features [P, D]."""
+    d = decoder
+    values = features
+    if d.embed_features is not None:
+        values = torch.relu(d.embed_features(features))
+    h, c = torch.tanh(d.initial_state(values.mean(0))).chunk(2)
+    logits, attention = [], []
+    for t, word in enumerate([START, *caption]):
+        entering = h if keep[t] == 1.0 else h.detach()
+        asking = entering if d.config.detach_attention else h
+        hidden_layer = torch.tanh(d.attention_keys(values) + d.attention_query(asking))
+        alpha = torch.softmax(d.attention_score(hidden_layer).squeeze(-1), dim=0)
+        beta = torch.sigmoid(d.context_gate(asking))
+        context = beta * (alpha.unsqueeze(1) * values).sum(0)
+        gates = d.word_gates(d.embedding(torch.tensor(word)))
+        gates = gates + d.context_gates(context) + d.recurrent_gates(entering)
+        h, c = lstm_cell(gates, c)
+        logits.append(d.output(h))
+        attention.append(alpha)
+    return torch.stack(logits), torch.stack(attention)
+
+
+def naive_show_tell(
+    decoder: Decoder, features: Tensor, caption: list[int], keep: list[float]
+) -> tuple[Tensor, None]:
+    """Return logits [words + 1, V]; features [P, D]."""
+    d = decoder
+    zero = features.new_zeros(d.config.hidden_size)
+    h, c = lstm_cell(d.input_gates(d.embed_image(features.mean(0))) + d.recurrent_gates(zero), zero)
+    logits = []
+    for t, word in enumerate([START, *caption]):
+        entering = h if keep[t] == 1.0 else h.detach()
+        gates = d.input_gates(d.embedding(torch.tensor(word))) + d.recurrent_gates(entering)
+        h, c = lstm_cell(gates, c)
+        logits.append(d.output(h))
+    return torch.stack(logits), None
+
+
+def naive_loss(
+    decoder: Decoder,
+    grid_features: Tensor,
+    captions: list[list[list[int]]],
+    keep: list[float],
+    *,
+    label_smoothing: float = 0.0,
+    attention_regulariser: float = 0.0,
+) -> Tensor:
+    """Return the loss of `caption_loss`, summed caption by caption."""
+    run = naive_show_tell if decoder.name == "show_tell" else naive_attention
+    words, uneven, total, count = 0, grid_features.new_zeros(()), grid_features.new_zeros(()), 0
+    for features, of_image in zip(grid_features, captions, strict=True):
+        for caption in of_image:
+            logits, attention = run(decoder, features, caption, keep)
+            targets = torch.tensor([*caption, END])
+            log_probs = torch.log_softmax(logits, dim=-1)
+            hit = -log_probs[torch.arange(len(targets)), targets]
+            total = (
+                total + ((1 - label_smoothing) * hit - label_smoothing * log_probs.mean(1)).sum()
+            )
+            if attention is not None:
+                uneven = uneven + ((1 - attention.sum(0)) ** 2).sum()
+            words += len(targets)
+            count += 1
+    return total / words + attention_regulariser * uneven / count
