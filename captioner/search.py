@@ -1,0 +1,253 @@
+"""Greedy and beam search for captions: many images at once, all bookkeeping in tensors.
+
+A beam keeps the K most probable unfinished captions of an image; those that end go to a pool of
+the K best by length-normalised score, and an image is done when its pool is full or when nothing
+unfinished could still enter the answer. Greedy search is the beam of size 1. The rules are the
+usual ones of neural translation (Sutskever et al. 2014, section 3.2; Wu et al. 2016, section 7,
+for the normalisation); what has not ended at the greatest length competes as it stands, so there
+is always a caption.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.errors import CaptionerError, OptionError
+from captioner.vocabulary import END, PAD, START, UNKNOWN
+
+if TYPE_CHECKING:
+    from captioner.decoders.interface import Decoder
+
+NEVER_WRITTEN = (PAD, START, UNKNOWN)
+IMPOSSIBLE = -math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How captions are searched for."""
+
+    beam_size: int = 3  # unfinished captions kept per image
+    num_captions: int = 1  # captions returned per image, at most beam_size
+    max_length: int = 20  # words, end token not counted
+    length_power: float = 1.0  # score is log_prob / tokens ** length_power
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise OptionError(
+                f"beam_size is {self.beam_size}; a beam needs at least 1 caption (1 is greedy)"
+            )
+        if not 1 <= self.num_captions <= self.beam_size:
+            raise OptionError(
+                f"num_captions is {self.num_captions} and beam_size {self.beam_size}; "
+                "ask for at least 1 caption and at most as many as the beam holds"
+            )
+        if self.max_length < 1:
+            raise OptionError(
+                f"max_length is {self.max_length}; a caption needs room for at least 1 word"
+            )
+        if not (math.isfinite(self.length_power) and self.length_power >= 0):
+            raise OptionError(
+                f"length_power is {self.length_power}; give 0 (no normalisation) or more, "
+                "1 is the mean per token"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """One caption of one image, as word ids.
+
+    `log_prob` is what the decoder itself gives to these words and to the end after them (a
+    caption cut at the greatest length has no end); `score` is what captions are ranked by.
+    """
+
+    words: tuple[int, ...]  # without start and end, at least one
+    log_prob: float
+    score: float  # log_prob / tokens ** length_power, the end counted as a token
+    attention: Tensor | None  # [words, positions] on the CPU: where each word looked
+
+
+def search(
+    decoder: "Decoder", grid_features: Tensor, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    """Return the best captions of every image, the best first.
+
+    An image gets fewer than `num_captions` only where the vocabulary allows no more; all differ.
+    Equal scores are ordered by length, then by word id, so a result is repeatable, and it does not
+    depend on the other images beyond rounding.
+
+    Shapes:
+        grid_features [images, positions, features] -> one list per image
+    Raises:
+        CaptionerError: the decoder's logits are not numbers, or allow no word.
+    """
+    if len(grid_features) == 0:
+        return []
+    with torch.no_grad():
+        return _search(decoder, grid_features, config)
+
+
+def _search(
+    decoder: "Decoder", grid_features: Tensor, config: SearchConfig
+) -> list[list[Hypothesis]]:
+    images, beams, last = len(grid_features), config.beam_size, config.max_length - 1
+    memory = decoder.prepare(grid_features)
+    state = decoder.start(memory)
+    device = state.h.device
+    pool = _Pool.empty(images, beams, device)
+    history = _History(config.max_length, images, beams, device)
+    rows = torch.arange(images, device=device)  # the image that each row of the batch belongs to
+    words = torch.full((images, 1), START, device=device)
+    live = torch.zeros(images, 1, device=device)  # log-probability of each unfinished caption
+
+    for step in range(config.max_length):
+        logits, state, attention = decoder.step(words, state, memory)
+        log_probs = logits.float().log_softmax(dim=-1)  # [B, K, V]
+        log_probs[..., NEVER_WRITTEN] = IMPOSSIBLE
+        if step == 0:
+            log_probs[..., END] = IMPOSSIBLE
+        values, parents, tokens = _best(live.unsqueeze(2) + log_probs, 2 * beams)
+
+        # At most one candidate per beam is an end: the 2K best hold K that go on.
+        is_end = tokens == END
+        ending = values[:, :beams].masked_fill(~is_end[:, :beams], IMPOSSIBLE)
+        score = ending / (step + 1) ** config.length_power
+        pool.add(rows, score, ending, step, parents[:, :beams])
+        on = is_end.byte().argsort(dim=1, stable=True)[:, :beams]
+        live = values.masked_fill(is_end, IMPOSSIBLE).gather(1, on)
+        words, parents = tokens.gather(1, on), parents.gather(1, on)
+        history.write(step, rows, words, parents, attention)
+
+        if step == last:
+            slots = torch.arange(live.shape[1], device=device).expand_as(live)
+            score = live / config.max_length**config.length_power
+            pool.add(rows, score, live, config.max_length, slots)
+            break
+
+        scores = pool.score[rows]
+        # No caption has more tokens, and no log-probability grows: nothing can do better than this.
+        bound = live.amax(dim=1) / config.max_length**config.length_power
+        is_done = (scores[:, -1] > IMPOSSIBLE) | (scores[:, config.num_captions - 1] >= bound)
+        done = int(is_done.sum())
+        if done == len(rows):
+            break
+        state = state.select(parents)
+        live = live.masked_fill(is_done.unsqueeze(1), IMPOSSIBLE)
+        if 4 * done >= len(rows):
+            going = (~is_done).nonzero().squeeze(1)
+            rows, live, words = rows[going], live[going], words[going]
+            memory = memory.select(going)
+            state = type(state)(*(part[going] for part in state))
+
+    return _captions(pool, history, steps=step + 1, count=config.num_captions)
+
+
+def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the values, beams and words of the `count` best candidates of every image, in order.
+
+    Of equal candidates the one of the better beam, then of the lower word id comes first: `topk`
+    leaves that open, so where there is a tie a stable sort does the work.
+
+    Shapes:
+        totals [images, beams, words] -> three of [images, at most count]
+    """
+    flat = totals.flatten(1)
+    values, places = flat.topk(min(count + 1, flat.shape[1]), dim=1)
+    is_tie = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > IMPOSSIBLE)
+    if bool(is_tie.any()):
+        values, places = flat.sort(dim=1, descending=True, stable=True)
+    values, places = values[:, :count], places[:, :count]
+    vocabulary_size = totals.shape[2]
+    return values, places // vocabulary_size, places % vocabulary_size
+
+
+class _Pool(NamedTuple):
+    """The best finished captions of every image, the best first; each tensor is [images, beams]."""
+
+    score: Tensor  # IMPOSSIBLE where there is none yet
+    log_prob: Tensor
+    length: Tensor  # words
+    slot: Tensor  # the beam of step length - 1 that the last word stands in
+
+    @classmethod
+    def empty(cls, images: int, beams: int, device: torch.device) -> "_Pool":
+        scores = torch.full((images, beams), IMPOSSIBLE, device=device)
+        numbers = torch.zeros(images, beams, dtype=torch.int64, device=device)
+        return cls(scores, scores.clone(), numbers, numbers.clone())
+
+    def add(self, rows: Tensor, score: Tensor, log_prob: Tensor, length: int, slot: Tensor) -> None:
+        """Let new captions [rows, some] compete with those of the same images."""
+        new = (score, log_prob, torch.full_like(slot, length), slot)
+        joined = [torch.cat((old[rows], part), 1) for old, part in zip(self, new, strict=True)]
+        order = joined[0].argsort(dim=1, descending=True, stable=True)[:, : self.score.shape[1]]
+        for old, part in zip(self, joined, strict=True):
+            old[rows] = part.gather(1, order)
+
+
+class _History:
+    """What every beam chose at every step: the words, and the beams that they continue."""
+
+    def __init__(self, steps: int, images: int, beams: int, device: torch.device) -> None:
+        self.words = torch.zeros(steps, images, beams, dtype=torch.int64, device=device)
+        self.parents = torch.zeros_like(self.words)
+        self.attention: Tensor | None = None  # [T, B, K, P], K being the beam before the word
+
+    def write(
+        self, step: int, rows: Tensor, words: Tensor, parents: Tensor, attention: Tensor | None
+    ) -> None:
+        self.words[step, rows, : words.shape[1]] = words
+        self.parents[step, rows, : parents.shape[1]] = parents
+        if attention is not None:
+            if self.attention is None:
+                self.attention = attention.new_zeros(*self.words.shape, attention.shape[2])
+            self.attention[step, rows, : attention.shape[1]] = attention
+
+    def trace(self, slot: Tensor, length: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
+        """Follow captions back from their last beams.
+
+        Shapes:
+            slot, length [images, captions]
+            -> words [images, captions, steps], attention [images, captions, steps, positions]
+        """
+        words, attention = [], []
+        for step in reversed(range(steps)):
+            words.append(self.words[step].gather(1, slot))
+            parent = self.parents[step].gather(1, slot)
+            if self.attention is not None:
+                looked = self.attention[step]
+                index = parent.unsqueeze(2).expand(-1, -1, looked.shape[2])
+                attention.append(looked.gather(1, index))
+            slot = torch.where(step < length, parent, slot)
+        words.reverse()
+        attention.reverse()
+        return torch.stack(words, 2), torch.stack(attention, 2) if attention else None
+
+
+def _captions(pool: _Pool, history: _History, steps: int, count: int) -> list[list[Hypothesis]]:
+    score, log_prob, length, slot = (part[:, :count] for part in pool)
+    words, attention = history.trace(slot, length, steps)
+    if attention is not None:
+        attention = attention.float().cpu()
+    rows = zip(score.tolist(), log_prob.tolist(), length.tolist(), words.tolist(), strict=True)
+    result = []
+    for image, row in enumerate(rows):
+        hypotheses = []
+        for k, (ranked_by, probability, end, ids) in enumerate(zip(*row, strict=True)):
+            if ranked_by == IMPOSSIBLE:
+                break
+            looked = None if attention is None else attention[image, k, :end].clone()
+            hypotheses.append(Hypothesis(tuple(ids[:end]), probability, ranked_by, looked))
+        _check(hypotheses)
+        result.append(hypotheses)
+    return result
+
+
+def _check(hypotheses: Sequence[Hypothesis]) -> None:
+    if not hypotheses or any(math.isnan(one.log_prob) for one in hypotheses):
+        raise CaptionerError(
+            "the decoder gives no word a probability: its logits are not numbers or its "
+            "vocabulary is empty; use a checkpoint from before its training went wrong"
+        )

@@ -1,0 +1,336 @@
+"""Greedy and beam search against exhaustive enumeration and a plain search over lists."""
+
+import itertools
+import math
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from captioner.errors import CaptionerError, OptionError
+from captioner.search import Hypothesis, SearchConfig, search
+from captioner.vocabulary import END, PAD, START, UNKNOWN
+
+FORBIDDEN = (PAD, START, UNKNOWN)
+POSITIONS = 5
+TABLE_ROWS = 4099  # a prime, so that prefixes rarely share a row
+
+
+class TableState(NamedTuple):
+    """The number of the prefix read so far stands in h; c is carried along and must follow it."""
+
+    h: Tensor
+    c: Tensor
+
+    def select(self, parents: Tensor) -> "TableState":
+        index = parents.unsqueeze(2).expand(-1, -1, self.h.shape[2])
+        return TableState(self.h.gather(1, index), self.c.gather(1, index))
+
+
+class TableMemory(NamedTuple):
+    features: Tensor
+
+    def select(self, images: Tensor) -> "TableMemory":
+        return TableMemory(self.features[images])
+
+
+class TableStep(NamedTuple):
+    logits: Tensor
+    state: TableState
+    attention: Tensor | None
+
+
+class TableDecoder:
+    """A decoder whose logits are random numbers that depend on the image and the whole prefix."""
+
+    def __init__(self, words: int, seed: int, *, spread: float = 2.0, end: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.vocabulary_size = 4 + words
+        self.table = spread * torch.randn(TABLE_ROWS, self.vocabulary_size, generator=generator)
+        self.table[:, END] += end
+        self.looks = torch.rand(TABLE_ROWS, POSITIONS, generator=generator)
+        self.rows_computed: list[tuple[int, int]] = []
+
+    def prepare(self, grid_features: Tensor) -> TableMemory:
+        return TableMemory(grid_features)
+
+    def start(self, memory: TableMemory) -> TableState:
+        start = torch.zeros(len(memory.features), 1, 1, dtype=torch.float64)
+        return TableState(start, start.clone())
+
+    def step(self, words: Tensor, state: TableState, memory: TableMemory) -> TableStep:
+        assert torch.equal(state.h, state.c)
+        self.rows_computed.append(tuple(words.shape))
+        code = (state.h[..., 0].long() * 31 + words + 1) % 1_000_003
+        row = (code + 977 * memory.features[:, 0, :1].long()) % TABLE_ROWS
+        h = code.double().unsqueeze(2)
+        return TableStep(self.table[row], TableState(h, h.clone()), self.looks[row])
+
+
+class ConstantDecoder(TableDecoder):
+    """The same logits at every step of every image."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__(len(logits) - 4, seed=0)
+        self.table[:] = torch.tensor(logits)
+
+
+def images(*numbers: int) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1)
+
+
+def log_probs_after(decoder: TableDecoder, image: int, prefix: tuple[int, ...]) -> list[float]:
+    """The decoder asked about one prefix alone, with what is never written taken away."""
+    values = answer_after(decoder, image, prefix).logits[0, 0].double().log_softmax(0)
+    values[list(FORBIDDEN)] = -math.inf
+    if not prefix:
+        values[END] = -math.inf
+    return values.tolist()
+
+
+@cache
+def answer_after(decoder: TableDecoder, image: int, prefix: tuple[int, ...]) -> TableStep:
+    memory = decoder.prepare(images(image))
+    if not prefix:
+        return decoder.step(torch.tensor([[START]]), decoder.start(memory), memory)
+    before = answer_after(decoder, image, prefix[:-1])
+    return decoder.step(torch.tensor([[prefix[-1]]]), before.state, memory)
+
+
+def every_caption(decoder: TableDecoder, image: int, config: SearchConfig) -> list[Hypothesis]:
+    """All captions there are, ranked: those that end, and those cut at the greatest length."""
+    found = []
+    ordinary = range(4, decoder.vocabulary_size)
+    for length in range(1, config.max_length + 1):
+        for words in itertools.product(ordinary, repeat=length):
+            total = sum(
+                log_probs_after(decoder, image, words[:place])[word]
+                for place, word in enumerate(words)
+            )
+            tokens = length
+            if length < config.max_length:
+                total += log_probs_after(decoder, image, words)[END]
+                tokens += 1
+            found.append(Hypothesis(words, total, total / tokens**config.length_power, None))
+    return sorted(found, key=lambda one: -one.score)
+
+
+def plain_beam(decoder: TableDecoder, image: int, config: SearchConfig) -> list[Hypothesis]:
+    """The definition of the search, one image, lists of hypotheses, no early stop by a bound."""
+
+    def ranked(words: tuple[int, ...], log_prob: float, tokens: int) -> Hypothesis:
+        return Hypothesis(words, log_prob, log_prob / tokens**config.length_power, None)
+
+    live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    pool: list[Hypothesis] = []
+    for step in range(config.max_length):
+        candidates = [
+            (total + value, beam, word)
+            for beam, (words, total) in enumerate(live)
+            for word, value in enumerate(log_probs_after(decoder, image, words))
+            if value > -math.inf
+        ]
+        candidates.sort(key=lambda one: (-one[0], one[1], one[2]))
+        for total, beam, word in candidates[: config.beam_size]:
+            if word == END:
+                pool.append(ranked(live[beam][0], total, step + 1))
+        going_on = [one for one in candidates if one[2] != END][: config.beam_size]
+        live = [((*live[beam][0], word), total) for total, beam, word in going_on]
+        if len(pool) >= config.beam_size and step + 1 < config.max_length:
+            live = []
+            break
+    pool += [ranked(words, total, config.max_length) for words, total in live]
+    return sorted(pool, key=lambda one: -one.score)[: config.num_captions]
+
+
+def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [one.words for one in found] == [one.words for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_prob == pytest.approx(other.log_prob, rel=1e-5)
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+
+
+@pytest.mark.parametrize("length_power", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize(("words", "max_length"), [(1, 1), (1, 4), (2, 3), (3, 3), (2, 4)])
+def test_a_wide_beam_finds_every_caption_in_the_order_of_its_score(
+    words: int, max_length: int, length_power: float
+):
+    decoder = TableDecoder(words, seed=words + 10 * max_length)
+    config = SearchConfig(
+        beam_size=80, num_captions=80, max_length=max_length, length_power=length_power
+    )
+    found = search(decoder, images(0, 3, 8), config)
+    for image, hypotheses in zip((0, 3, 8), found, strict=True):
+        expected = every_caption(decoder, image, config)
+        assert len(expected) == sum(words**length for length in range(1, max_length + 1)) <= 80
+        assert_same(hypotheses, expected)
+
+
+@pytest.mark.parametrize("end", [-3.0, 0.0, 2.0])
+@pytest.mark.parametrize("length_power", [0.0, 1.0, 1.6])
+@pytest.mark.parametrize(("beam_size", "num_captions"), [(1, 1), (2, 1), (3, 1), (3, 3), (9, 4)])
+def test_a_narrow_beam_does_what_the_plain_search_does(
+    beam_size: int, num_captions: int, length_power: float, end: float
+):
+    config = SearchConfig(
+        beam_size=beam_size,
+        num_captions=num_captions,
+        max_length=6,
+        length_power=length_power,
+    )
+    for seed in range(2):
+        decoder = TableDecoder(6, seed=seed, end=end)
+        found = search(decoder, images(*range(7)), config)
+        for image, hypotheses in enumerate(found):
+            assert_same(hypotheses, plain_beam(decoder, image, config))
+
+
+@pytest.mark.parametrize("end", [-2.0, 1.0])
+def test_a_beam_of_one_is_greedy_search(end: float):
+    decoder = TableDecoder(7, seed=5, end=end)
+    config = SearchConfig(beam_size=1, max_length=8)
+    lengths = set()
+    for image, (hypothesis,) in enumerate(search(decoder, images(*range(40)), config)):
+        words: tuple[int, ...] = ()
+        total = 0.0
+        while len(words) < config.max_length:
+            values = log_probs_after(decoder, image, words)
+            word = max(range(len(values)), key=values.__getitem__)
+            total += values[word]
+            if word == END:
+                break
+            words = (*words, word)
+        assert hypothesis.words == words
+        assert hypothesis.log_prob == pytest.approx(total, rel=1e-5)
+        lengths.add(len(words))
+    assert len(lengths) > 3
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_result_does_not_depend_on_the_other_images(beam_size: int):
+    decoder = TableDecoder(6, seed=2)
+    config = SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=7)
+    together = search(decoder, images(*range(20)), config)
+    for image, hypotheses in enumerate(together):
+        (alone,) = search(decoder, images(image), config)
+        assert_same(hypotheses, alone)
+        for one, other in zip(hypotheses, alone, strict=True):
+            torch.testing.assert_close(one.attention, other.attention)
+
+
+def test_every_word_carries_the_attention_it_was_written_with():
+    decoder = TableDecoder(6, seed=4)
+    config = SearchConfig(beam_size=4, num_captions=4, max_length=7)
+    for image, hypotheses in enumerate(search(decoder, images(*range(10)), config)):
+        for hypothesis in hypotheses:
+            expected = [
+                answer_after(decoder, image, hypothesis.words[:place]).attention[0, 0]
+                for place in range(len(hypothesis.words))
+            ]
+            torch.testing.assert_close(hypothesis.attention, torch.stack(expected))
+
+
+def test_a_decoder_without_attention_gives_none():
+    decoder = TableDecoder(4, seed=1)
+    with_attention = decoder.step
+    decoder.step = lambda *given: with_attention(*given)._replace(attention=None)
+    (hypotheses,) = search(decoder, images(1), SearchConfig())
+    assert hypotheses[0].attention is None
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+def test_equal_scores_go_to_the_lower_word(beam_size: int):
+    decoder = ConstantDecoder([0.0] * 9)
+    config = SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=4)
+    found = search(decoder, images(0, 1), config)
+    assert_same(found[0], plain_beam(decoder, 0, config))
+    assert_same(found[1], found[0])
+    # The end has the lowest number of all that may be written after the first word.
+    assert found[0][0].words == (4,)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_what_is_no_word_is_never_written_and_no_caption_is_empty(beam_size: int):
+    decoder = ConstantDecoder([50.0, 49.0, 30.0, 51.0, 0.0, -1.0])
+    config = SearchConfig(beam_size=beam_size, max_length=5)
+    for (hypothesis,) in search(decoder, images(0, 1), config):
+        assert hypothesis.words == (4,)
+        assert hypothesis.log_prob < -50  # the decoder's own probability, not a mended one
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_unfinished_captions_still_compete(beam_size: int):
+    decoder = TableDecoder(5, seed=3, end=-1e9)
+    config = SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=6)
+    for hypotheses in search(decoder, images(*range(5)), config):
+        assert len(hypotheses) == beam_size
+        for hypothesis in hypotheses:
+            assert len(hypothesis.words) == 6
+            assert hypothesis.score == pytest.approx(hypothesis.log_prob / 6)
+
+
+def test_the_captions_of_an_image_all_differ():
+    decoder = TableDecoder(5, seed=6)
+    config = SearchConfig(beam_size=7, num_captions=7, max_length=6)
+    for hypotheses in search(decoder, images(*range(20)), config):
+        assert len({one.words for one in hypotheses}) == 7
+
+
+def test_a_beam_wider_than_the_vocabulary_gives_all_there_is():
+    decoder = TableDecoder(1, seed=1)
+    config = SearchConfig(beam_size=10, num_captions=5, max_length=2)
+    (hypotheses,) = search(decoder, images(4), config)
+    assert {one.words for one in hypotheses} == {(4,), (4, 4)}
+
+
+def test_finished_images_are_computed_no_further():
+    # Image 0 is written to the end; the others end after one word.
+    decoder = TableDecoder(3, seed=0)
+    with_end = decoder.step
+
+    def step(words: Tensor, state: TableState, memory: TableMemory) -> TableStep:
+        result = with_end(words, state, memory)
+        result.logits[memory.features[:, 0, 0] > 0, :, END] = 1e3
+        result.logits[memory.features[:, 0, 0] == 0, :, END] = -1e3
+        return result
+
+    decoder.step = step
+    found = search(decoder, images(1, 0, 2, 3), SearchConfig(beam_size=1, max_length=5))
+    assert [len(hypotheses[0].words) for hypotheses in found] == [1, 5, 1, 1]
+    assert decoder.rows_computed == [(4, 1), (4, 1), (1, 1), (1, 1), (1, 1)]
+
+
+def test_nothing_is_computed_once_nothing_can_win():
+    decoder = ConstantDecoder([0.0, 0.0, 20.0, 0.0, 5.0, 0.0])
+    config = SearchConfig(beam_size=3, max_length=20, length_power=0.0)
+    (hypotheses,) = search(decoder, images(0), config)
+    assert hypotheses[0].words == (4,)
+    assert len(decoder.rows_computed) == 2
+
+
+def test_no_images_give_no_captions():
+    assert search(TableDecoder(2, seed=0), images(), SearchConfig()) == []
+
+
+@pytest.mark.parametrize("logits", [[math.nan] * 6, [0.0] * 4])
+def test_a_decoder_that_gives_no_word_is_an_error(logits: list[float]):
+    with pytest.raises(CaptionerError, match="no word a probability"):
+        search(ConstantDecoder(logits), images(0, 1), SearchConfig(max_length=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is 0; a beam needs at least 1"),
+        ({"beam_size": 3, "num_captions": 4}, "num_captions is 4 and beam_size 3"),
+        ({"num_captions": 0}, "num_captions is 0"),
+        ({"max_length": 0}, "max_length is 0; a caption needs room"),
+        ({"length_power": -0.5}, "length_power is -0.5; give 0"),
+        ({"length_power": math.nan}, "length_power is nan"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, float], message: str):
+    with pytest.raises(OptionError, match=message):
+        SearchConfig(**options)
