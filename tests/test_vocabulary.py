@@ -116,7 +116,7 @@ def test_tokens_of_a_caption(text, tokens):
 
 
 def test_tokens_equal_those_of_the_flickr8k_file(shared_data: Path):
-    content = json.loads((shared_data / "flickr8k" / "dataset_flickr8k.json").read_text())
+    content = json.loads((shared_data / "data" / "flickr8k" / "dataset_flickr8k.json").read_text())
     sentences = [sentence for image in content["images"] for sentence in image["sentences"]]
     assert len(sentences) == 35_000
     assert [s["raw"] for s in sentences if tokenize(s["raw"]) != s["tokens"]] == []

@@ -1,0 +1,234 @@
+"""Photographs, their captions and their split, as Karpathy's JSON files hold them.
+
+`dataset_coco.json`, `dataset_flickr8k.json` and `dataset_flickr30k.json` (Karpathy and Fei-Fei
+2015) share one form, which the converter and the built-in shapes write as well. Whatever else an
+image's entry holds comes along untouched, and a file of another form gives an error that names
+the entry.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import DataError
+from captioner.files import read_json
+from captioner.vocabulary import tokenize
+
+SPLITS = ("train", "val", "test")
+RESTVAL = "restval"  # COCO's validation images that are in neither val nor test
+IMAGE_FOLDERS = (
+    "images",
+    "Images",
+    "Flicker8k_Dataset",  # spelled so in the archive of Flickr8k
+    "Flickr8k_Dataset",
+    "flickr30k-images",
+    "flickr30k_images",
+)
+_OWN_KEYS = frozenset({"filename", "filepath", "split", "sentences", "sentids", "imgid", "cocoid"})
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """One photograph with its captions; `tokens` holds the words of each caption."""
+
+    image_id: int
+    path: Path
+    filename: str
+    split: str
+    captions: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    sentence_ids: tuple[int, ...] = ()  # empty where the file numbers no sentences
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class CaptionDataset:
+    """All photographs of a data set, in the order of its file."""
+
+    name: str
+    json_path: Path
+    images_dir: Path
+    images: tuple[CaptionedImage, ...]
+    left_out: int = 0  # empty captions that were dropped
+
+    def split(self, name: str) -> list[CaptionedImage]:
+        """Return the images of `train`, `val` or `test`, which may be none."""
+        if name not in SPLITS:
+            raise DataError(f"there is no split {name!r}; it is one of {', '.join(SPLITS)}")
+        return [image for image in self.images if image.split == name]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images in each split."""
+        counts = Counter(image.split for image in self.images)
+        return {name: counts[name] for name in dict.fromkeys((*SPLITS, *sorted(counts)))}
+
+
+def load_karpathy(
+    json_path: Path, images_dir: Path | None = None, *, restval: bool = True
+) -> CaptionDataset:
+    """Return a data set that is fit for training: captions with words, ids without doubles.
+
+    `restval` joins the training split, or is dropped where `restval` is False. Empty captions are
+    left out and counted, and so is a photograph that has none but empty ones.
+
+    Raises:
+        DataError: the file is missing or of another form, or no image is left.
+    """
+    dataset = read_karpathy(json_path, images_dir)
+    kept: list[CaptionedImage] = []
+    left_out = 0
+    for image in dataset.images:
+        full = [number for number, words in enumerate(image.tokens) if words]
+        left_out += len(image.tokens) - len(full)
+        if not full or (image.split == RESTVAL and not restval):
+            continue
+        if len(full) < len(image.tokens):
+            image = _with_captions(image, full)
+        kept.append(replace(image, split="train") if image.split == RESTVAL else image)
+    if not kept:
+        raise DataError(f"{json_path} holds no image with a caption; check what made the file")
+    by_id: dict[int, CaptionedImage] = {}
+    for image in kept:
+        other = by_id.setdefault(image.image_id, image)
+        if other is not image:
+            raise DataError(
+                f"{json_path}: {other.filename} and {image.filename} have the same id "
+                f"{image.image_id}; `captioner data check` lists all doubles"
+            )
+    return replace(dataset, images=tuple(kept), left_out=left_out)
+
+
+def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDataset:
+    """Return everything the file holds, empty captions and doubles included, `restval` apart.
+
+    Images lie in `images_dir`, else in a folder beside the file that has one of the usual names,
+    else beside the file itself; in COCO's subfolders (key `filepath`) where those exist.
+
+    Raises:
+        DataError: the file is missing or of another form, or `images_dir` is no folder.
+    """
+    json_path = Path(json_path)
+    content = read_json(json_path, "data set", DataError)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(
+            f'{json_path} is not in Karpathy\'s form, an object with a list "images"; '
+            "`captioner data convert` makes one from CSV or JSONL"
+        )
+    if not entries:
+        raise DataError(f"{json_path} holds no image; check what made the file")
+    for position, entry in enumerate(entries):
+        _check_entry(entry, f"{json_path}: image {position}")
+    folder = _find_folder(json_path, images_dir, entries)
+    folders = {place: _subfolder(folder, place) for place in {e.get("filepath") for e in entries}}
+    key = next((key for key in ("cocoid", "imgid") if all(key in e for e in entries)), None)
+    images = tuple(
+        _image(entry, entry[key] if key else position, folders[entry.get("filepath")])
+        for position, entry in enumerate(entries)
+    )
+    return CaptionDataset(_name(content, json_path), json_path, folder, images)
+
+
+def _check_entry(entry: Any, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is {type(entry).__name__}, an object is needed")
+    filename = entry.get("filename")
+    if not isinstance(filename, str) or not filename:
+        raise DataError(f'{where} has no "filename"; every image needs one')
+    where = f"{where} ({filename})"
+    split = entry.get("split")
+    if split not in (*SPLITS, RESTVAL):
+        raise DataError(f"{where} has split {split!r}; it is one of {', '.join(SPLITS)}, {RESTVAL}")
+    if not isinstance(entry.get("filepath", ""), str):
+        raise DataError(f'{where} has "filepath" {entry["filepath"]!r}; it is the name of a folder')
+    for key in ("cocoid", "imgid"):
+        if key in entry and type(entry[key]) is not int:
+            raise DataError(f'{where} has "{key}" {entry[key]!r}; an id is a whole number')
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list):
+        raise DataError(f'{where} has no list "sentences"; it holds the captions')
+    for sentence in sentences:
+        _check_sentence(sentence, where)
+
+
+def _check_sentence(sentence: Any, where: str) -> None:
+    tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
+    raw = sentence.get("raw") if isinstance(sentence, dict) else None
+    if tokens is None and raw is None:
+        raise DataError(f'{where} has a sentence with neither "raw" nor "tokens"; it needs one')
+    if raw is not None and not isinstance(raw, str):
+        raise DataError(f'{where} has a sentence whose "raw" is {raw!r}; it is a text')
+    if tokens is not None and not (
+        isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+    ):
+        raise DataError(f'{where} has a sentence whose "tokens" are no list of words')
+    if "sentid" in sentence and type(sentence["sentid"]) is not int:
+        raise DataError(f'{where} has "sentid" {sentence["sentid"]!r}; an id is a whole number')
+
+
+def _image(entry: dict[str, Any], image_id: int, folder: Path) -> CaptionedImage:
+    sentences = entry["sentences"]
+    tokens = tuple(_words(sentence) for sentence in sentences)
+    ids = tuple(sentence["sentid"] for sentence in sentences if "sentid" in sentence)
+    return CaptionedImage(
+        image_id=image_id,
+        path=folder / entry["filename"],
+        filename=entry["filename"],
+        split=entry["split"],
+        captions=tuple(
+            sentence.get("raw") or " ".join(words)
+            for sentence, words in zip(sentences, tokens, strict=True)
+        ),
+        tokens=tokens,
+        sentence_ids=ids if len(ids) == len(sentences) else (),
+        extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
+    )
+
+
+def _words(sentence: dict[str, Any]) -> tuple[str, ...]:
+    tokens = sentence.get("tokens")
+    # COCO has 6.5 million tokens of 30,000 words: keep each word once.
+    return tuple(map(sys.intern, tokenize(sentence["raw"]) if tokens is None else tokens))
+
+
+def _with_captions(image: CaptionedImage, numbers: list[int]) -> CaptionedImage:
+    return replace(
+        image,
+        captions=tuple(image.captions[number] for number in numbers),
+        tokens=tuple(image.tokens[number] for number in numbers),
+        sentence_ids=tuple(image.sentence_ids[n] for n in numbers) if image.sentence_ids else (),
+    )
+
+
+def _find_folder(json_path: Path, images_dir: Path | None, entries: list[Any]) -> Path:
+    if images_dir is not None:
+        if not Path(images_dir).is_dir():
+            raise DataError(f"the folder of images {images_dir} does not exist; check --images")
+        return Path(images_dir)
+    named = [json_path.parent / name for name in IMAGE_FOLDERS]
+    existing = [folder for folder in named if folder.is_dir()]
+    for folder in (*existing, json_path.parent):
+        if any(path.is_file() for path in _first_paths(folder, entries)):
+            return folder
+    return next(iter(existing), json_path.parent)
+
+
+def _first_paths(folder: Path, entries: list[Any]) -> Iterator[Path]:
+    """Yield where a few of the images would lie; several, because single ones may be missing."""
+    for entry in entries[:: max(1, len(entries) // 20)]:
+        yield _subfolder(folder, entry.get("filepath")) / entry["filename"]
+
+
+def _subfolder(folder: Path, place: str | None) -> Path:
+    return folder / place if place and (folder / place).is_dir() else folder
+
+
+def _name(content: dict[str, Any], json_path: Path) -> str:
+    name = content.get("dataset")
+    if isinstance(name, str) and name:
+        return name.lower()
+    return re.sub(r"^dataset_", "", json_path.stem).lower()
