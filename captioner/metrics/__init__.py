@@ -1,0 +1,13 @@
+"""BLEU, METEOR, ROUGE-L, CIDEr and, where wanted, SPICE, equal to pycocoevalcap's figures.
+
+    with Scorer(references) as scorer:
+        print(scores_table(scorer.score(candidates)))
+
+`read_pairs` gets both from files. Nothing here prints, and pycocoevalcap is imported on first use.
+"""
+
+from captioner.metrics.reading import read_pairs
+from captioner.metrics.scorer import Scorer
+from captioner.metrics.scores import METRICS, Scores, scores_table
+
+__all__ = ["METRICS", "Scorer", "Scores", "read_pairs", "scores_table"]

@@ -1,0 +1,167 @@
+"""METEOR 1.5 as a process that stays warm, in place of pycocoevalcap's wrapper.
+
+The same jar with the same options gives the same figures (Denkowski and Lavie 2014). Here it
+answers within a time-out or not at all, is started again once when it dies, and stays in step
+whatever the captions hold: empty ones, line breaks, or the separator of its protocol. It scores
+while the caller does something else, because `begin` returns at once.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from captioner.errors import ToolError
+from captioner.metrics.java import find_jar, find_java, java_command, java_environment
+from captioner.metrics.line_process import LineProcess, ProcessEndedError
+
+METEOR_JAR = "meteor/meteor-1.5.jar"
+_LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_STATISTICS = 23  # numbers in the jar's answer to one SCORE line
+
+
+class MeteorProcess:
+    """One METEOR, started when it is first needed; for one thread at a time."""
+
+    def __init__(
+        self, *, timeout_seconds: float = 120.0, heap: str = "2G", java: Path | None = None
+    ) -> None:
+        """Prepare the process; nothing is started yet.
+
+        `timeout_seconds` is allowed for each answer; the first one waits for the start too, 4 to
+        12 s on two cores. `heap` is Java's limit; half a gigabyte is used in fact.
+        """
+        self.starts = 0  # Java processes so far
+        self._timeout_seconds = timeout_seconds
+        self._heap = heap
+        self._java = java
+        self._process: LineProcess | None = None
+        self._lines: list[str] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running METEOR, or None."""
+        return self._process.pid if self._process and self._process.is_alive else None
+
+    def launch(self) -> None:
+        """Start METEOR unless it runs, without waiting until it is ready.
+
+        Raises:
+            ToolError: Java or the jar is missing.
+        """
+        if self._process is not None and self._process.is_alive:
+            return
+        self.close()
+        java, jar = find_java(self._java), find_jar(METEOR_JAR)
+        options = (f"-Xmx{self._heap}", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm")
+        self._process = LineProcess(
+            java_command(java, *options),
+            what="METEOR",
+            folder=jar.parent,  # it finds its paraphrase table there
+            environment=java_environment(java),
+        )
+        self.starts += 1
+
+    def begin(self, references: Sequence[Sequence[str]], candidates: Sequence[str]) -> None:
+        """Send tokenised candidates, each with its references, and return at once.
+
+        Raises:
+            ToolError: Java or the jar is missing.
+        """
+        self._lines = [
+            _score_line(own, candidate)
+            for own, candidate in zip(references, candidates, strict=True)
+        ]
+        self.launch()
+        assert self._process is not None
+        self._process.send(self._lines)
+
+    def finish(self) -> tuple[float, list[float]]:
+        """Wait for what `begin` sent; return the score of all captions and that of each.
+
+        Raises:
+            ToolError: METEOR gave no answer in time, died twice, or answered nonsense.
+        """
+        statistics: list[str] = []
+        may_restart = True
+        while True:
+            try:
+                return self._collect(statistics)
+            except ProcessEndedError as problem:
+                if not may_restart:
+                    raise ToolError(
+                        f"{problem}; it was started again once and died again; "
+                        f"is there enough memory for a Java heap of {self._heap}?"
+                    ) from problem
+            may_restart = False
+            self.launch()
+            assert self._process is not None
+            self._process.send(self._lines[len(statistics) :])
+
+    def score(
+        self, references: Sequence[Sequence[str]], candidates: Sequence[str]
+    ) -> tuple[float, list[float]]:
+        """Return the score of all candidates and that of each; `begin` and `finish` in one."""
+        self.begin(references, candidates)
+        return self.finish()
+
+    def close(self) -> None:
+        """End the process; it may be started again."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def __enter__(self) -> "MeteorProcess":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _collect(self, statistics: list[str]) -> tuple[float, list[float]]:
+        """Fill `statistics` with the answers that it lacks, then have them weighed."""
+        while len(statistics) < len(self._lines):
+            answer = self._receive()
+            if len(answer.split()) != _STATISTICS:
+                self._reject(answer)
+            statistics.append(answer)
+        assert self._process is not None
+        self._process.send([" ||| ".join(["EVAL", *statistics])])
+        # The jar answers with one score per caption, and then that of all together.
+        scores = [self._receive_number() for _ in statistics]
+        return self._receive_number(), scores
+
+    def _receive(self) -> str:
+        assert self._process is not None
+        return self._process.receive(self._timeout_seconds)
+
+    def _receive_number(self) -> float:
+        answer = self._receive()
+        try:
+            return float(answer)
+        except ValueError:
+            self._reject(answer)
+
+    def _reject(self, answer: str) -> NoReturn:
+        self.close()
+        raise ToolError(
+            f"METEOR answered {answer[:200]!r} where numbers were due; "
+            f"try again, or reinstall pycocoevalcap"
+        )
+
+
+def _score_line(references: Sequence[str], candidate: str) -> str:
+    return " ||| ".join(["SCORE", *map(_harmless, references), _harmless(candidate)])
+
+
+def _harmless(caption: str) -> str:
+    """Return the caption without what the protocol would take for its own signs."""
+    caption = _LINE_BREAKS.sub(" ", caption)
+    while "|||" in caption:
+        caption = caption.replace("|||", "")
+    return caption.replace("  ", " ")

@@ -1,0 +1,195 @@
+"""References and candidates from files: COCO's forms, Karpathy's, or both in one file.
+
+The form is recognised by the content. References: COCO annotations (read through pycocotools), a
+Karpathy JSON with its splits, or `{id: [captions]}`. Candidates: COCO results, a list of
+`{"image_id", "caption"}`, or `{id: [caption]}`. Both at once: a list of
+`{"image_name", "captions", "prediction"}`.
+"""
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import CaptionerError, DataError, OptionError
+from captioner.files import read_json
+
+ImageKey = int | str
+References = dict[ImageKey, list[str]]
+Candidates = dict[ImageKey, str]
+
+_NAMED_IDS = 5  # in an error message
+
+
+def read_pairs(
+    references: Path,
+    candidates: Path | None = None,
+    *,
+    split: str | None = "test",
+    subset: bool = False,
+) -> tuple[References, Candidates]:
+    """Return the reference captions of each image, and the candidate caption of each.
+
+    `split` chooses among the images of a Karpathy JSON, None takes all; the other forms have no
+    splits. With `subset`, references of images without a candidate are dropped, as coco-caption's
+    demonstration does; CIDEr's idf is then that of the remaining ones.
+
+    Raises:
+        DataError: a file is missing or malformed, or an id comes twice.
+        OptionError: `candidates` is missing, or given although the first file holds both.
+    """
+    value = _read(references, "the references file")
+    if _is_pairs(value):
+        if candidates is not None:
+            raise OptionError(
+                f"{references} holds candidates beside its references; "
+                f"leave {candidates} out, or give references alone"
+            )
+        return _from_pairs(value, references)
+    if candidates is None:
+        raise OptionError(
+            f"{references} holds no candidates; name a file of them, a JSON list of "
+            f'{{"image_id", "caption"}}, as well'
+        )
+    known = _references(value, references, split)
+    given = _candidates(_read(candidates, "the candidates file"), candidates)
+    if subset:
+        known = {key: own for key, own in known.items() if key in given}
+    return known, given
+
+
+def _references(value: Any, path: Path, split: str | None) -> References:
+    with _malformed(path, "references"):
+        if isinstance(value, dict) and "annotations" in value:
+            return _from_coco(value, path)
+        if isinstance(value, dict) and isinstance(value.get("images"), list):
+            return _from_karpathy(value, path, split)
+        if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+            return {_key(key): [_text(caption) for caption in own] for key, own in value.items()}
+    raise DataError(
+        f"{path} is no known form of references; allowed are COCO annotations "
+        f'("images" and "annotations"), a Karpathy JSON ("images" with "sentences"), '
+        f'{{id: [captions]}}, or a list of {{"image_name", "captions", "prediction"}}'
+    )
+
+
+def _candidates(value: Any, path: Path) -> Candidates:
+    with _malformed(path, "candidates"):
+        if isinstance(value, list):
+            rows = [(entry["image_id"], _text(entry["caption"])) for entry in value]
+            _refuse_twice((key for key, _ in rows), path, "a caption")
+            return dict(rows)
+        if isinstance(value, dict) and value:
+            return {_key(key): _only_text(caption, key) for key, caption in value.items()}
+    raise DataError(
+        f"{path} is no known form of candidates; allowed are COCO results, "
+        f'[{{"image_id", "caption"}}, …], or {{id: [caption]}}'
+    )
+
+
+def _from_coco(value: Mapping[str, Any], path: Path) -> References:
+    from pycocotools.coco import COCO
+
+    _refuse_twice((image["id"] for image in value.get("images", ())), path, "an entry")
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces each of its steps
+        coco = COCO()
+        coco.dataset = value
+        coco.createIndex()
+    # Images without captions stand in these files too; a candidate for one is reported later.
+    return {
+        key: [_text(annotation["caption"]) for annotation in coco.imgToAnns[key]]
+        for key in coco.getImgIds() or coco.imgToAnns
+        if coco.imgToAnns.get(key)
+    }
+
+
+def _from_karpathy(value: Mapping[str, Any], path: Path, split: str | None) -> References:
+    chosen = [image for image in value["images"] if split in (None, image.get("split"))]
+    if not chosen:
+        found = sorted({str(image.get("split")) for image in value["images"]})
+        raise DataError(f"{path} has no images in split {split!r}; it has {', '.join(found)}")
+    rows = [
+        (
+            image["cocoid"] if "cocoid" in image else image["imgid"],
+            [_sentence(sentence) for sentence in image["sentences"]],
+        )
+        for image in chosen
+    ]
+    _refuse_twice((key for key, _ in rows), path, "an entry")
+    return dict(rows)
+
+
+def _from_pairs(value: list[dict[str, Any]], path: Path) -> tuple[References, Candidates]:
+    with _malformed(path, "captions and predictions"):
+        _refuse_twice((entry["image_name"] for entry in value), path, "an entry")
+        references: References = {
+            entry["image_name"]: [_text(caption) for caption in entry["captions"]]
+            for entry in value
+        }
+        return references, {entry["image_name"]: _text(entry["prediction"]) for entry in value}
+
+
+def _read(path: Path, what: str) -> Any:
+    return read_json(path, what, DataError)
+
+
+def _is_pairs(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and "prediction" in value[0]
+    )
+
+
+def _sentence(sentence: Mapping[str, Any]) -> str:
+    return _text(sentence["raw"]) if "raw" in sentence else " ".join(sentence["tokens"])
+
+
+def _text(caption: object) -> str:
+    if not isinstance(caption, str):
+        raise TypeError(f"a caption is {caption!r}, not text")
+    return caption
+
+
+def _only_text(caption: object, key: str) -> str:
+    if isinstance(caption, list):
+        if len(caption) != 1:
+            raise ValueError(f"image {key} has {len(caption)} candidates, exactly 1 is allowed")
+        caption = caption[0]
+    return _text(caption)
+
+
+def _key(key: str) -> ImageKey:
+    """Return a whole number where the key spells one: JSON has no other way to write it."""
+    return int(key) if key.isascii() and key.isdigit() and str(int(key)) == key else key
+
+
+def _refuse_twice(keys: Iterable[ImageKey], path: Path, what: str) -> None:
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        named = ", ".join(repr(key) for key in twice[:_NAMED_IDS])
+        more = ", …" if len(twice) > _NAMED_IDS else ""
+        noun = "image" if len(twice) == 1 else "images"
+        raise DataError(
+            f"{path}: {len(twice):,} {noun} have {what} twice: {named}{more}; keep one of each"
+        )
+
+
+@contextlib.contextmanager
+def _malformed(path: Path, what: str) -> Iterator[None]:
+    """Turn the stumbling of a reader over an unexpected form into one line that names the file."""
+    try:
+        yield
+    except CaptionerError:
+        raise
+    except KeyError as problem:
+        raise DataError(
+            f"{path} is not a valid file of {what}: an entry lacks {problem}; add it"
+        ) from problem
+    except (TypeError, ValueError, AttributeError) as problem:
+        raise DataError(
+            f"{path} is not a valid file of {what}: {problem}; correct or rewrite it"
+        ) from problem

