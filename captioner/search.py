@@ -139,8 +139,7 @@ def _search(
         if 4 * done >= len(rows):
             going = (~is_done).nonzero().squeeze(1)
             rows, live, words = rows[going], live[going], words[going]
-            memory = memory.select(going)
-            state = type(state)(*(part[going] for part in state))
+            memory, state = memory.select(going), state.images(going)
 
     return _captions(pool, history, steps=step + 1, count=config.num_captions)
 
@@ -149,7 +148,7 @@ def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the values, beams and words of the `count` best candidates of every image, in order.
 
     Of equal candidates the one of the better beam, then of the lower word id comes first: `topk`
-    leaves that open, so where there is a tie a stable sort does the work.
+    leaves that open, so where there is a tie a stable sort of that image's does the work.
 
     Shapes:
         totals [images, beams, words] -> three of [images, at most count]
@@ -157,9 +156,11 @@ def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     flat = totals.flatten(1)
     values, places = flat.topk(min(count + 1, flat.shape[1]), dim=1)
     is_tie = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > IMPOSSIBLE)
-    if bool(is_tie.any()):
-        values, places = flat.sort(dim=1, descending=True, stable=True)
     values, places = values[:, :count], places[:, :count]
+    tied = is_tie.any(dim=1).nonzero().squeeze(1)
+    if len(tied):
+        ordered = flat[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], places[tied] = (part[:, :count] for part in ordered)
     vocabulary_size = totals.shape[2]
     return values, places // vocabulary_size, places % vocabulary_size
 

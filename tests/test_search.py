@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captioner.decoders import DECODERS, CaptionBatch, DecoderConfig, build_decoder
 from captioner.errors import CaptionerError, OptionError
 from captioner.search import Hypothesis, SearchConfig, search
 from captioner.vocabulary import END, PAD, START, UNKNOWN
@@ -27,6 +28,9 @@ class TableState(NamedTuple):
     def select(self, parents: Tensor) -> "TableState":
         index = parents.unsqueeze(2).expand(-1, -1, self.h.shape[2])
         return TableState(self.h.gather(1, index), self.c.gather(1, index))
+
+    def images(self, images: Tensor) -> "TableState":
+        return TableState(self.h[images], self.c[images])
 
 
 class TableMemory(NamedTuple):
@@ -230,6 +234,35 @@ def test_every_word_carries_the_attention_it_was_written_with():
                 for place in range(len(hypothesis.words))
             ]
             torch.testing.assert_close(hypothesis.attention, torch.stack(expected))
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_size: int):
+    generator = torch.Generator().manual_seed(3)
+    config = DecoderConfig(
+        vocabulary_size=12, feature_size=6, hidden_size=10, embedding_size=7, attention_size=5
+    )
+    decoder = build_decoder(name, config, generator).eval()
+    with torch.no_grad():
+        decoder.output.weight.mul_(40)
+    features = torch.randn(5, 4, 6, generator=generator)
+    found = search(
+        decoder, features, SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=6)
+    )
+    for image, hypotheses in enumerate(found):
+        for hypothesis in hypotheses:
+            batch = CaptionBatch.pack([[hypothesis.words]])
+            with torch.no_grad():
+                output = decoder(features[image : image + 1], batch)
+            steps = len(hypothesis.words) + (len(hypothesis.words) < 6)
+            values = output.logits.log_softmax(1).gather(1, batch.targets[:, None])[:steps]
+            assert hypothesis.log_prob == pytest.approx(values.sum().item(), abs=1e-4)
+            if name == "show_tell":
+                assert hypothesis.attention is None
+            else:
+                expected = output.attention[: len(hypothesis.words)]
+                torch.testing.assert_close(hypothesis.attention, expected)
 
 
 def test_a_decoder_without_attention_gives_none():
