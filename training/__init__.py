@@ -1,0 +1,4 @@
+"""Training and evaluation of captioners: the two scripts, and what they are made of.
+
+The way from the command to the loss is `train_coco.py`, `trainer.py`, a decoder.
+"""

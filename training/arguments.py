@@ -1,0 +1,103 @@
+"""The command line of `train_coco.py`, made from the fields of the configuration."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import OptionError
+from training.config import TrainingConfig, flag, option_type
+from training.recipes import check_with_any_recipe
+
+_DESCRIPTION = (
+    "Train a captioner. What is not given comes from the recipe of the data set "
+    "(training/recipes.py); the effective values are printed and stored in the run's folder."
+)
+_EXAMPLES = """examples:
+  python training/train_coco.py --p 0.4                        COCO in data/coco, else the sample
+  python training/train_coco.py --p 0.4 --data my_photos/      a folder with a dataset*.json
+  python training/train_coco.py --resume runs/NAME             go on after a stop
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    given: dict[str, Any]  # options of the configuration that stood on the command line
+    out: Path | None
+    resume: Path | None
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> Arguments:
+    """Return what stood on the command line; `words` are those after the program's name.
+
+    Raises:
+        OptionError: a value is out of range, or the options contradict each other.
+    """
+    values = vars(build_parser().parse_args(words))
+    out, resume = values.pop("out"), values.pop("resume")
+    if resume is None:
+        check_with_any_recipe(values)  # what is wrong whatever the data is said before reading any
+    else:
+        _check_changes(values, out)
+    return Arguments(given=values, out=out, resume=resume)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; options that were not given are absent from its result."""
+    parser = argparse.ArgumentParser(
+        prog="train_coco.py",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for item in fields(TrainingConfig):
+        parser.add_argument(flag(item.name), **_argument(item.name, item.default, item.metadata))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder of the run; default: runs/DATA-DECODER-pP-TIME",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN",
+        help="go on with the run in this folder, exactly where its last/ stands",
+    )
+    return parser
+
+
+def _argument(name: str, default: Any, metadata: Any) -> dict[str, Any]:
+    kind, _ = option_type(name)
+    text = metadata["description"].replace("%", "%%")
+    if default is not None and kind is not bool:
+        text += f" (default: {default:g})" if kind is float else f" (default: {default})"
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "help": text}
+    settings: dict[str, Any] = {"type": kind, "help": text}
+    if metadata["choices"]:
+        settings["choices"] = metadata["choices"]
+    else:
+        settings["metavar"] = metadata["metavar"] or _METAVARS[kind]
+    if metadata["bare"] is not None:
+        settings.update(nargs="?", const=metadata["bare"])
+    return settings
+
+
+_METAVARS = {int: "N", float: "X", str: "PATH"}
+
+
+def _check_changes(given: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        raise OptionError("--out and --resume exclude each other; a resumed run keeps its folder")
+    changeable = [item.name for item in fields(TrainingConfig) if item.metadata["changeable"]]
+    if fixed := [flag(name) for name in given if name not in changeable]:
+        raise OptionError(
+            f"{', '.join(fixed)} cannot be changed when a run is resumed; only "
+            f"{', '.join(map(flag, changeable))} can; start a new run for the rest"
+        )

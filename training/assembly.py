@@ -1,0 +1,277 @@
+"""What a run consists of, built from its configuration: data, encoder, decoder, validation.
+
+Whatever can be wrong with them is found here, before any long work.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from captioner.checkpoint import Checkpoint
+from captioner.data.karpathy import CaptionDataset, CaptionedImage
+from captioner.decoders import DecoderConfig, build_decoder
+from captioner.decoders.interface import Decoder
+from captioner.encoder.model import EncoderConfig, ImageEncoder
+from captioner.encoder.store import FeatureStore
+from captioner.errors import DataError, OptionError
+from captioner.search import SearchConfig
+from captioner.vocabulary import Vocabulary
+from training.batches import EpochBatches
+from training.config import TrainingConfig
+from training.randomness import derived_generator
+from training.run_folder import RunFolder
+from training.sources import ImageSource, LiveImages, StoredFeatures
+from training.validation import Validator
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a trainer moves or asks."""
+
+    config: TrainingConfig
+    dataset: CaptionDataset
+    device: torch.device
+    vocabulary: Vocabulary
+    encoder: ImageEncoder
+    encoder_parameters: list[nn.Parameter]  # those that are trained
+    decoder: Decoder
+    source: ImageSource  # of the training images
+    batches: EpochBatches
+    validator: Validator
+    facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
+
+
+def assemble(
+    config: TrainingConfig,
+    dataset: CaptionDataset,
+    checkpoint: Checkpoint | None,
+    folder: RunFolder,
+    announce: Announce,
+) -> Parts:
+    """Build the parts of a run anew, or with the modules and the vocabulary of `checkpoint`.
+
+    Raises:
+        CaptionerError: something is missing or does not fit; see the class for what.
+    """
+    device = choose_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    train, val = dataset.split("train"), dataset.split("val")
+    _check_splits(dataset, train, val)
+    vocabulary = checkpoint.vocabulary if checkpoint else _vocabulary(train, config)
+    facts = _describe_data(dataset, train, val, vocabulary, config, announce)
+
+    encoder = checkpoint.encoder if checkpoint else _new_encoder(config)
+    encoder.to(device)
+    decoder = checkpoint.decoder if checkpoint else _new_decoder(config, encoder, vocabulary)
+    decoder.to(device)
+    encoder_parameters = _set_trainable(encoder, config)
+    facts |= _describe_modules(encoder, decoder, encoder_parameters, config, device, announce)
+    folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
+
+    source = _source(encoder, train, config, device, announce, augmented=True)
+    batches = EpochBatches(
+        train,
+        vocabulary,
+        source,
+        config,
+        device=device,
+        missing=frozenset() if config.trains_encoder else frozenset(source.missing),
+    )
+    skipped = len(train) - batches.num_images
+    if skipped:
+        announce(
+            f"left out of training: {skipped:,} images ({batches.without_caption:,} without a "
+            f"caption, {skipped - batches.without_caption:,} broken)"
+        )
+    validator = Validator(
+        val,
+        _source(encoder, val, config, device, announce, augmented=False),
+        vocabulary,
+        SearchConfig(beam_size=config.beam_size),
+        batch_size=config.batch_size,
+    )
+    return Parts(
+        config=config,
+        dataset=dataset,
+        device=device,
+        vocabulary=vocabulary,
+        encoder=encoder,
+        encoder_parameters=encoder_parameters,
+        decoder=decoder,
+        source=source,
+        batches=batches,
+        validator=validator,
+        facts=facts,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; `auto` is the first CUDA device, else the CPU.
+
+    Raises:
+        OptionError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise OptionError(
+            f"--device is {name!r}, which this machine cannot use ({reason}); "
+            "give auto, cpu, cuda or cuda:N"
+        ) from problem
+    return device
+
+
+def _check_splits(
+    dataset: CaptionDataset, train: list[CaptionedImage], val: list[CaptionedImage]
+) -> None:
+    for name, images in (("train", train), ("val", val)):
+        if not any(any(image.captions) for image in images):
+            raise DataError(
+                f"{dataset.json_path} has no captioned image in the split {name!r}; "
+                "training needs train and val (a table can be split by: captioner data convert)"
+            )
+
+
+def _vocabulary(train: list[CaptionedImage], config: TrainingConfig) -> Vocabulary:
+    return Vocabulary.build(
+        (tokens for image in train for tokens in image.tokens), min_count=config.min_count
+    )
+
+
+def _new_encoder(config: TrainingConfig) -> ImageEncoder:
+    return ImageEncoder.create(
+        EncoderConfig(
+            name=config.encoder,
+            weights=config.encoder_weights,
+            grid=config.grid,
+            image_size=config.image_size,
+            image_mode=config.image_mode,
+            stage=config.encoder_stage,
+        ),
+        derived_generator(config.seed, "encoder"),
+    )
+
+
+def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Vocabulary) -> Decoder:
+    return build_decoder(
+        config.decoder,
+        DecoderConfig(
+            vocabulary_size=len(vocabulary),
+            feature_size=encoder.feature_size,
+            hidden_size=config.hidden_size,
+            embedding_size=config.embedding_size,
+            attention_size=config.attention_size,
+            feature_embedding_size=config.feature_embedding_size,
+            dropout=config.dropout,
+            detach_attention=config.detach_attention,
+        ),
+        derived_generator(config.seed, "decoder"),
+    )
+
+
+def _set_trainable(encoder: ImageEncoder, config: TrainingConfig) -> list[nn.Parameter]:
+    if config.trains_encoder:
+        return encoder.trainable(config.trained_stages)
+    encoder.requires_grad_(False)
+    return []
+
+
+def _source(
+    encoder: ImageEncoder,
+    images: list[CaptionedImage],
+    config: TrainingConfig,
+    device: torch.device,
+    announce: Announce,
+    *,
+    augmented: bool,
+) -> LiveImages | StoredFeatures:
+    if config.trains_encoder:
+        return LiveImages(
+            encoder,
+            images,
+            workers=config.workers,
+            device=device,
+            amp=config.amp,
+            announce=announce,
+        )
+
+    def store(mirrored: bool) -> FeatureStore:
+        return FeatureStore.open(
+            Path(config.feature_store) if config.feature_store else None,
+            encoder,
+            images,
+            mirrored=mirrored,
+            workers=config.workers,
+            progress=True,
+            announce=announce,
+        )
+
+    mirrored = store(mirrored=True) if augmented and config.horizontal_flip else None
+    return StoredFeatures(store(mirrored=False), mirrored, device)
+
+
+def _describe_data(
+    dataset: CaptionDataset,
+    train: list[CaptionedImage],
+    val: list[CaptionedImage],
+    vocabulary: Vocabulary,
+    config: TrainingConfig,
+    announce: Announce,
+) -> dict[str, Any]:
+    counts = dataset.counts()
+    coverage = vocabulary.coverage(tokens for image in val for tokens in image.tokens)
+    captions = sum(len(image.captions) for image in train)
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    announce(f"data: {dataset.name}, {dataset.json_path} (images in {dataset.images_dir})")
+    announce(f"images: {listed}; {captions:,} training captions")
+    announce(
+        f"vocabulary: {len(vocabulary):,} entries (words with count >= {config.min_count}), "
+        f"{coverage:.1%} of the words of val"
+    )
+    return {"counts": counts, "vocabulary_size": len(vocabulary), "coverage_val": coverage}
+
+
+def _describe_modules(
+    encoder: ImageEncoder,
+    decoder: Decoder,
+    encoder_parameters: list[nn.Parameter],
+    config: TrainingConfig,
+    device: torch.device,
+    announce: Announce,
+) -> dict[str, Any]:
+    in_encoder = sum(parameter.numel() for parameter in encoder.parameters())
+    trained = sum(parameter.numel() for parameter in encoder_parameters)
+    in_decoder = sum(parameter.numel() for parameter in decoder.parameters())
+    state = f"{trained:,} of them trained" if trained else "frozen"
+    announce(f"encoder: {config.encoder}, {in_encoder:,} parameters, {state}")
+    announce(f"decoder: {config.decoder}, {in_decoder:,} parameters, p = {config.p:g}")
+    announce(f"device: {device}, {torch.get_num_threads()} threads")
+    return {
+        "encoder_parameters": in_encoder,
+        "encoder_parameters_trained": trained,
+        "decoder_parameters": in_decoder,
+    }
+
+
+def _checkpoint_bytes(
+    encoder: ImageEncoder, decoder: Decoder, encoder_parameters: list[nn.Parameter]
+) -> int:
+    """Return about what best/, last/ and one more that is being written take."""
+
+    def size(parameters: Iterable[nn.Parameter]) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+    trained = size(decoder.parameters()) + size(encoder_parameters)
+    moments_and_average = 3 * trained
+    return 3 * (size(encoder.parameters()) + size(decoder.parameters())) + 2 * moments_and_average

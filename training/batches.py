@@ -1,0 +1,124 @@
+"""The batches of an epoch: which images, seen how, with which captions, in which order.
+
+All of it is a function of the seed and the epoch's number, so that a resumed run meets the same
+batches without a stored state; and of nothing else, so that runs that differ in `--p` share them.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from captioner.data.augment import swap_left_right
+from captioner.data.karpathy import CaptionedImage
+from captioner.decoders.batch import CaptionBatch
+from captioner.errors import DataError
+from captioner.vocabulary import Vocabulary
+from training.config import TrainingConfig
+from training.prefetch import prefetched
+from training.randomness import derived_generator
+from training.sources import ImageSource, Read, View
+
+_ASPECTS = (3 / 4, 4 / 3)  # of a random crop, relative to the image's own
+
+
+class TrainingBatch(NamedTuple):
+    images: Read
+    captions: CaptionBatch | None  # None: every image of the batch is broken
+
+
+class EpochPlan(NamedTuple):
+    """Everything random about one epoch but masks and dropout; one entry per training image."""
+
+    order: list[int]  # places in the list of usable images
+    views: list[View]
+    caption_ranks: torch.Tensor  # [images, captions]: the captions with the lowest are taken
+
+
+class EpochBatches:
+    """Makes the batches of any epoch from the training images and a source of their features.
+
+    Images without a caption of at least one word, and those in `missing`, take no part.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CaptionedImage],
+        vocabulary: Vocabulary,
+        source: ImageSource,
+        config: TrainingConfig,
+        *,
+        device: torch.device,
+        missing: frozenset[int] = frozenset(),
+    ) -> None:
+        self._images = images
+        self._vocabulary = vocabulary
+        self._source = source
+        self._config = config
+        self._device = device
+        self._usable = [
+            index
+            for index, image in enumerate(images)
+            if index not in missing and any(image.tokens)
+        ]
+        self.without_caption = sum(not any(image.tokens) for image in images)
+        if not self._usable:
+            raise DataError(
+                f"none of {len(images)} training images is readable and has a caption; "
+                "look at it with: captioner data check"
+            )
+        self.steps_per_epoch = -(-len(self._usable) // config.batch_size)
+
+    @property
+    def num_images(self) -> int:
+        return len(self._usable)
+
+    def epoch(self, number: int, *, start: int = 0) -> Generator[TrainingBatch]:
+        """Yield the batches of epoch `number` (from 0) from batch `start` on, made ahead."""
+        return prefetched(self._make(number, start))
+
+    def plan(self, number: int) -> EpochPlan:
+        """Return the random choices of epoch `number`."""
+        count, seed = len(self._usable), self._config.seed
+        order = torch.randperm(count, generator=derived_generator(seed, "order", number))
+        draws = torch.rand(count, 5, generator=derived_generator(seed, "views", number))
+        most = max(len(self._images[index].tokens) for index in self._usable)
+        ranks = torch.rand(count, most, generator=derived_generator(seed, "captions", number))
+        return EpochPlan(order.tolist(), [self._view(row) for row in draws.tolist()], ranks)
+
+    def _view(self, draws: list[float]) -> View:
+        mirror, area, aspect, left, top = draws
+        smallest = self._config.random_crop
+        crop = None
+        if smallest < 1:
+            narrow, wide = _ASPECTS
+            crop = (
+                smallest + (1 - smallest) * area,
+                narrow * (wide / narrow) ** aspect,
+                left,
+                top,
+            )
+        return View(is_mirrored=self._config.horizontal_flip and mirror < 0.5, crop=crop)
+
+    def _make(self, number: int, start: int) -> Iterator[TrainingBatch]:
+        plan, size = self.plan(number), self._config.batch_size
+        for batch in range(start, self.steps_per_epoch):
+            places = plan.order[batch * size : (batch + 1) * size]
+            indices = [self._usable[place] for place in places]
+            read = self._source.read(indices, [plan.views[place] for place in places])
+            place_of = dict(zip(indices, places, strict=True))
+            captions = [self._captions(index, place_of[index], plan) for index in read.indices]
+            packed = CaptionBatch.pack(captions, device=self._device) if captions else None
+            yield TrainingBatch(read, packed)
+
+    def _captions(self, index: int, place: int, plan: EpochPlan) -> list[list[int]]:
+        captions = [tokens for tokens in self._images[index].tokens if tokens]
+        limit = self._config.captions_per_image
+        if len(captions) > limit:
+            ranks = plan.caption_ranks[place, : len(captions)].tolist()
+            chosen = sorted(sorted(range(len(captions)), key=ranks.__getitem__)[:limit])
+            captions = [captions[caption] for caption in chosen]
+        if plan.views[place].is_mirrored:
+            captions = [tuple(swap_left_right(tokens)) for tokens in captions]
+        longest = self._config.max_caption_length
+        return [self._vocabulary.encode(tokens[:longest]) for tokens in captions]

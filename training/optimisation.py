@@ -1,0 +1,74 @@
+"""The optimiser of a run: what it moves, how fast, and how its state is stored.
+
+Adam with decoupled weight decay (Loshchilov and Hutter 2019; at decay 0 it is plain Adam). The
+learning rate is a function of the step alone, so resuming needs no state for it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.config import TrainingConfig
+
+
+def build_optimiser(
+    decoder: nn.Module, encoder_parameters: Sequence[nn.Parameter], config: TrainingConfig
+) -> torch.optim.AdamW:
+    """Return the optimiser; the encoder has its own learning rate, vectors do not decay."""
+    groups = []
+    for parameters, lr in (
+        (list(decoder.parameters()), config.lr),
+        (list(encoder_parameters), config.effective_encoder_lr),
+    ):
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups += [
+            {"params": members, "lr": lr, "full_lr": lr, "weight_decay": decay}
+            for members, decay in ((matrices, config.weight_decay), (vectors, 0.0))
+            if members
+        ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
+    """Return the share of the full learning rate that step number `step` (from 0) uses."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.lr_schedule == "constant":
+        return 1.0
+    done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_lr"] * factor
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
+    """Bound the gradients as the configuration says: their common norm, or each value."""
+    if config.clip_norm:
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    elif config.clip_value:
+        nn.utils.clip_grad_value_(parameters, config.clip_value)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as named tensors."""
+    return {
+        f"{index}.{name}": value
+        for index, entries in optimiser.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimiser_tensors` returned; the learning rates stay those of `optimiser`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, entry = name.split(".")
+        state.setdefault(int(index), {})[entry] = value.clone()
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,105 @@
+"""Good settings per data set, in one place.
+
+A recipe fills in what the user did not give. The values for COCO are those of the h-detach
+authors' captioning branch where they are known (Adam 1e-4, batches of 10 images with 5 captions,
+gradients clamped at 0.1, 30 epochs, captions cut at 16 words); the others were measured here,
+see `docs/results`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from captioner.errors import OptionError
+from training.config import TrainingConfig
+
+_SMALL_PHOTOGRAPHS: dict[str, Any] = {
+    "lr": 4e-4,
+    "lr_schedule": "cosine",
+    "label_smoothing": 0.1,
+    "average_decay": 0.999,
+    "horizontal_flip": True,
+    "clip_norm": 5.0,
+    "batch_size": 25,
+    "epochs": 12,
+}
+
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "coco": {
+            "lr": 1e-4,
+            "clip_value": 0.1,
+            "batch_size": 10,
+            "epochs": 30,
+            "max_caption_length": 16,
+        },
+        "flickr8k": {
+            **_SMALL_PHOTOGRAPHS,
+            "image_size": 224,  # the photographs at hand were squeezed to squares of this side,
+            "image_mode": "squash",  # so those to be captioned must be squeezed too
+        },
+        "flickr30k": _SMALL_PHOTOGRAPHS,
+        "shapes": {
+            "encoder": "resnet10t",
+            "encoder_weights": "none",
+            "encoder_stage": 3,  # at 112 pixels a map of 7 x 7
+            "fine_tune_encoder": "all",
+            "image_size": 112,
+            "image_mode": "squash",
+            "hidden_size": 256,
+            "embedding_size": 128,
+            "attention_size": 128,
+            "min_count": 1,
+            "lr": 1e-3,
+            "lr_schedule": "cosine",
+            "warmup_steps": 50,
+            "clip_norm": 5.0,
+            "batch_size": 25,
+            "epochs": 12,
+        },
+    }
+)
+OWN_PHOTOGRAPHS: Mapping[str, Any] = MappingProxyType(_SMALL_PHOTOGRAPHS)
+
+# What a recipe says about the right-hand options was chosen together with the left-hand one, so
+# it falls when the user gives the latter.
+_BELONGS_TO: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "encoder": ("encoder_weights", "encoder_stage", "fine_tune_encoder", "image_size"),
+        "encoder_weights": ("fine_tune_encoder",),
+        "clip_value": ("clip_norm",),
+        "clip_norm": ("clip_value",),
+    }
+)
+
+
+def recipe_for(dataset_name: str) -> Mapping[str, Any]:
+    """Return the settings for a data set of this name; unknown names are own photographs."""
+    return RECIPES.get(dataset_name, OWN_PHOTOGRAPHS)
+
+
+def with_recipe(given: Mapping[str, Any], dataset_name: str) -> TrainingConfig:
+    """Return the effective configuration: what was given, then the recipe, then the defaults.
+
+    Raises:
+        OptionError: a value is out of range, or two contradict each other.
+    """
+    dropped = {name for word in given for name in _BELONGS_TO.get(word, ())}
+    recipe = {
+        name: value for name, value in recipe_for(dataset_name).items() if name not in dropped
+    }
+    return TrainingConfig(**{**recipe, **given})
+
+
+def check_with_any_recipe(given: Mapping[str, Any]) -> None:
+    """Raise OptionError if what was given is wrong with every recipe, so whatever the data set."""
+    problem = None
+    for name in (*RECIPES, "own photographs"):
+        try:
+            with_recipe(given, name)
+        except OptionError as found:
+            problem = found
+        else:
+            return
+    assert problem is not None
+    raise problem

@@ -1,0 +1,195 @@
+"""Captions for many images, and what they are worth.
+
+Validation writes captions as a user would get them (search, no teacher forcing) and scores them
+with pycocoevalcap's metrics; `evaluate_coco.py` does the same for a finished checkpoint.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from captioner.data.karpathy import CaptionedImage
+from captioner.data.shapes import named_rightly
+from captioner.decoders.interface import Decoder
+from captioner.files import write_json
+from captioner.metrics import Scorer, Scores
+from captioner.progress import Progress
+from captioner.search import SearchConfig, search
+from captioner.vocabulary import Vocabulary
+from training.prefetch import prefetched
+from training.sources import ImageSource, Read
+
+SHAPES_NAMED = "shapes_named"  # share of images of the built-in sample with every shape right
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The scores of one validation, and the captions by image id."""
+
+    scores: Scores
+    captions: dict[int, list[str]]
+    shapes_named: float | None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All scores of the whole set, by name."""
+        named = {} if self.shapes_named is None else {SHAPES_NAMED: self.shapes_named}
+        return {**self.scores.overall, **named}
+
+
+class Validator:
+    """Captions and scores the same images again and again, with a scorer that stays warm.
+
+    A context manager, because the scorer runs an external program.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CaptionedImage],
+        source: ImageSource,
+        vocabulary: Vocabulary,
+        search_config: SearchConfig,
+        *,
+        batch_size: int,
+    ) -> None:
+        self.images = [image for image in images if any(image.captions)]
+        self._indices = [index for index, image in enumerate(images) if any(image.captions)]
+        self._source = source
+        self._vocabulary = vocabulary
+        self._search_config = search_config
+        self._batch_size = batch_size
+        self._scorer: Scorer | None = None
+        self._scored: set[int] = set()  # ids that the scorer holds references of
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def run(
+        self,
+        decoder: Decoder,
+        *,
+        description: str = "validation",
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> Validation | None:
+        """Return captions and scores of all readable images; the modules must be in eval mode.
+
+        None where `is_stopping` became true before all were captioned.
+        """
+        captions: dict[int, list[str]] = {}
+        written = generate_captions(
+            decoder,
+            self._vocabulary,
+            self._source,
+            self._indices,
+            self._search_config,
+            batch_size=self._batch_size,
+        )
+        with Progress(len(self._indices), description, unit="images") as progress:
+            for read, tokens in written:
+                if is_stopping():
+                    return None
+                captions.update(zip(read, tokens, strict=True))
+                progress.advance(len(tokens))
+        id_of = {
+            index: image.image_id for index, image in zip(self._indices, self.images, strict=True)
+        }
+        by_id = {id_of[index]: words for index, words in captions.items()}
+        scorer = self._scorer_of(by_id.keys())
+        return Validation(
+            scorer.score({key: " ".join(words) for key, words in by_id.items()}),
+            by_id,
+            share_of_shapes_named(self.images, by_id),
+        )
+
+    def _scorer_of(self, readable: Set[int]) -> Scorer:
+        """Return the scorer of these images: all but the broken ones, so mostly the same one."""
+        if self._scorer is None or readable != self._scored:
+            if self._scorer is not None:
+                self._scorer.close()
+            self._scored = set(readable)
+            self._scorer = Scorer(
+                {
+                    image.image_id: image.captions
+                    for image in self.images
+                    if image.image_id in readable
+                }
+            )
+        return self._scorer
+
+
+def generate_captions(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    source: ImageSource,
+    indices: Sequence[int],
+    config: SearchConfig,
+    *,
+    batch_size: int,
+) -> Iterator[tuple[list[int], list[list[str]]]]:
+    """Yield batches of indices of readable images with the best caption's words of each."""
+
+    def reads() -> Iterator[Read]:
+        for start in range(0, len(indices), batch_size):
+            yield source.read(indices[start : start + batch_size])
+
+    for read in prefetched(reads()):
+        if not read.indices:
+            continue
+        with torch.no_grad():
+            found = search(decoder, source.grid_features(read), config)
+        yield read.indices, [vocabulary.decode(best[0].words) for best in found]
+
+
+def share_of_shapes_named(
+    images: Sequence[CaptionedImage], captions: Mapping[int, Sequence[str]]
+) -> float | None:
+    """Return the share of captioned images with colour and kind of every shape named rightly.
+
+    None where the images are not of the built-in sample.
+    """
+    marks = [
+        named_rightly(captions[image.image_id], image.extra["scene"])
+        for image in images
+        if image.image_id in captions and "scene" in image.extra
+    ]
+    return sum(marks) / len(marks) if marks else None
+
+
+def write_captions(
+    path: Path, images: Sequence[CaptionedImage], captions: Mapping[int, Sequence[str]]
+) -> None:
+    """Write COCO's results format, with the file's name and the references beside each caption."""
+    write_json(
+        path,
+        [
+            {
+                "image_id": image.image_id,
+                "caption": " ".join(captions[image.image_id]),
+                "filename": image.filename,
+                "references": list(image.captions),
+            }
+            for image in images
+            if image.image_id in captions
+        ],
+    )
+
+
+def scores_line(scores: Mapping[str, float]) -> str:
+    """Return the scores that matter in one line."""
+    parts = [f"{name} {scores[name]:.4f}" for name in ("CIDEr", "METEOR", "Bleu_4")]
+    if SHAPES_NAMED in scores:
+        parts.append(f"all shapes named rightly {scores[SHAPES_NAMED]:.1%}")
+    return ", ".join(parts)
