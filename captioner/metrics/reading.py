@@ -172,9 +172,9 @@ def _refuse_twice(keys: Iterable[ImageKey], path: Path, what: str) -> None:
     if twice:
         named = ", ".join(repr(key) for key in twice[:_NAMED_IDS])
         more = ", …" if len(twice) > _NAMED_IDS else ""
-        noun = "image" if len(twice) == 1 else "images"
+        images = "image has" if len(twice) == 1 else "images have"
         raise DataError(
-            f"{path}: {len(twice):,} {noun} have {what} twice: {named}{more}; keep one of each"
+            f"{path}: {len(twice):,} {images} {what} twice: {named}{more}; keep one of each"
         )
 
 
