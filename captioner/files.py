@@ -76,8 +76,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def folder_written_aside(target: Path) -> Iterator[Path]:
+def folder_written_aside(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `target` when the block ends without an error.
+
+    With `durable=False` its files are not flushed to the disk one by one, which takes long for
+    thousands: for what can be made again after a power failure, if its readers notice.
 
     The two change places in one step where the file system can do that. Elsewhere there is a
     moment without `target`; a process killed in it leaves what `recover_folder` puts right.
@@ -95,7 +98,8 @@ def folder_written_aside(target: Path) -> Iterator[Path]:
         try:
             _lock(lock)
             yield aside
-            _sync_tree(aside)
+            if durable:
+                _sync_tree(aside)
             _put_in_place(aside, target)
             _sync(target.parent)
         except StorageError as problem:  # of a file inside: name the place the user knows

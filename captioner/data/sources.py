@@ -1,0 +1,118 @@
+"""From the word behind `--data` to a data set: COCO, the built-in sample, or a path.
+
+Without a word, COCO is taken where it lies, else the sample, and that is said in one loud line.
+Every data set that is opened is announced with the number of its images in each split.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from captioner.data.karpathy import CaptionDataset, load_karpathy
+from captioner.data.shapes import ensure
+from captioner.errors import DataError, OptionError
+
+COCO_FOLDER = Path("data", "coco")
+COCO_COMMAND = "python scripts/download_coco.py"
+REPOSITORY = Path(__file__).resolve().parents[2]
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
+IMAGES_LOOKED_FOR = 20
+
+Announce = Callable[[str], None]
+
+
+def open_dataset(
+    data: str | None,
+    *,
+    images: Path | None = None,
+    restval: bool = True,
+    announce: Announce,
+) -> CaptionDataset:
+    """Return the data set that `data` names: "coco", "shapes", a path, or None for what is there.
+
+    A path is a Karpathy JSON or a folder that holds one, named `dataset*.json`. `images` is the
+    folder of the images, where it is not one of the usual ones beside the JSON. `announce` takes
+    lines for the reader: the counts, and that the sample stands in for COCO.
+
+    Raises:
+        DataError: there is no such data set, or none of its images is there.
+        OptionError: `images` is given for the sample, which has its own.
+    """
+    coco = find_coco()
+    if data is None:
+        data = "shapes" if coco is None else "coco"
+        if coco is None:
+            announce(
+                f"*** NO COCO in {COCO_FOLDER}: using the built-in sample 'shapes' instead. "
+                f"To fetch COCO (21 GB): {COCO_COMMAND} ***"
+            )
+    if data == "coco":
+        if coco is None:
+            raise DataError(
+                f"there is no COCO in {COCO_FOLDER}, neither here nor in {REPOSITORY}; "
+                f"to fetch it (21 GB): {COCO_COMMAND}"
+            )
+        json_path = coco
+    elif data == "shapes":
+        if images is not None:
+            raise OptionError("--images does not go with the built-in sample, which has its own")
+        json_path = ensure(announce=announce)
+    else:
+        json_path = find_json(Path(data).expanduser())
+    dataset = load_karpathy(json_path, images, restval=restval)
+    _check_that_images_are_there(dataset)
+    announce(_in_numbers(dataset))
+    return dataset
+
+
+def find_coco() -> Path | None:
+    """Return COCO's JSON below the current folder, else below the repository; None without."""
+    for root in (Path(), REPOSITORY):
+        folder = root / COCO_FOLDER
+        if (folder / "dataset_coco.json").is_file():
+            return folder / "dataset_coco.json"
+    return None
+
+
+def find_json(path: Path) -> Path:
+    """Return the data set's JSON: the path itself, or the one `dataset*.json` in it.
+
+    Raises:
+        DataError: there is none, or more than one, or the file is a table yet to be converted.
+    """
+    if path.is_dir():
+        found = sorted(path.glob("dataset*.json"))
+        if len(found) == 1:
+            return found[0]
+        met = (
+            f"holds {', '.join(file.name for file in found)}" if found else "holds no dataset*.json"
+        )
+        raise DataError(f"{path} {met}; name the JSON itself: --data {path}/FILE.json")
+    if not path.exists():
+        raise DataError(f"there is no data set {path}; --data takes coco, shapes or a path")
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        raise DataError(
+            f"{path} is a table of captions, which `captioner data convert` "
+            "turns into the JSON that --data takes"
+        )
+    return path
+
+
+def _check_that_images_are_there(dataset: CaptionDataset) -> None:
+    """Raise in time for the commonest mistake: the wrong folder, or images not yet fetched."""
+    every = max(1, len(dataset.images) // IMAGES_LOOKED_FOR)
+    if not any(image.path.is_file() for image in dataset.images[::every]):
+        remedy = f", or fetch them: {COCO_COMMAND}" if dataset.name == "coco" else ""
+        raise DataError(
+            f"the images of {dataset.json_path} are not in {dataset.images_dir}: there is no "
+            f"{dataset.images[0].path}; name their folder with --images{remedy}"
+        )
+
+
+def _in_numbers(dataset: CaptionDataset) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
+    captions = sum(len(image.captions) for image in dataset.images)
+    left_out = f", {dataset.left_out:,} empty captions left out" if dataset.left_out else ""
+    return (
+        f"data set {dataset.name}: images {counts}; {captions:,} captions{left_out} "
+        f"({dataset.json_path})"
+    )
