@@ -3,6 +3,7 @@
 Forward and backward walk the packed steps of a batch. What can wait is done once for all steps:
 every weight gradient, and the gradients of keys and values. The captions of an image read the
 same keys and values; the weighted means of all captions of all images are one batched product.
+The mean can be taken of the features, or of what they add to the gates where that is cheaper.
 
 Source: attention and gate of Xu et al. 2015, sections 3.1.2 and 4.2; h-detach of Kanuparthi,
 Arpit et al. 2019, where the copy of h_{t-1} that enters the LSTM is cut and the one that asks
@@ -27,12 +28,12 @@ class AttentionWeights(NamedTuple):
     """The parameters of the recurrence."""
 
     recurrent: Tensor  # [4H, H] from h_{t-1} to the gates
-    context: Tensor  # [4H, D] from the context to the gates
     query: Tensor  # [A, H] from h_{t-1} to the attention's query
     query_bias: Tensor  # [A]
     score: Tensor  # [A] from the attention's hidden layer to a score
     gate: Tensor  # [1, H] from h_{t-1} to the gate beta
     gate_bias: Tensor  # [1]
+    context: Tensor | None  # [4H, D] from the context to the gates; None: values are gates already
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class _AttentionLSTM(torch.autograd.Function):
         keys: Tensor,
         values: Tensor,
         course: Course,
-        *weights: Tensor,
+        *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        w = AttentionWeights(*weights)
+        w = AttentionWeights(*weights)  # type: ignore[arg-type]
         batch, dtype = course.batch, course.dtype
-        recurrent, from_context = Multiplier(w.recurrent, dtype), Multiplier(w.context, dtype)
-        ask = Multiplier(torch.cat([w.query, w.gate]), dtype)
+        recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
+        from_context = None if w.context is None else Multiplier(w.context, dtype)
         ask_bias = torch.cat([w.query_bias, w.gate_bias])
         tokens, size, positions = input_gates.shape[0], hidden.shape[1], keys.shape[1]
         new = input_gates.new_empty
@@ -90,9 +91,9 @@ class _AttentionLSTM(torch.autograd.Function):
             torch.softmax(active @ doubled_score, dim=1, out=attention[here])
             mixed = torch.bmm(step.to_grid(attention[here]), values[: step.active_images])
             contexts[here] = step.from_grid(mixed)
-            beta = asked[here, -1:].sigmoid()
+            context = asked[here, -1:].sigmoid() * contexts[here]
             torch.add(input_gates[here], recurrent.forward(hidden), out=gates[here])
-            gates[here] += from_context.forward(beta * contexts[here])
+            gates[here] += context if from_context is None else from_context.forward(context)
             hidden, cell, squashed[here] = activate_gates(gates[here], cell)
             outputs[here] = hidden
         ctx.course = course
@@ -112,8 +113,8 @@ class _AttentionLSTM(torch.autograd.Function):
         w = AttentionWeights(*weights)
         course: Course = ctx.course
         batch, dtype = course.batch, course.dtype
-        recurrent, from_context = Multiplier(w.recurrent, dtype), Multiplier(w.context, dtype)
-        ask = Multiplier(torch.cat([w.query, w.gate]), dtype)
+        recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
+        from_context = None if w.context is None else Multiplier(w.context, dtype)
         grad_gates, grad_asked = torch.empty_like(gates), torch.empty_like(asked)
         grad_mixed = torch.empty_like(contexts)
         doubled_keys = 2.0 * keys
@@ -133,7 +134,9 @@ class _AttentionLSTM(torch.autograd.Function):
                 grad_cell,
                 out=grad_gates[here],
             )
-            grad_context = from_context.backward(grad_gates[here])
+            grad_context = grad_gates[here]
+            if from_context is not None:
+                grad_context = from_context.backward(grad_context)
             beta = asked[here, -1:].sigmoid()
             torch.mul(grad_context, beta, out=grad_mixed[here])
             grad_beta = (grad_context * contexts[here]).sum(1, keepdim=True)
@@ -174,18 +177,26 @@ class _AttentionLSTM(torch.autograd.Function):
             )
         grad_ask = weight_gradient(grad_asked, before, dtype)
         grad_ask_bias = grad_asked.sum(0)
-        gated = asked[:, -1:].sigmoid() * contexts
+        grad_context_weight = None
+        if w.context is not None:
+            gated = asked[:, -1:].sigmoid() * contexts
+            grad_context_weight = weight_gradient(grad_gates, gated, dtype)
         grad_parameters = AttentionWeights(
             recurrent=weight_gradient(grad_gates, before, dtype),
-            context=weight_gradient(grad_gates, gated, dtype),
             query=grad_ask[:-1],
             query_bias=grad_ask_bias[:-1],
             score=2.0 * grad_score,
             gate=grad_ask[-1:],
             gate_bias=grad_ask_bias[-1:],
+            context=grad_context_weight,
         )
         grad_keys *= 4.0 * w.score
         return grad_gates, grad_hidden, grad_cell, grad_keys, grad_values, None, *grad_parameters
+
+
+def _ask(weights: AttentionWeights, dtype: torch.dtype | None) -> Multiplier:
+    """Join what h_{t-1} asks of the features, the query and the gate, into one product."""
+    return Multiplier(torch.cat([weights.query, weights.gate]), dtype)
 
 
 def _attention_layer(
@@ -215,7 +226,8 @@ def attention_lstm(
 
     Shapes:
         input_gates [tokens, 4H] (what words and biases add to the gates), hidden and cell
-        [captions, H] before step 0, keys [B, P, A], values [B, P, D]
+        [captions, H] before step 0, keys [B, P, A], values [B, P, D] (or [B, P, 4H] without a
+        context weight)
         -> outputs [tokens, H], attention [tokens, P], each row summing to 1.
     """
     outputs, attention = _AttentionLSTM.apply(

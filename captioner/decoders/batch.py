@@ -56,8 +56,10 @@ class PackedStep:
 class CaptionBatch:
     """Captions of B images as packed steps, with the words that go in and those to predict."""
 
-    inputs: Tensor
-    """[tokens] the start token, then the caption's words."""
+    words: Tensor
+    """[words] each word that goes in, once: what depends on the word alone is computed once."""
+    word_index: Tensor
+    """[tokens] place in `words` of what goes in: the start token, then the caption's words."""
     targets: Tensor
     """[tokens] the caption's words, then the end token."""
     image_order: Tensor
@@ -141,8 +143,10 @@ class CaptionBatch:
         rank_in_image[by_image] = np.arange(len(by_image)) - np.repeat(
             np.cumsum(per_image) - per_image, per_image
         )
+        words, word_index = np.unique(inputs.T[present.T], return_inverse=True)
         return cls(
-            inputs=tensor(inputs.T[present.T]),
+            words=tensor(words),
+            word_index=tensor(word_index),
             targets=tensor(targets.T[present.T]),
             image_order=tensor(np.array(order)),
             first_images=timeline[0].images,

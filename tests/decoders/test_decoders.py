@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioner.decoders import CaptionBatch, DecoderConfig, build_decoder, caption_loss
+from captioner.decoders import (
+    CaptionBatch,
+    DecoderConfig,
+    build_decoder,
+    caption_loss,
+    soft_attention,
+)
 from captioner.errors import OptionError
 from captioner.lstm.masks import sample_keep
 from captioner.vocabulary import END, START
@@ -53,7 +59,11 @@ def gradients(loss, tensors):
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
-def test_loss_and_every_gradient_equal_the_naive_loop(name, options, p):
+@pytest.mark.parametrize("project_values", [True, False])
+def test_loss_and_every_gradient_equal_the_naive_loop(
+    name, options, p, project_values, monkeypatch
+):
+    monkeypatch.setattr(soft_attention, "_projecting_values_is_cheaper", lambda *_: project_values)
     decoder, features = make(name, **options)
     decoder.eval()
     features.requires_grad_()
@@ -124,7 +134,7 @@ def test_packing_holds_every_word_once_and_none_for_padding():
     targets = [[*c, END] for b in batch.image_order.tolist() for c in CAPTIONS[b]]
     for t, step in enumerate(batch.timeline):
         alive = [r for r in range(9) if len(targets[r]) > t]
-        assert batch.inputs[step.tokens].tolist() == [rows[r][t] for r in alive]
+        assert batch.words[batch.word_index[step.tokens]].tolist() == [rows[r][t] for r in alive]
         assert batch.targets[step.tokens].tolist() == [targets[r][t] for r in alive]
         assert step.images.tolist() == [images[r] for r in alive]
         spread = step.to_grid(torch.arange(1.0, step.rows + 1).unsqueeze(1))
