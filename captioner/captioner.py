@@ -1,0 +1,160 @@
+"""A trained captioner as a user meets it: `load` a checkpoint, `caption` photographs.
+
+    import captioner
+    for caption in captioner.load("runs/flickr8k/best").caption(["dog.jpg"]):
+        print(caption.text, caption.probability)
+
+The same encoder, preprocessing and search serve the evaluation, so what is measured there is what
+a photograph gets here.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from captioner.data.images import ImageSource, open_image
+from captioner.errors import OptionError
+from captioner.search import Hypothesis, SearchConfig, search
+from captioner.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.decoders.interface import Decoder
+    from captioner.encoder.model import ImageEncoder
+
+DEFAULTS = SearchConfig()
+BATCH_SIZE = 16  # images
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Caption:
+    """One caption of one photograph."""
+
+    text: str  # the tokens joined by blanks: lower case, no punctuation
+    tokens: tuple[str, ...]
+    log_prob: float  # natural logarithm of the probability the decoder gives the whole caption
+    score: float  # log_prob / tokens ** length_power, what captions are ranked by
+    attention: np.ndarray | None  # float32 [tokens, rows, columns], each word's summing to 1
+
+    @property
+    def probability(self) -> float:
+        """The probability that the decoder gives to exactly this caption, from 0 to 1."""
+        return math.exp(self.log_prob)
+
+
+class Captioner:
+    """An encoder, a decoder and their vocabulary, ready for photographs."""
+
+    def __init__(self, encoder: "ImageEncoder", decoder: "Decoder", vocabulary: Vocabulary) -> None:
+        self.encoder = encoder.eval()
+        self.decoder = decoder.eval()
+        self.vocabulary = vocabulary
+
+    def caption(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        beam_size: int = DEFAULTS.beam_size,
+        max_length: int = DEFAULTS.max_length,
+        length_power: float = DEFAULTS.length_power,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Caption]:
+        """Return the best caption of each image: a path, an open PIL image, bytes or a file.
+
+        `beam_size` 1 is greedy search; `max_length` counts words.
+
+        Raises:
+            ImageError: an image is missing or cannot be read; the message names it.
+            OptionError: an option is out of range.
+        """
+        found = self.captions(
+            images,
+            num_captions=1,
+            beam_size=beam_size,
+            max_length=max_length,
+            length_power=length_power,
+            batch_size=batch_size,
+        )
+        return [captions[0] for captions in found]
+
+    def captions(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        num_captions: int,
+        beam_size: int | None = None,
+        max_length: int = DEFAULTS.max_length,
+        length_power: float = DEFAULTS.length_power,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[list[Caption]]:
+        """Return the `num_captions` best captions of each image, all different, the best first.
+
+        Without `beam_size` the beam is as wide as that needs, and at least 3.
+
+        Raises:
+            ImageError: an image is missing or cannot be read; the message names it.
+            OptionError: an option is out of range.
+        """
+        if isinstance(images, str | bytes | Path | Image.Image):
+            raise OptionError(f"images is {images!r:.80}; give a list, [image] for a single one")
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size}; a batch holds at least 1 image")
+        config = SearchConfig(
+            beam_size=max(num_captions, DEFAULTS.beam_size) if beam_size is None else beam_size,
+            num_captions=num_captions,
+            max_length=max_length,
+            length_power=length_power,
+        )
+        result = []
+        for batch in _batches(images, batch_size):
+            features = self.encoder.encode([open_image(image) for image in batch])
+            for hypotheses in search(self.decoder, features, config):
+                result.append([self._caption(hypothesis) for hypothesis in hypotheses])
+        return result
+
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        tokens = tuple(self.vocabulary.decode(hypothesis.words))
+        attention = None
+        if hypothesis.attention is not None:
+            grid = (len(tokens), self.encoder.grid, self.encoder.grid)
+            attention = hypothesis.attention.numpy().reshape(grid)
+        return Caption(
+            text=" ".join(tokens),
+            tokens=tokens,
+            log_prob=hypothesis.log_prob,
+            score=hypothesis.score,
+            attention=attention,
+        )
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Captioner:
+    """Return the captioner of a checkpoint's folder, or of a run's folder (then its best one).
+
+    Needs no network and none of the training code.
+
+    Raises:
+        CheckpointError: there is none, or a file of it is damaged; the message names the file.
+    """
+    from captioner.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(find_checkpoint(Path(folder)), device)
+    return Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """Return `folder`, or its subfolder `best` where only that one holds a checkpoint."""
+    is_run = not (folder / "model.json").exists() and (folder / "best" / "model.json").exists()
+    return folder / "best" if is_run else folder
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
