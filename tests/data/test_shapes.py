@@ -250,8 +250,9 @@ def test_it_is_generated_once_into_the_cache_and_repaired(tmp_path, monkeypatch)
 
 
 ENSURE = """
+import sys
 from captioner.data import shapes
-shapes.SIZES = (200, 2, 2)
+shapes.SIZES = (int(sys.argv[1]), 2, 2)
 shapes.ensure()
 """
 
@@ -260,20 +261,20 @@ def test_a_kill_or_two_at_once_leave_no_half_sample(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shapes, "SIZES", (200, 2, 2))
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(size: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", ENSURE],
+            [sys.executable, "-c", ENSURE, str(size)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
         )
 
     folder = tmp_path / "captioner" / "data"
-    with start() as killed:
+    with start(3000) as killed:
         while not list(folder.glob(".*/images/*.jpg")):
             assert killed.poll() is None
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
     assert not list(folder.glob("shapes-*"))
-    with start() as first, start() as second:
+    with start(200) as first, start(200) as second:
         pass
     assert (first.returncode, second.returncode) == (0, 0)
     (left,) = folder.glob("shapes-*")
