@@ -149,6 +149,21 @@ def test_after_a_hang_the_next_call_starts_afresh(fake_java: Any, tmp_path: Path
     assert scorer.meteor.pid is None
 
 
+def test_an_interrupted_call_leaves_no_answers_behind_for_the_next(
+    fake_java: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    candidates = dict.fromkeys(TINY, "a dog")
+    with Scorer(TINY, tokenised=True, java=fake_java(FOREVER)) as scorer:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("captioner.metrics.overlap.Rouge.score", interrupt)
+            scorer.score(candidates)
+        scores = scorer.score(candidates)
+        assert [own["METEOR"] for own in scores.per_image.values()] == [2.0, 1.0, 4.0]
+
+
 def test_table_and_json_hold_every_metric_under_its_usual_name(fake_java: Any) -> None:
     with Scorer(TINY, tokenised=True, java=fake_java(FOREVER)) as scorer:
         scores = scorer.score(dict.fromkeys(TINY, "a dog runs"))
