@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from captioner.data.images import ImageSource, open_image
+from captioner.devices import choose_device
 from captioner.errors import OptionError
 from captioner.search import Hypothesis, SearchConfig, search
 from captioner.vocabulary import Vocabulary
@@ -114,10 +116,27 @@ class Captioner:
         )
         result = []
         for batch in _batches(images, batch_size):
-            features = self.encoder.encode([open_image(image) for image in batch])
-            for hypotheses in search(self.decoder, features, config):
-                result.append([self._caption(hypothesis) for hypothesis in hypotheses])
+            # Resized one by one: a batch of opened photographs could fill the memory.
+            pixels = [self.encoder.preprocessing.resize(open_image(image)) for image in batch]
+            result += self.captions_of_pixels(pixels, config)
         return result
+
+    def captions_of_pixels(
+        self, pixels: Sequence[Tensor], config: SearchConfig
+    ) -> list[list[Caption]]:
+        """Return the captions of one batch of images that were made ready elsewhere.
+
+        Shapes:
+            pixels: for each image uint8 [3, height, width], as `encoder.preprocessing.resize`
+            gives it.
+        """
+        if not pixels:
+            return []
+        features = self.encoder.encode_pixels(pixels)
+        return [
+            [self._caption(hypothesis) for hypothesis in hypotheses]
+            for hypotheses in search(self.decoder, features, config)
+        ]
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = tuple(self.vocabulary.decode(hypothesis.words))
@@ -137,14 +156,15 @@ class Captioner:
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Captioner:
     """Return the captioner of a checkpoint's folder, or of a run's folder (then its best one).
 
-    Needs no network and none of the training code.
+    Needs no network and none of the training code. `device` may be "auto": CUDA where there is one.
 
     Raises:
+        OptionError: there is no such device here.
         CheckpointError: there is none, or a file of it is damaged; the message names the file.
     """
     from captioner.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(find_checkpoint(Path(folder)), device)
+    checkpoint = load_checkpoint(find_checkpoint(Path(folder)), choose_device(str(device)))
     return Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
 
 

@@ -1,0 +1,60 @@
+"""The command `captioner`: captions for photographs, scores for captions, care of data sets.
+
+Exit status 0 is success; 1 that photographs were skipped or a check has findings; 2 that nothing
+could be done, with one line on standard error that says why; 130 that Ctrl-C ended it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from captioner import __version__
+from captioner.commands import caption, data, score
+from captioner.errors import CaptionerError
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit status; `words` are those after the program's name."""
+    arguments = build_parser().parse_args(words)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except CaptionerError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        _forget_output()
+        return PIPE_CLOSED
+    except OSError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        _forget_output()
+        return BAD_INPUT
+    return status
+
+
+def _forget_output() -> None:
+    """Keep Python from complaining at its end about output that has nowhere to go."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; `run` of its result is the subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="captioner", description="Caption photographs, score captions, look after data sets."
+    )
+    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (caption, score, data):
+        command.add_parser(commands)
+    return parser

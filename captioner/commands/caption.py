@@ -1,0 +1,255 @@
+"""`captioner caption`: captions for photographs, folders of them and patterns.
+
+Captions go to standard output, a line each or as JSON; progress, skipped photographs and what was
+written go to standard error. A broken photograph costs the others nothing.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from captioner.commands.photographs import find_photographs
+from captioner.errors import CheckpointError, ImageError, OptionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from captioner.captioner import Caption, Captioner
+    from captioner.progress import Progress
+    from captioner.search import SearchConfig
+
+SKIPPED = 1  # exit status
+BATCH_SIZE = 16
+OPENING_THREADS = 4
+
+DESCRIPTION = """\
+Print a line for every photograph: its path, a tab, its caption. With --num-captions there is a
+line for each caption, the best first, and after another tab its natural log-probability.
+"""
+EXAMPLES = """\
+examples:
+  captioner caption dog.jpg --checkpoint runs/flickr8k/best
+  captioner caption holiday/ 'more/**/*.jpg' --json > captions.json
+  captioner caption dog.jpg --attention attention.png
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "caption",
+        help="caption photographs",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "photographs",
+        nargs="+",
+        metavar="PHOTO",
+        help="an image, a folder (the images directly in it) or a quoted pattern like 'x/**/*'",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder of a checkpoint or of a run (default: the newest runs/*/best)",
+    )
+    add("--beam-size", type=int, metavar="N", help="width of the search, 1 is greedy (3)")
+    add("--num-captions", type=int, default=1, metavar="K", help="captions per photograph (1)")
+    add("--max-length", type=int, default=20, metavar="N", help="most words of a caption (20)")
+    add("--json", action="store_true", help="print a JSON list instead of lines")
+    add(
+        "--attention",
+        type=Path,
+        metavar="OUT.png",
+        help="draw where each word looked; several photographs become OUT-1.png, OUT-2.png …",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (auto)")
+    add("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"({BATCH_SIZE})")
+    add("--threads", type=int, metavar="N", help="processor threads (all cores)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    photographs, problems = find_photographs(arguments.photographs)
+    if not photographs:
+        raise ImageError(f"no photograph to caption: {'; '.join(map(str, problems.values()))}")
+    checkpoint = arguments.checkpoint
+    if checkpoint is None:
+        checkpoint = newest_checkpoint(Path("runs"))
+        print(f"using {checkpoint}", file=sys.stderr)
+
+    import torch
+
+    from captioner.captioner import load
+    from captioner.progress import Progress
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    config = _search_config(arguments)
+    captioner = load(checkpoint, arguments.device)
+
+    # Plain lines of progress would be more to read than the captions of a single batch.
+    is_long = len(photographs) > (1 if sys.stderr.isatty() else arguments.batch_size)
+    progress = Progress(len(photographs), "captioning", unit="photographs", enabled=is_long)
+    screen = _Screen(hold=is_long and sys.stderr.isatty())
+    written = _Results(screen, as_json=arguments.json, with_log_prob=arguments.num_captions > 1)
+    try:
+        for name, problem in problems.items():
+            written.skip(name, problem)
+        _caption_all(captioner, photographs, config, arguments, written, progress)
+    finally:
+        screen.release()
+    if arguments.json:
+        print(json.dumps(written.entries, ensure_ascii=False, indent=1))
+    return SKIPPED if written.is_any_skipped else 0
+
+
+def newest_checkpoint(runs: Path) -> Path:
+    """Return the best checkpoint of the run that was saved last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = list(runs.glob("*/best/model.json"))
+    if not found:
+        raise CheckpointError(
+            f"there is no checkpoint in {runs}/*/best; name one with --checkpoint, "
+            "or train one: python training/train_coco.py --p 0.4"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise for what cannot work before anything is loaded."""
+    if arguments.batch_size < 1:
+        raise OptionError(f"--batch-size is {arguments.batch_size}; give at least 1")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise OptionError(f"--threads is {arguments.threads}; give at least 1")
+    if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
+        raise OptionError(f"--attention is {arguments.attention}; give a name ending in .png")
+
+
+def _search_config(arguments: argparse.Namespace) -> "SearchConfig":
+    from captioner.search import SearchConfig
+
+    count, beam_size = arguments.num_captions, arguments.beam_size
+    if beam_size is None:
+        beam_size = max(count, SearchConfig.beam_size)
+    return SearchConfig(beam_size=beam_size, num_captions=count, max_length=arguments.max_length)
+
+
+def _caption_all(
+    captioner: "Captioner",
+    photographs: Sequence[Path],
+    config: "SearchConfig",
+    arguments: argparse.Namespace,
+    written: "_Results",
+    progress: "Progress",
+) -> None:
+    size, total = arguments.batch_size, len(photographs)
+    resize = captioner.encoder.preprocessing.resize
+    with progress, ThreadPoolExecutor(OPENING_THREADS) as threads:
+        for start in range(0, total, size):
+            batch = photographs[start : start + size]
+            opened = list(threads.map(lambda path: _open(path, resize), batch))
+            readable = [pixels for pixels in opened if not isinstance(pixels, ImageError)]
+            found = iter(captioner.captions_of_pixels(readable, config))
+            for number, (path, pixels) in enumerate(zip(batch, opened, strict=True), start + 1):
+                if isinstance(pixels, ImageError):
+                    written.skip(str(path), pixels)
+                    continue
+                captions = next(found)
+                drawn = None
+                if arguments.attention is not None:
+                    drawn = _numbered(arguments.attention, number, total)
+                    _draw(captioner, path, captions[0], drawn)
+                written.add(str(path), captions, drawn)
+            progress.advance(len(batch))
+
+
+def _open(path: Path, resize: "Callable[[Image], Tensor]") -> "Tensor | ImageError":
+    from captioner.data.images import open_image
+
+    try:
+        return resize(open_image(path))
+    except ImageError as problem:
+        return problem
+
+
+def _numbered(out: Path, number: int, total: int) -> Path:
+    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")
+
+
+def _draw(captioner: "Captioner", path: Path, caption: "Caption", out: Path) -> None:
+    from captioner.data.images import open_image
+    from captioner.pictures import draw_attention, seen_box
+
+    image = open_image(path)
+    seen = seen_box(captioner.encoder.preprocessing, image.size)
+    draw_attention(image, caption, out, seen=seen)
+
+
+class _Screen:
+    """Lines for the terminal, held back while a progress bar is on it; elsewhere at once."""
+
+    def __init__(self, *, hold: bool) -> None:
+        self._hold = hold
+        self._held: list[tuple[str, TextIO]] = []
+
+    def line(self, text: str, stream: TextIO) -> None:
+        if self._hold and stream.isatty():
+            self._held.append((text, stream))
+        else:
+            print(text, file=stream, flush=True)
+
+    def release(self) -> None:
+        for text, stream in self._held:
+            print(text, file=stream)
+        self._held.clear()
+
+
+@dataclass
+class _Results:
+    """What has been found so far, shown line by line or kept for JSON."""
+
+    screen: _Screen
+    as_json: bool
+    with_log_prob: bool
+
+    def __post_init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.is_any_skipped = False
+
+    def skip(self, name: str, problem: ImageError) -> None:
+        self.is_any_skipped = True
+        self.entries.append({"image": name, "error": str(problem)})
+        self.screen.line(f"skipped: {problem}", sys.stderr)
+
+    def add(self, name: str, captions: Iterable["Caption"], drawn: Path | None) -> None:
+        entry: dict[str, Any] = {"image": name, "captions": []}
+        for caption in captions:
+            entry["captions"].append(
+                {
+                    "text": caption.text,
+                    "tokens": caption.tokens,
+                    "log_prob": caption.log_prob,
+                    "probability": caption.probability,
+                    "score": caption.score,
+                }
+            )
+            if not self.as_json:
+                log_prob = f"\t{caption.log_prob:.3f}" if self.with_log_prob else ""
+                self.screen.line(f"{name}\t{caption.text}{log_prob}", sys.stdout)
+        if drawn is not None:
+            entry["attention"] = str(drawn)
+            self.screen.line(f"attention of {name} drawn in {drawn}", sys.stderr)
+        self.entries.append(entry)

@@ -1,0 +1,75 @@
+"""`captioner data`: check a data set before training with it, or convert a table into one."""
+
+import argparse
+import json
+from pathlib import Path
+
+FINDINGS = 1  # exit status
+
+CONVERT_DESCRIPTION = """\
+Write Karpathy's JSON, which training reads, from a table of captions: CSV with the header
+image,caption or image,caption,split, or JSONL with these keys; a row for each caption. Without
+splits the images are divided by a rule that depends on their names and the seed only.
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("data", help="check or convert a data set")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    checking = actions.add_parser(
+        "check",
+        help="look for what is wrong in a data set",
+        description="Look for missing or damaged images, empty captions, doubles and split leaks, "
+        "count images and words. The exit status is 1 where something was found.",
+    )
+    add = checking.add_argument
+    add("path", type=Path, metavar="PATH", help="a folder with a dataset*.json, or the JSON itself")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, if not beside the JSON")
+    add("--min-count", type=int, default=5, metavar="N", help="of a word to be known (5)")
+    add("--json", action="store_true", help="print JSON")
+    checking.set_defaults(run=run_check)
+
+    converting = actions.add_parser(
+        "convert",
+        help="turn a table of captions into a data set",
+        description=CONVERT_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = converting.add_argument
+    add("source", type=Path, metavar="SOURCE", help="a .csv, .tsv or .jsonl file")
+    add("out", type=Path, metavar="OUT", nargs="?", help="the JSON or its folder (beside SOURCE)")
+    add("--images", type=Path, metavar="DIR", help="folder of the images (that of SOURCE)")
+    add("--name", help="name of the data set (that of SOURCE)")
+    add("--val-share", type=float, default=0.1, metavar="SHARE", help="of the images (0.1)")
+    add("--test-share", type=float, default=0.1, metavar="SHARE", help="of the images (0.1)")
+    add("--seed", type=int, default=0, help="of the division (0)")
+    converting.set_defaults(run=run_convert)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from captioner.data.check import check
+
+    report = check(arguments.path, images=arguments.images, min_count=arguments.min_count)
+    if arguments.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+    else:
+        print(report)
+    return FINDINGS if report.findings else 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    from captioner.data.convert import convert
+
+    dataset = convert(
+        arguments.source,
+        arguments.out,
+        images=arguments.images,
+        name=arguments.name,
+        val_share=arguments.val_share,
+        test_share=arguments.test_share,
+        seed=arguments.seed,
+    )
+    counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
+    print(f"{dataset.json_path}: {counts}")
+    return 0

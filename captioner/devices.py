@@ -1,0 +1,27 @@
+"""The device that a name on a command line stands for."""
+
+import torch
+
+from captioner.errors import OptionError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; `auto` is the first CUDA device, else the CPU.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise OptionError(
+            f"device is {name!r}, which this machine cannot use ({reason}); "
+            "give auto, cpu, cuda or cuda:N"
+        ) from problem
+    if device.type == "meta":
+        raise OptionError("device is 'meta', which computes nothing; give auto, cpu or cuda")
+    return device

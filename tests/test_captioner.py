@@ -1,0 +1,171 @@
+"""What a user of the library gets: captions as objects, from any kind of image."""
+
+import io
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import captioner
+from captioner.captioner import Caption, Captioner, find_checkpoint
+from captioner.decoders import DecoderConfig, build_decoder
+from captioner.encoder.preprocessing import Preprocessing
+from captioner.errors import ImageError, OptionError
+from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "red")
+GRID = 2
+
+
+class ColourEncoder(nn.Module):
+    """The colours of a grid of patches as features, instead of a network."""
+
+    grid = GRID
+    feature_size = 3
+    preprocessing = Preprocessing(image_size=32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def encode_pixels(self, pixels: list[Tensor]) -> Tensor:
+        self.batches.append(len(pixels))
+        assert all(image.shape == (3, 32, 32) for image in pixels)
+        stack = torch.stack(pixels).float()
+        return nn.functional.adaptive_avg_pool2d(stack, GRID).flatten(2).mT / 64 - 2
+
+
+def a_captioner(decoder: str = "soft_attention") -> Captioner:
+    generator = torch.Generator().manual_seed(1)
+    config = DecoderConfig(
+        vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
+        feature_size=3,
+        hidden_size=12,
+        embedding_size=8,
+        attention_size=6,
+    )
+    built = build_decoder(decoder, config, generator)
+    with torch.no_grad():
+        built.output.weight.mul_(30)
+    return Captioner(ColourEncoder(), built, Vocabulary((*SPECIAL_TOKENS, *WORDS)))
+
+
+def test_a_caption_holds_text_tokens_probabilities_and_attention(photographs: list[Path]):
+    for caption in a_captioner().caption(photographs, max_length=6):
+        assert caption.text == " ".join(caption.tokens)
+        assert set(caption.tokens) <= set(WORDS)
+        assert 1 <= len(caption.tokens) <= 6
+        assert caption.probability == pytest.approx(math.exp(caption.log_prob))
+        tokens = min(len(caption.tokens) + 1, 6)  # the end counts, unless the caption was cut
+        assert caption.score == pytest.approx(caption.log_prob / tokens)
+        assert caption.attention.shape == (len(caption.tokens), GRID, GRID)
+        assert caption.attention.sum((1, 2)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_decoder_that_sees_the_image_once_has_no_attention(photographs: list[Path]):
+    (caption,) = a_captioner("show_tell").caption(photographs[:1])
+    assert caption.attention is None
+
+
+def test_paths_strings_bytes_files_and_open_images_are_the_same_image(photographs: list[Path]):
+    path = photographs[0]
+    with Image.open(path) as image, path.open("rb") as file:
+        given = [path, str(path), path.read_bytes(), image, file]
+        captions = a_captioner().caption(given)
+    assert len({caption.text for caption in captions}) == 1
+
+
+def test_a_photograph_is_turned_upright_first():
+    image = Image.new("RGB", (40, 20), "navy")
+    image.paste((255, 200, 0), (0, 0, 20, 20))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.rotate(90, expand=True).save(turned, "PNG", exif=exif)
+    model = a_captioner()
+    upright, from_exif = model.caption([image, turned.getvalue()])
+    assert upright.text == from_exif.text
+    assert upright.log_prob == pytest.approx(from_exif.log_prob)
+
+
+def test_images_are_taken_in_batches_and_keep_their_order(photographs: list[Path]):
+    model = a_captioner()
+    together = model.caption(photographs, batch_size=3)
+    assert model.encoder.batches == [3, 1]
+    for path, caption in zip(photographs, together, strict=True):
+        (alone,) = model.caption([path])
+        assert caption.text == alone.text
+        assert caption.log_prob == pytest.approx(alone.log_prob, rel=1e-4)
+
+
+def test_the_best_captions_come_first_and_all_differ(photographs: list[Path]):
+    model = a_captioner()
+    for captions in model.captions(photographs, num_captions=5):
+        assert len({caption.text for caption in captions}) == 5
+        scores = [caption.score for caption in captions]
+        assert scores == sorted(scores, reverse=True)
+    best = [captions[0].text for captions in model.captions(photographs, num_captions=2)]
+    assert best == [caption.text for caption in model.caption(photographs)]
+
+
+def test_no_images_give_no_captions():
+    assert a_captioner().caption([]) == []
+
+
+def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path, photographs: list[Path]):
+    broken = tmp_path / "half.jpg"
+    broken.write_bytes(photographs[0].read_bytes()[:300])
+    with pytest.raises(ImageError, match=r"half\.jpg"):
+        a_captioner().caption([photographs[1], broken])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"beam_size": 2, "num_captions": 3}, "num_captions is 3 and beam_size 2"),
+        ({"max_length": 0}, "max_length is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, int], message: str):
+    with pytest.raises(OptionError, match=message):
+        a_captioner().captions([], **{"num_captions": 1, **options})
+
+
+@pytest.mark.parametrize("single", ["dog.jpg", Path("dog.jpg"), b"...", Image.new("RGB", (9, 9))])
+def test_a_single_image_instead_of_a_list_is_refused(single: object):
+    with pytest.raises(OptionError, match="give a list"):
+        a_captioner().caption(single)
+
+
+def test_a_folder_of_a_run_stands_for_its_best_checkpoint(tmp_path: Path):
+    best = tmp_path / "run" / "best"
+    best.mkdir(parents=True)
+    (best / "model.json").write_text("{}")
+    assert find_checkpoint(tmp_path / "run") == best
+    assert find_checkpoint(best) == best
+    assert find_checkpoint(tmp_path) == tmp_path
+
+
+def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path):
+    with pytest.raises(OptionError, match="'abacus', which this machine cannot use"):
+        captioner.load(tmp_path, device="abacus")
+
+
+def test_the_package_offers_its_api_and_nothing_heavy_before_it_is_used():
+    assert captioner.Captioner is Captioner
+    assert captioner.Caption is Caption
+    assert {"load", "Caption", "Captioner", "__version__"} <= set(dir(captioner))
+    with pytest.raises(AttributeError, match="no attribute 'lead'"):
+        _ = captioner.lead
+    code = (
+        "import sys, captioner, captioner.cli; print(sorted({'torch', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
