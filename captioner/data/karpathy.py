@@ -9,7 +9,7 @@ the entry.
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,9 @@ def load_karpathy(
 def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDataset:
     """Return everything the file holds, empty captions and doubles included, `restval` apart.
 
-    Images lie in `images_dir`, else in a folder beside the file that has one of the usual names,
-    else beside the file itself; in COCO's subfolders (key `filepath`) where those exist.
+    Images lie in `images_dir`, else in the folder that the file names with a key of that name
+    (the converter writes it), else in one of the usual names beside the file, else beside the
+    file itself; in COCO's subfolders (key `filepath`) where those exist.
 
     Raises:
         DataError: the file is missing or of another form, or `images_dir` is no folder.
@@ -123,7 +124,7 @@ def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDat
         raise DataError(f"{json_path} holds no image; check what made the file")
     for position, entry in enumerate(entries):
         _check_entry(entry, f"{json_path}: image {position}")
-    folder = _find_folder(json_path, images_dir, entries)
+    folder = _find_folder(json_path, images_dir, content.get("images_dir"), entries)
     folders = {place: _subfolder(folder, place) for place in {e.get("filepath") for e in entries}}
     key = next((key for key in ("cocoid", "imgid") if all(key in e for e in entries)), None)
     images = tuple(
@@ -131,6 +132,26 @@ def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDat
         for position, entry in enumerate(entries)
     )
     return CaptionDataset(_name(content, json_path), json_path, folder, images)
+
+
+def to_entry(
+    number: int, filename: str, split: str, captions: Sequence[str], first_sentence: int
+) -> dict[str, Any]:
+    """Return an image's entry in the form that Karpathy's files have.
+
+    `number` is the image's id, `first_sentence` that of its first caption.
+    """
+    sentences = [
+        {"raw": raw, "tokens": tokenize(raw), "imgid": number, "sentid": first_sentence + place}
+        for place, raw in enumerate(captions)
+    ]
+    return {
+        "filename": filename,
+        "imgid": number,
+        "split": split,
+        "sentids": [sentence["sentid"] for sentence in sentences],
+        "sentences": sentences,
+    }
 
 
 def _check_entry(entry: Any, where: str) -> None:
@@ -204,13 +225,15 @@ def _with_captions(image: CaptionedImage, numbers: list[int]) -> CaptionedImage:
     )
 
 
-def _find_folder(json_path: Path, images_dir: Path | None, entries: list[Any]) -> Path:
+def _find_folder(
+    json_path: Path, images_dir: Path | None, named_dir: Any, entries: list[Any]
+) -> Path:
     if images_dir is not None:
         if not Path(images_dir).is_dir():
             raise DataError(f"the folder of images {images_dir} does not exist; check --images")
         return Path(images_dir)
-    named = [json_path.parent / name for name in IMAGE_FOLDERS]
-    existing = [folder for folder in named if folder.is_dir()]
+    names = (named_dir, *IMAGE_FOLDERS) if isinstance(named_dir, str) else IMAGE_FOLDERS
+    existing = [json_path.parent / name for name in names if (json_path.parent / name).is_dir()]
     for folder in (*existing, json_path.parent):
         if any(path.is_file() for path in _first_paths(folder, entries)):
             return folder

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from captioner.data.karpathy import SPLITS
+from captioner.data.karpathy import SPLITS, to_entry
 from captioner.data.shapes_grammar import describe, named_rightly
 from captioner.data.shapes_pictures import draw_scene
 from captioner.data.shapes_scenes import imagine_scenes
 from captioner.errors import DataError, OptionError
 from captioner.files import folder_written_aside, recover_folder, write_atomically
-from captioner.vocabulary import tokenize
 
 __all__ = ["JSON_NAME", "SIZES", "VERSION", "ensure", "generate", "named_rightly"]
 
@@ -74,7 +73,8 @@ def generate(folder: Path, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -
             filename = f"shapes_{number:05d}.jpg"
             picture = draw_scene(scene, generator)
             picture.save(aside / IMAGES / filename, quality=JPEG_QUALITY)
-            entry = _entry(number, filename, split, describe(scene, generator))
+            captions = describe(scene, generator)
+            entry = to_entry(number, filename, split, captions, number * len(captions))
             entries.append({**entry, "layout": scene.layout, "scene": scene.to_json()})
         content = {"dataset": "shapes", "version": VERSION, "seed": seed, "images": entries}
         write_atomically(aside / JSON_NAME, json.dumps(content).encode())
@@ -92,17 +92,3 @@ def _pictures_in(folder: Path) -> int:
         return 0
     with os.scandir(folder / IMAGES) as entries:
         return sum(entry.name.endswith(".jpg") and entry.stat().st_size > 0 for entry in entries)
-
-
-def _entry(number: int, filename: str, split: str, captions: list[str]) -> dict[str, Any]:
-    first = number * len(captions)
-    return {
-        "filename": filename,
-        "imgid": number,
-        "split": split,
-        "sentids": list(range(first, first + len(captions))),
-        "sentences": [
-            {"raw": raw, "tokens": tokenize(raw), "imgid": number, "sentid": first + offset}
-            for offset, raw in enumerate(captions)
-        ],
-    }

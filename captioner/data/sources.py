@@ -37,31 +37,40 @@ def open_dataset(
         DataError: there is no such data set, or none of its images is there.
         OptionError: `images` is given for the sample, which has its own.
     """
-    coco = find_coco()
     if data is None:
-        data = "shapes" if coco is None else "coco"
-        if coco is None:
+        data = "coco"
+        if find_coco() is None:
+            data = "shapes"
             announce(
                 f"*** NO COCO in {COCO_FOLDER}: using the built-in sample 'shapes' instead. "
-                f"To fetch COCO (21 GB): {COCO_COMMAND} ***"
+                f"To fetch COCO (20 GB): {COCO_COMMAND} ***"
             )
-    if data == "coco":
-        if coco is None:
-            raise DataError(
-                f"there is no COCO in {COCO_FOLDER}, neither here nor in {REPOSITORY}; "
-                f"to fetch it (21 GB): {COCO_COMMAND}"
-            )
-        json_path = coco
-    elif data == "shapes":
-        if images is not None:
-            raise OptionError("--images does not go with the built-in sample, which has its own")
-        json_path = ensure(announce=announce)
-    else:
-        json_path = find_json(Path(data).expanduser())
+    if images is not None and data == "shapes":
+        raise OptionError("--images does not go with the built-in sample, which has its own")
+    json_path = locate(data, announce)
     dataset = load_karpathy(json_path, images, restval=restval)
     _check_that_images_are_there(dataset)
     announce(_in_numbers(dataset))
     return dataset
+
+
+def locate(data: str, announce: Announce) -> Path:
+    """Return the JSON of "coco", "shapes" (made if need be) or a path.
+
+    Raises:
+        DataError: there is none; the message says how to get it.
+    """
+    if data == "shapes":
+        return ensure(announce=announce)
+    if data != "coco":
+        return find_json(Path(data).expanduser())
+    coco = find_coco()
+    if coco is None:
+        raise DataError(
+            f"there is no COCO in {COCO_FOLDER}, neither here nor in {REPOSITORY}; "
+            f"to fetch it (20 GB): {COCO_COMMAND}"
+        )
+    return coco
 
 
 def find_coco() -> Path | None:

@@ -113,6 +113,7 @@ def test_no_data_set_is_an_error_with_the_remedy(tmp_path, files, name, message)
         find_json(folder / name)
 
 
-def test_images_do_not_go_with_the_sample(tmp_path, lines):
+@pytest.mark.parametrize("data", [None, "shapes"])
+def test_images_do_not_go_with_the_sample(tmp_path, lines, data):
     with pytest.raises(OptionError, match="--images does not go with the built-in sample"):
-        open_dataset("shapes", images=tmp_path, announce=lines.append)
+        open_dataset(data, images=tmp_path, announce=lines.append)
