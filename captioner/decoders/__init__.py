@@ -53,9 +53,9 @@ def build_decoder(
     """
     if name not in DECODERS:
         raise OptionError(f"decoder is {name!r}; choose one of {', '.join(DECODERS)}")
-    with torch.device("meta"):
+    # Not on the meta device: its first use imports symbolic algebra for seconds.
+    with torch.random.fork_rng(devices=[]):
         decoder = DECODERS[name](config)
-    decoder = decoder.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     with torch.no_grad():
         for path, module in decoder.named_modules():
