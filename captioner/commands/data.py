@@ -24,9 +24,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "count images and words. The exit status is 1 where something was found.",
     )
     add = checking.add_argument
-    add("path", type=Path, metavar="PATH", help="a folder with a dataset*.json, or the JSON itself")
+    add("path", metavar="PATH", help="a folder with a dataset*.json, the JSON itself, coco, shapes")
     add("--images", type=Path, metavar="DIR", help="folder of the images, if not beside the JSON")
-    add("--min-count", type=int, default=5, metavar="N", help="of a word to be known (5)")
     add("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
 
@@ -48,14 +47,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    from captioner.data.check import check
+    from captioner.data.check import check_dataset
 
-    report = check(arguments.path, images=arguments.images, min_count=arguments.min_count)
-    if arguments.json:
-        print(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
-    else:
-        print(report)
-    return FINDINGS if report.findings else 0
+    report = check_dataset(arguments.path, arguments.images)
+    print(json.dumps(report.to_json(), ensure_ascii=False, indent=1) if arguments.json else report)
+    return 0 if report.ok else FINDINGS
 
 
 def run_convert(arguments: argparse.Namespace) -> int:

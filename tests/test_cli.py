@@ -1,0 +1,324 @@
+"""The command `captioner` from its words to its output and exit status."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import captioner
+from captioner.checkpoint import save_checkpoint
+from captioner.cli import main
+from captioner.decoders import DecoderConfig, build_decoder
+from captioner.encoder.config import EncoderConfig
+from captioner.encoder.model import ImageEncoder
+from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "cat", "runs", "sits", "grass"))
+
+
+def make_checkpoint(folder: Path, decoder_name: str) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    encoder = ImageEncoder.create(
+        EncoderConfig(name="resnet10t", weights="none", grid=2, image_size=64), generator
+    )
+    config = DecoderConfig(
+        vocabulary_size=len(VOCABULARY),
+        feature_size=encoder.feature_size,
+        hidden_size=16,
+        embedding_size=8,
+        attention_size=8,
+    )
+    decoder = build_decoder(decoder_name, config, generator)
+    with torch.no_grad():
+        decoder.output.weight.mul_(20)
+    save_checkpoint(folder, encoder=encoder, decoder=decoder, vocabulary=VOCABULARY, summary={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "best", "soft_attention")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 no more")
+    return path
+
+
+def captions_of(out: str) -> dict[str, str]:
+    return dict(line.split("\t") for line in out.splitlines())
+
+
+def test_every_photograph_gets_a_line_equal_to_the_library(checkpoint, photographs, capsys):
+    assert main(["caption", *map(str, photographs), "--checkpoint", str(checkpoint)]) == 0
+    printed = capsys.readouterr()
+    expected = captioner.load(checkpoint).caption(photographs)
+    assert captions_of(printed.out) == {
+        str(path): caption.text for path, caption in zip(photographs, expected, strict=True)
+    }
+    assert printed.err == ""
+
+
+def test_small_batches_and_one_thread_change_nothing(checkpoint, photographs, capsys):
+    words = ["caption", str(photographs[0].parent), "--checkpoint", str(checkpoint)]
+    threads = torch.get_num_threads()
+    try:
+        main(words)
+        together = capsys.readouterr()
+        main([*words, "--batch-size", "3", "--threads", "1"])
+    finally:
+        torch.set_num_threads(threads)
+    alone = capsys.readouterr()
+    assert alone.out == together.out
+    # More than one batch takes a while, so there is something to read meanwhile.
+    assert "captioning: 4/4 photographs" in alone.err
+
+
+def test_folders_and_patterns_name_images_and_nothing_twice(
+    checkpoint, photographs, capsys, monkeypatch
+):
+    folder = photographs[0].parent
+    below = folder / "below"
+    below.mkdir()
+    shutil.copy(photographs[0], below / "LOUD.JPG")
+    shutil.copy(photographs[0], folder / "no_suffix")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.jpg").write_bytes(b"no image")
+    monkeypatch.chdir(folder.parent)
+    words = ["photographs", "photographs/**/*", "photographs/no_suffix"]
+    assert main(["caption", *words, "--checkpoint", str(checkpoint)]) == 0
+    paths = list(captions_of(capsys.readouterr().out))
+    assert paths == [
+        *(f"photographs/{path.name}" for path in photographs),
+        "photographs/below/LOUD.JPG",
+        "photographs/no_suffix",
+    ]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(checkpoint, photographs, capsys):
+    odd = photographs[0].with_name("dog[1].jpg")
+    shutil.copy(photographs[0], odd)
+    assert main(["caption", str(odd), "--checkpoint", str(checkpoint)]) == 0
+    assert list(captions_of(capsys.readouterr().out)) == [str(odd)]
+
+
+def test_several_captions_stand_best_first_with_their_log_probability(
+    checkpoint, photographs, capsys
+):
+    words = ["caption", str(photographs[0]), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--num-captions", "4"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    (expected,) = captioner.load(checkpoint).captions(photographs[:1], num_captions=4)
+    assert [line[1] for line in lines] == [caption.text for caption in expected]
+    assert [float(line[2]) for line in lines] == pytest.approx(
+        [caption.log_prob for caption in expected], abs=6e-4
+    )
+
+
+def test_json_holds_all_that_is_known_of_a_caption(checkpoint, photographs, broken, capsys):
+    words = ["caption", str(photographs[0]), str(broken), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--num-captions", "2", "--beam-size", "5", "--json"]) == 1
+    good, bad = json.loads(capsys.readouterr().out)
+    (expected,) = captioner.load(checkpoint).captions(photographs[:1], num_captions=2, beam_size=5)
+    assert good["image"] == str(photographs[0])
+    for entry, caption in zip(good["captions"], expected, strict=True):
+        assert entry["text"] == caption.text == " ".join(entry["tokens"])
+        for key in ("log_prob", "probability", "score"):
+            assert entry[key] == pytest.approx(getattr(caption, key), rel=1e-4)
+    assert bad["image"] == str(broken)
+    assert "cannot be decoded" in bad["error"] or "not an image" in bad["error"]
+
+
+def test_what_is_broken_or_missing_is_named_and_skipped(checkpoint, photographs, broken, capsys):
+    missing = str(broken.with_name("missing.jpg"))
+    empty = broken.with_name("empty")
+    empty.mkdir()
+    words = [missing, str(photographs[0]), str(broken), str(photographs[1]), str(empty), "x/*.jpg"]
+    assert main(["caption", *words, "--checkpoint", str(checkpoint)]) == 1
+    printed = capsys.readouterr()
+    assert list(captions_of(printed.out)) == [str(photographs[0]), str(photographs[1])]
+    skipped = printed.err.splitlines()
+    assert all(line.startswith("skipped: ") for line in skipped)
+    assert [name in line for name, line in zip(
+        (missing, str(empty), "x/*.jpg", str(broken)), skipped, strict=True
+    )] == [True] * 4  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.jpg"], "no photograph to caption: nowhere.jpg: there is no such file"),
+        (["{photograph}", "--beam-size", "0"], "beam_size is 0; a beam needs at least 1"),
+        (["{photograph}", "--num-captions", "0"], "num_captions is 0"),
+        (["{photograph}", "--num-captions", "3", "--beam-size", "2"], "num_captions is 3 and"),
+        (["{photograph}", "--max-length", "0"], "max_length is 0"),
+        (["{photograph}", "--batch-size", "0"], "--batch-size is 0; give at least 1"),
+        (["{photograph}", "--threads", "0"], "--threads is 0; give at least 1"),
+        (["{photograph}", "--attention", "out.gif"], "--attention is out.gif; give a name ending"),
+        (["{photograph}", "--device", "abacus"], "device is 'abacus', which this machine cannot"),
+        (["{photograph}", "--checkpoint", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(
+    checkpoint, photographs, capsys, words, message
+):
+    words = [word.format(photograph=photographs[0]) for word in words]
+    if "--checkpoint" not in words:
+        words += ["--checkpoint", str(checkpoint)]
+    assert main(["caption", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["caption"], ["draw"], ["caption", "a.jpg", "--beam", "x"]])
+def test_what_is_no_command_line_is_status_2(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_without_a_checkpoint_the_newest_best_one_is_taken(
+    checkpoint, photographs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["caption", str(photographs[0])]) == 2
+    assert "there is no checkpoint in runs/*/best; name one" in capsys.readouterr().err
+    for age, name in enumerate(("new", "old")):
+        best = tmp_path / "runs" / name / "best"
+        shutil.copytree(checkpoint, best)
+        os.utime(best / "model.json", (1e9 - age, 1e9 - age))
+    assert main(["caption", str(photographs[0])]) == 0
+    assert capsys.readouterr().err == "using runs/new/best\n"
+
+
+def test_attention_is_drawn_for_every_photograph(checkpoint, photographs, broken, tmp_path, capsys):
+    out = tmp_path / "attention.png"
+    words = ["caption", "--checkpoint", str(checkpoint), "--attention", str(out), "--json"]
+    assert main([*words, str(photographs[0])]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)[0]["attention"] == str(out)
+    assert printed.err == f"attention of {photographs[0]} drawn in {out}\n"
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+    out.unlink()
+    assert main([*words, str(photographs[0]), str(broken), str(photographs[1])]) == 1
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "attention-1.png",
+        "attention-3.png",
+    ]
+
+
+def test_attention_of_a_decoder_without_it_is_refused(tmp_path, photographs, capsys):
+    folder = make_checkpoint(tmp_path / "show_tell", "show_tell")
+    words = ["caption", str(photographs[0]), "--checkpoint", str(folder)]
+    assert main([*words, "--attention", str(tmp_path / "a.png")]) == 2
+    assert "no attention to draw" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+def test_a_damaged_checkpoint_is_named(checkpoint, photographs, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(checkpoint, damaged)
+    weights = damaged / "decoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    assert main(["caption", str(photographs[0]), "--checkpoint", str(damaged)]) == 2
+    error = capsys.readouterr().err
+    assert "decoder.safetensors" in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_becomes_a_data_set_and_is_checked(photographs, capsys):
+    folder = photographs[0].parent
+    table = folder / "table.csv"
+    rows = [f"{path.name},a dog runs on the grass" for path in photographs]
+    table.write_text("\n".join(["image,caption", *rows]) + "\n")
+    assert main(["data", "convert", str(table)]) == 0
+    dataset = folder / "dataset_table.json"
+    assert f"{dataset}: 2 train, 1 val, 1 test" in capsys.readouterr().out
+    assert main(["data", "check", str(folder), "--json"]) == 0
+    capsys.readouterr()
+    photographs[1].write_bytes(photographs[1].read_bytes()[:400])
+    assert main(["data", "check", str(dataset)]) == 1
+    assert photographs[1].name in capsys.readouterr().out
+    assert main(["data", "convert", str(folder / "none.csv")]) == 2
+
+
+def test_captions_are_scored_with_the_keys_of_pycocoevalcap(tmp_path, capsys):
+    pairs = tmp_path / "pairs.json"
+    captions = {"dog.jpg": "a dog runs on the grass", "cat.jpg": "a cat sits on a red mat"}
+    pairs.write_text(
+        json.dumps(
+            [
+                {"image_name": name, "captions": [text, "something else"], "prediction": text}
+                for name, text in captions.items()
+            ]
+        )
+    )
+    out = tmp_path / "scores.json"
+    assert main(["score", str(pairs), "--json", "--out", str(out)]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    written = json.loads(out.read_text())
+    for key in ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L"):
+        assert scores[key] == written[key] == pytest.approx(1.0, abs=1e-6)
+    assert scores["CIDEr"] > 0
+    assert {entry["image_id"] for entry in written["images"]} == set(captions)
+    assert main(["score", str(pairs), str(pairs)]) == 2
+    assert "holds candidates beside its references" in capsys.readouterr().err
+
+
+def run(words: list[str], **options: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "captioner", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_complain(photographs):
+    table = photographs[0].with_name("table.jsonl")
+    table.write_text(json.dumps({"image": photographs[0].name, "caption": "a dog"}) + "\n")
+    with run(["data", "convert", str(table)], stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_ctrl_c_ends_with_one_line(capsys, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captioner.metrics.read_pairs", interrupted)
+    assert main(["score", "references.json"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_one_line(photographs):
+    table = photographs[0].with_name("table.jsonl")
+    table.write_text(json.dumps({"image": photographs[0].name, "caption": "a dog"}) + "\n")
+    with (
+        open("/dev/full", "w") as full,
+        run(["data", "convert", str(table)], stdout=full) as process,
+    ):
+        assert process.stderr.read() == "error: [Errno 28] No space left on device\n"
+    assert process.returncode == 2
+
+
+def test_the_versions_agree(capsys):
+    import tomllib
+
+    root = Path(__file__).resolve().parent.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"captioner {version}\n"
+    assert captioner.__version__ == version
