@@ -25,6 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("candidates", type=Path, metavar="CANDIDATES", nargs="?")
     add("--split", default="test", help="of a Karpathy JSON: train, val, test or all (test)")
     add("--subset", action="store_true", help="leave out images that have no candidate")
+    add("--tokenised", action="store_true", help="take all captions as tokens, as they stand")
     add("--spice", action="store_true", help="SPICE too, which is slow")
     add("--json", action="store_true", help="print JSON with the keys Bleu_1 … CIDEr")
     add("--out", type=Path, metavar="FILE", help="write JSON with the scores of each image too")
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         split=None if arguments.split == "all" else arguments.split,
         subset=arguments.subset,
     )
-    with Scorer(references, spice=arguments.spice) as scorer:
+    with Scorer(references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
         scores = scorer.score(candidates)
     if arguments.out is not None:
         write_json(arguments.out, scores.to_json(per_image=True))
