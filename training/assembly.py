@@ -15,9 +15,10 @@ from captioner.checkpoint import Checkpoint
 from captioner.data.karpathy import CaptionDataset, CaptionedImage
 from captioner.decoders import DecoderConfig, build_decoder
 from captioner.decoders.interface import Decoder
+from captioner.devices import choose_device
 from captioner.encoder.model import EncoderConfig, ImageEncoder
 from captioner.encoder.store import FeatureStore
-from captioner.errors import DataError, OptionError
+from captioner.errors import DataError
 from captioner.search import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.batches import EpochBatches
@@ -71,7 +72,7 @@ def assemble(
     encoder.to(device)
     decoder = checkpoint.decoder if checkpoint else _new_decoder(config, encoder, vocabulary)
     decoder.to(device)
-    encoder_parameters = _set_trainable(encoder, config)
+    encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
     facts |= _describe_modules(encoder, decoder, encoder_parameters, config, device, announce)
     folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
 
@@ -110,26 +111,6 @@ def assemble(
         validator=validator,
         facts=facts,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of this name; `auto` is the first CUDA device, else the CPU.
-
-    Raises:
-        OptionError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise OptionError(
-            f"--device is {name!r}, which this machine cannot use ({reason}); "
-            "give auto, cpu, cuda or cuda:N"
-        ) from problem
-    return device
 
 
 def _check_splits(
@@ -180,13 +161,6 @@ def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Voca
     )
 
 
-def _set_trainable(encoder: ImageEncoder, config: TrainingConfig) -> list[nn.Parameter]:
-    if config.trains_encoder:
-        return encoder.trainable(config.trained_stages)
-    encoder.requires_grad_(False)
-    return []
-
-
 def _source(
     encoder: ImageEncoder,
     images: list[CaptionedImage],
@@ -229,17 +203,17 @@ def _describe_data(
     config: TrainingConfig,
     announce: Announce,
 ) -> dict[str, Any]:
-    counts = dataset.counts()
     coverage = vocabulary.coverage(tokens for image in val for tokens in image.tokens)
-    captions = sum(len(image.captions) for image in train)
-    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    announce(f"data: {dataset.name}, {dataset.json_path} (images in {dataset.images_dir})")
-    announce(f"images: {listed}; {captions:,} training captions")
     announce(
-        f"vocabulary: {len(vocabulary):,} entries (words with count >= {config.min_count}), "
-        f"{coverage:.1%} of the words of val"
+        f"vocabulary: {len(vocabulary):,} entries (words with count >= {config.min_count} in the "
+        f"training captions), {coverage:.1%} of the words of val"
     )
-    return {"counts": counts, "vocabulary_size": len(vocabulary), "coverage_val": coverage}
+    return {
+        "counts": dataset.counts(),
+        "training_captions": sum(len(image.captions) for image in train),
+        "vocabulary_size": len(vocabulary),
+        "coverage_val": coverage,
+    }
 
 
 def _describe_modules(

@@ -69,7 +69,9 @@ class TrainingConfig:
         "pretrained", "pretrained, none (random), or a .safetensors or .pth file", metavar="WEIGHTS"
     )
     encoder_stage: int | None = option(
-        None, "take the feature map of this stage (negative: from the end), not the last one"
+        None,
+        "take the feature map of this stage of the encoder, counted from 0; default: the last one",
+        metavar="N",
     )
     grid: int = option(7, "side of the square grid that the feature map is pooled to")
     image_size: int | None = option(None, "side of the encoder's input; default: the encoder's own")
@@ -210,7 +212,7 @@ class TrainingConfig:
         )
         not_negative = (
             "anneal_epochs warmup_steps weight_decay attention_regulariser clip_norm clip_value "
-            "seed validate_every patience save_every feature_embedding_size"
+            "seed validate_every patience save_every feature_embedding_size encoder_stage"
         )
         for name in at_least_one.split():
             value = getattr(self, name)
@@ -218,7 +220,7 @@ class TrainingConfig:
                 raise OptionError(f"{flag(name)} is {value}; it must be at least 1")
         for name in not_negative.split():
             value = getattr(self, name)
-            if value < 0:
+            if value is not None and value < 0:
                 raise OptionError(f"{flag(name)} is {value}; it cannot be negative")
         for name in ("lr", "encoder_lr"):
             value = getattr(self, name)

@@ -15,12 +15,12 @@ import torch
 from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
 from captioner.data.sources import open_dataset
+from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import write_json
 from captioner.metrics import scores_table
 from captioner.search import SearchConfig
-from training.assembly import choose_device
 from training.sources import ImageSource, LiveImages, StoredFeatures
 from training.validation import SHAPES_NAMED, Validation, Validator, write_captions
 

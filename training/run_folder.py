@@ -142,7 +142,8 @@ class MetricsLog:
         """Go on at `step` after the first `kept_bytes` of the log; the rest is cut off."""
         self._path = folder.metrics
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.truncate(self._descriptor, min(kept_bytes, self.bytes_written))
+        if self.bytes_written > kept_bytes:
+            os.truncate(self._descriptor, kept_bytes)
         self._events = _event_writer(folder.events, step)
 
     @property

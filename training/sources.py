@@ -105,8 +105,9 @@ class LiveImages:
         parts, places = [], []
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
             for group in by_size.values():
-                stacked = torch.stack([pixels[place] for place in group])
-                parts.append(self._encoder(stacked.to(self._device, non_blocking=True)).float())
+                stacked = torch.stack([pixels[place] for place in group]).to(self._device)
+                images = self._encoder.preprocessing.normalise(stacked)
+                parts.append(self._encoder(images).float())
                 places += group
         if len(parts) == 1:
             return parts[0]
@@ -128,7 +129,7 @@ class LiveImages:
             if is_news:
                 self._announce(f"skipped: {problem}")
             return None
-        return self._encoder.preprocessing(seen(image, view))
+        return self._encoder.preprocessing.resize(seen(image, view))
 
 
 def seen(image: Image.Image, view: View) -> Image.Image:

@@ -15,9 +15,10 @@ from typing import Any
 from captioner.checkpoint import load_checkpoint
 from captioner.data.karpathy import CaptionDataset
 from captioner.data.sources import open_dataset
+from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from training.arguments import Arguments, parse_arguments
-from training.assembly import assemble, choose_device
+from training.assembly import assemble
 from training.config import TrainingConfig
 from training.recipes import with_recipe
 from training.run_folder import RunFolder

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import OptionError
-from training.arguments import build_parser, parse_arguments
+from training.arguments import Arguments, build_parser, parse_arguments
 from training.config import TrainingConfig, flag
 from training.recipes import RECIPES, recipe_for, with_recipe
+
+
+def parsed(line: str) -> Arguments:
+    return parse_arguments(line.split())
 
 
 def test_every_option_has_a_flag_with_help() -> None:
@@ -19,8 +23,8 @@ def test_every_option_has_a_flag_with_help() -> None:
 
 
 def test_flags_become_options_and_nothing_else_is_given() -> None:
-    arguments = parse_arguments(
-        "--p 0.4 --no-restval --fine-tune-encoder --epochs 3 --image-size 64 --out runs/x".split()
+    arguments = parsed(
+        "--p 0.4 --no-restval --fine-tune-encoder --epochs 3 --image-size 64 --out runs/x"
     )
     assert arguments.given == {
         "p": 0.4,
@@ -36,7 +40,7 @@ def test_flags_become_options_and_nothing_else_is_given() -> None:
 @pytest.mark.parametrize("words", ["--p 1.5", "--p nan", "--epochs 0", "--lr -1"])
 def test_a_bad_value_is_refused_before_any_data_is_read(words: str) -> None:
     with pytest.raises(OptionError, match=words.split()[0]):
-        parse_arguments(words.split())
+        parsed(words)
 
 
 @pytest.mark.parametrize("words", ["--decoder gru", "--warp 9", "--epochs many"])
@@ -44,18 +48,18 @@ def test_what_is_no_option_leaves_with_status_2(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        parse_arguments(words.split())
+        parsed(words)
     assert left.value.code == 2
     assert "error:" in capsys.readouterr().err
 
 
 def test_resuming_takes_only_what_leaves_the_run_the_same() -> None:
-    arguments = parse_arguments("--resume runs/x --epochs 9 --device cpu --threads 2".split())
+    arguments = parsed("--resume runs/x --epochs 9 --device cpu --threads 2")
     assert arguments.given == {"epochs": 9, "device": "cpu", "threads": 2}
     with pytest.raises(OptionError, match=r"--lr, --p cannot be changed when a run is resumed"):
-        parse_arguments("--resume runs/x --lr 1e-3 --p 0.1".split())
+        parsed("--resume runs/x --lr 1e-3 --p 0.1")
     with pytest.raises(OptionError, match="--out and --resume exclude each other"):
-        parse_arguments("--resume runs/x --out runs/y".split())
+        parsed("--resume runs/x --out runs/y")
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "my photographs"])

@@ -1,5 +1,7 @@
 """The learning rate over a run, the groups of the optimiser, and its stored state."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ def test_warm_up_then_cosine_to_almost_nothing() -> None:
     assert factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert 0 < factors[-1] < 0.001
-    assert all(after <= before for before, after in zip(factors[10:], factors[11:], strict=False))
+    assert all(after <= before for before, after in pairwise(factors[10:]))
 
 
 def test_a_constant_rate_stays() -> None:
