@@ -242,22 +242,30 @@ def _put_in_place(aside: Path, target: Path) -> None:
     """Rename `aside` to `target`; afterwards `aside` is the old folder or is gone."""
     while True:
         if not target.exists():
-            aside.rename(target)
-            return
+            if _is_renamed(aside, target):
+                return
+            continue  # another writer was quicker
         if _exchange(aside, target):
             return
         previous = _previous(target)
         _remove(previous)
         target.rename(previous)
-        try:
-            aside.rename(target)
-        except OSError as problem:
-            if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                continue  # a reader brought the previous one back in that moment
-            raise
+        if not _is_renamed(aside, target):
+            continue  # a reader brought the previous one back in that moment
         # Not removed under this name: half of it must never be taken for a folder to bring back.
         previous.rename(aside)
         return
+
+
+def _is_renamed(aside: Path, target: Path) -> bool:
+    """Rename `aside` and return True, or False where there is a full folder `target` by now."""
+    try:
+        aside.rename(target)
+    except OSError as problem:
+        if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _exchange(first: Path, second: Path) -> bool:

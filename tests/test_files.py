@@ -204,6 +204,25 @@ def test_a_swap_interrupted_between_its_renames_is_put_right(
     assert names(tmp_path) == ["best"]
 
 
+def test_a_writer_who_comes_second_by_a_moment_replaces_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    rename = Path.rename
+
+    def first_writer_is_quicker(source: Path, destination: Path) -> Path:
+        if not destination.exists():
+            destination.mkdir()
+            (destination / "content").write_text("first")
+        return rename(source, destination)
+
+    monkeypatch.setattr(Path, "rename", first_writer_is_quicker)
+    fill(target, "second")
+    assert (target / "a.txt").read_text() == "second"
+    assert names(target) == ["a.txt", "deeper"]
+    assert names(tmp_path) == ["target"]
+
+
 def test_recovery_leaves_a_whole_folder_alone(tmp_path: Path) -> None:
     target = tmp_path / "best"
     recover_folder(target)
