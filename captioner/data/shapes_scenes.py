@@ -22,10 +22,10 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "black": (22, 22, 24),
 }
 KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
-RADII: Mapping[str, tuple[float, float]] = {"small": (0.110, 0.125), "large": (0.175, 0.190)}
+RADII: Mapping[str, tuple[float, float]] = {"small": (0.130, 0.140), "large": (0.185, 0.195)}
 
 NEAR, MIDDLE, FAR = 0.27, 0.5, 0.73
-JITTER = 0.03  # two large shapes at NEAR and FAR still do not touch
+JITTER = 0.02  # two large shapes at NEAR and FAR still do not touch
 LOOSE_JITTER = 0.12  # across the line on which two shapes stand
 
 SINGLE_PLACES: Mapping[str, tuple[float, float]] = {
@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "pair left": ((NEAR, NEAR), (NEAR, FAR), (FAR, MIDDLE)),
     "pair right": ((FAR, NEAR), (FAR, FAR), (NEAR, MIDDLE)),
 }
-SHARE_OF_COUNTS = {1: 0.12, 2: 0.70, 3: 0.18}
+SHARE_OF_COUNTS = {1: 0.12, 2: 0.76, 3: 0.12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
