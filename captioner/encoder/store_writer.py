@@ -1,0 +1,145 @@
+"""Filling a feature store: decode, encode, write, chunk by chunk.
+
+Images are decoded by threads ahead of the encoder. A chunk enters the journal only after its
+bytes have reached the disk; a broken image becomes a row of zeros that is known to be missing.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.data.images import open_image
+from captioner.encoder.model import ImageEncoder
+from captioner.encoder.store_record import FEATURES, Record
+from captioner.errors import EncoderError, ImageError, StorageError
+from captioner.progress import Progress
+
+BATCHES_AHEAD = 3
+NAMED_AT_MOST = 20  # broken images; the manifest names all
+_FLOAT16_MAX = torch.finfo(torch.float16).max
+
+Decoded = Tensor | str  # the pixels, or in one line why there are none
+
+
+class ImageFile(Protocol):
+    """An image of a data set, as far as a store cares."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def filename(self) -> str: ...
+
+
+def write_chunks(
+    record: Record,
+    chunks: Sequence[int],
+    encoder: ImageEncoder,
+    images: Sequence[ImageFile],
+    *,
+    mirrored: bool,
+    batch_size: int,
+    workers: int,
+    progress: Progress,
+    announce: Callable[[str], None],
+) -> None:
+    """Encode the images of the chunks and write their features.
+
+    Raises:
+        StorageError: the disk is full; what was written before is kept.
+        EncoderError: the encoder gives something else than numbers.
+    """
+
+    def decode(row: int) -> Decoded:
+        try:
+            pixels = encoder.preprocessing.resize(open_image(images[row].path))
+        except ImageError as problem:
+            return str(problem)
+        return pixels.flip(-1) if mirrored else pixels
+
+    def batches(chunk: int) -> list[range]:
+        rows = record.rows(chunk)
+        return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        decoded = _decode_ahead(pool, decode, (rows for chunk in chunks for rows in batches(chunk)))
+        with _opened_for_writing(record) as file:
+            for chunk in chunks:
+                features, missing = [], {}
+                for rows in batches(chunk):
+                    found = dict(zip(rows, next(decoded), strict=True))
+                    for row, reason in found.items():
+                        if isinstance(reason, str):
+                            missing[row] = reason
+                            _name_broken(reason, len(record.missing) + len(missing), announce)
+                    features.append(_encode(encoder, list(found.values())))
+                    progress.advance(len(rows))
+                data = np.concatenate(features).reshape(-1).view(np.uint8).data
+                file.seek(record.offset(chunk))
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                record.add(chunk, hashlib.sha256(data).hexdigest(), missing)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode_ahead(
+    pool: ThreadPoolExecutor, decode: Callable[[int], Decoded], batches: Iterable[range]
+) -> Iterator[list[Decoded]]:
+    """Yield the images of each batch, while the threads work on the next ones."""
+    ahead: deque[list[Future[Decoded]]] = deque()
+    for rows in batches:
+        ahead.append([pool.submit(decode, row) for row in rows])
+        if len(ahead) > BATCHES_AHEAD:
+            yield [future.result() for future in ahead.popleft()]
+    while ahead:
+        yield [future.result() for future in ahead.popleft()]
+
+
+def _encode(encoder: ImageEncoder, found: Sequence[Decoded]) -> np.ndarray:
+    """Return the features as float16 [images, positions, features], zeros for broken images."""
+    features = torch.zeros(len(found), encoder.grid**2, encoder.feature_size)
+    readable = [place for place, pixels in enumerate(found) if not isinstance(pixels, str)]
+    if readable:
+        pixels = [image for image in found if not isinstance(image, str)]
+        features[readable] = encoder.encode_pixels(pixels).cpu()
+    if not features.isfinite().all():
+        raise EncoderError(
+            f"encoder {encoder.config.name} gives values that are no numbers; its weights "
+            f"({encoder.config.weights}) are damaged: give others with --encoder-weights"
+        )
+    return features.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX).half().numpy()
+
+
+def _name_broken(reason: str, count: int, announce: Callable[[str], None]) -> None:
+    if count <= NAMED_AT_MOST:
+        announce(f"skipped: {reason}")
+    elif count == NAMED_AT_MOST + 1:
+        announce("skipped: further images, which the manifest of the feature store names")
+
+
+@contextmanager
+def _opened_for_writing(record: Record) -> Iterator[BinaryIO]:
+    """Yield the file of features at its full size, its unwritten parts taking no space yet."""
+    path = record.folder / FEATURES
+    try:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            file.truncate(record.file_bytes)
+            file.write(record.header)
+            yield file
+    except OSError as problem:
+        raise StorageError(
+            f"{path} could not be written: {problem.strerror}; what was written before is kept: "
+            "free some space and run it again, it goes on from there"
+        ) from problem
