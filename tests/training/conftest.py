@@ -1,10 +1,15 @@
-"""A tiny sample, a tiny run, and a way to train in another process."""
+"""A tiny sample, a tiny run, and a way to train in other processes."""
 
+import json
 import os
+import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,19 +45,65 @@ def tiny_joint(sample: Path) -> list[str]:
     return [*TINY, "--data", str(sample), "--fine-tune-encoder", "all"]
 
 
+class Process:
+    """One run of the training script, in a process that may be killed."""
+
+    def __init__(self, server: "subprocess.Popen[str]", words: list[str], folder: Path) -> None:
+        self._server = server
+        self._log = folder / f"log-{secrets.token_hex(4)}.txt"
+        self.pid = self._ask({"words": words, "folder": str(folder), "log": str(self._log)})
+        self._status: int | None = None
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        if self._status is None:
+            self._status = self._ask({"pid": self.pid, "poll": True})
+        return self._status
+
+    def wait(self) -> int:
+        if self._status is None:
+            self._status = self._ask({"pid": self.pid, "poll": False})
+        assert self._status is not None
+        return self._status
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Return as soon as something is so; fail if the run ends before."""
+        while not is_so():
+            assert self.poll() is None, self.output
+            time.sleep(0.002)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def _ask(self, command: dict[str, Any]) -> Any:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps(command), file=self._server.stdin, flush=True)
+        return json.loads(self._server.stdout.readline())
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator["subprocess.Popen[str]"]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(DRIVER)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield process
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """Start the training script in another process, with scorers that need no Java."""
-
-    def begin(*words: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, str(DRIVER), *words],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return begin
+def start(server: "subprocess.Popen[str]", tmp_path: Path) -> Start:
+    """Start the training script in a process of its own, in `tmp_path`."""
+    return lambda *words: Process(server, list(words), tmp_path)

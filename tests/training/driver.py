@@ -1,10 +1,24 @@
-"""Runs the training script with a scorer that starts no Java, for tests that kill it often."""
+"""Runs the training script in processes of their own, for tests that kill them.
 
+The imports are paid once: this program reads commands as lines of JSON, forks for each run, and
+answers with its process id or, asked to, with its exit status. The runs score without Java.
+"""
+
+import json
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
+import matplotlib.figure
+import timm.data
+import torch
+import torch.utils.tensorboard
+
+import training.validation
 from captioner.metrics import Scores
 from captioner.metrics.overlap import BleuCounts
+from training.train_coco import main
 
 
 class WordScorer:
@@ -32,10 +46,37 @@ class WordScorer:
         pass
 
 
-if __name__ == "__main__":
-    import training.validation
+def run(words: Sequence[str], folder: str, log: str) -> None:
+    """Train in `folder` with all output in `log`, and end this process."""
+    os.chdir(folder)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    status = 70
+    try:
+        status = main(words)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
-    training.validation.Scorer = WordScorer  # type: ignore[assignment, misc]
-    from training.train_coco import main
 
-    sys.exit(main())
+def serve() -> None:
+    """Answer commands until there are no more."""
+    for line in sys.stdin:
+        command = json.loads(line)
+        if "words" in command:
+            answer = os.fork()
+            if answer == 0:
+                run(**command)
+        else:
+            pid, status = os.waitpid(command["pid"], os.WNOHANG if command["poll"] else 0)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        print(json.dumps(answer), flush=True)
+
+
+training.validation.Scorer = WordScorer  # type: ignore[assignment, misc]
+PRELOADED = (matplotlib.figure, timm.data, torch.utils.tensorboard)  # imported late elsewhere
+serve()
