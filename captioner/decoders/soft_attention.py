@@ -77,7 +77,7 @@ class SoftAttention(Decoder):
         hidden, cell = self._initial(values)
         words = dropout(self.embedding(batch.words), rate, self.training, generator)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
-        context_weight = self.context_gates.weight
+        context_weight: Tensor | None = self.context_gates.weight
         if _projecting_values_is_cheaper(batch, values):
             context_weight = None
         outputs, attention = attention_lstm(
