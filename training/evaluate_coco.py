@@ -19,6 +19,7 @@ from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import write_json
+from captioner.memory import keep_freed_memory
 from captioner.metrics import scores_table
 from captioner.search import SearchConfig
 from training.sources import ImageSource, LiveImages, StoredFeatures
@@ -51,6 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says, and return the exit status."""
     values = vars(_parser().parse_args(words))
     out, captions_out = values.pop("out"), values.pop("captions_out")
+    keep_freed_memory()
     try:
         search = SearchConfig(
             **{name: values.pop(name) for name in _SEARCH_OPTIONS if name in values}

@@ -14,8 +14,10 @@ from captioner.errors import OptionError
 from training.config import TrainingConfig
 
 _SMALL_PHOTOGRAPHS: dict[str, Any] = {
+    "feature_embedding_size": 512,
     "lr": 4e-4,
     "lr_schedule": "cosine",
+    "warmup_steps": 100,
     "label_smoothing": 0.1,
     "average_decay": 0.999,
     "horizontal_flip": True,

@@ -17,6 +17,7 @@ from captioner.data.karpathy import CaptionDataset
 from captioner.data.sources import open_dataset
 from captioner.devices import choose_device
 from captioner.errors import CaptionerError
+from captioner.memory import keep_freed_memory
 from training.arguments import Arguments, parse_arguments
 from training.assembly import assemble
 from training.config import TrainingConfig
@@ -29,6 +30,7 @@ _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
 
 def main(words: Sequence[str] | None = None) -> int:
     """Train as the command line says, and return the exit status."""
+    keep_freed_memory()
     try:
         return train(parse_arguments(words))
     except CaptionerError as problem:

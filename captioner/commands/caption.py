@@ -90,8 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from captioner.captioner import load
+    from captioner.memory import keep_freed_memory
     from captioner.progress import Progress
 
+    keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     config = _search_config(arguments)
