@@ -1,5 +1,6 @@
 """A tiny sample, a tiny run, and a way to train in other processes."""
 
+import importlib.util
 import json
 import os
 import secrets
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import training.validation
 from captioner.data.shapes import generate
+from training.train_coco import main
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
@@ -107,3 +111,18 @@ def server() -> Iterator["subprocess.Popen[str]"]:
 def start(server: "subprocess.Popen[str]", tmp_path: Path) -> Start:
     """Start the training script in a process of its own, in `tmp_path`."""
     return lambda *words: Process(server, list(words), tmp_path)
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Run the training script in this process and in `tmp_path`, with the driver's scorer."""
+    description = importlib.util.spec_from_file_location("driver", DRIVER)
+    assert description is not None
+    assert description.loader is not None
+    driver = importlib.util.module_from_spec(description)
+    description.loader.exec_module(driver)
+    monkeypatch.setattr(training.validation, "Scorer", driver.WordScorer)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield lambda *words: main([str(word) for word in words])
+    torch.set_num_threads(threads)

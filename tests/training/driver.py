@@ -77,6 +77,10 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-training.validation.Scorer = WordScorer  # type: ignore[assignment, misc]
-PRELOADED = (matplotlib.figure, timm.data, torch.utils.tensorboard)  # imported late elsewhere
-serve()
+if __name__ == "__main__":
+    training.validation.Scorer = WordScorer  # type: ignore[assignment, misc]
+    # Imported where they are used, so that the runs need not do it one by one.
+    assert matplotlib.figure
+    assert timm.data
+    assert torch.utils.tensorboard
+    serve()
