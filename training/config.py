@@ -105,6 +105,13 @@ class TrainingConfig:
     )
     dropout: float = option(0.5, "share of units dropped while training")
 
+    start_from: str | None = option(
+        None,
+        "checkpoint whose weights and vocabulary a new run begins with, for example to fine-tune "
+        "its encoder; options of the model come from it",
+        metavar="CHECKPOINT",
+    )
+
     # h-detach
     p: float = option(0.0, "probability that a step's hidden state is detached; 0 is a plain LSTM")
     detach_attention: bool = option(False, "detach the query of the attention at such a step too")

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from captioner.errors import OptionError
-from training.config import TrainingConfig
+from captioner.checkpoint import Checkpoint
+from captioner.errors import CheckpointError, OptionError
+from training.config import TrainingConfig, flag
 
 _SMALL_PHOTOGRAPHS: dict[str, Any] = {
     "feature_embedding_size": 512,
@@ -91,6 +92,48 @@ def with_recipe(given: Mapping[str, Any], dataset_name: str) -> TrainingConfig:
         name: value for name, value in recipe_for(dataset_name).items() if name not in dropped
     }
     return TrainingConfig(**{**recipe, **given})
+
+
+_OF_THE_MODEL = (
+    "min_count",
+    "encoder",
+    "encoder_weights",
+    "encoder_stage",
+    "grid",
+    "image_size",
+    "image_mode",
+    "decoder",
+    "hidden_size",
+    "embedding_size",
+    "attention_size",
+    "feature_embedding_size",
+    "dropout",
+    "detach_attention",
+)
+
+
+def with_model_of(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, and the options that made the checkpoint's model.
+
+    Raises:
+        OptionError: an option of the model was given with another value.
+        CheckpointError: the checkpoint does not say how it was trained.
+    """
+    trained = checkpoint.summary.get("training")
+    if trained is None:
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say how it was trained; start from one that "
+            "train_coco.py wrote"
+        )
+    model = {name: trained[name] for name in _OF_THE_MODEL if name in trained}
+    for name, value in model.items():
+        if name in given and given[name] != value:
+            raise OptionError(
+                f"{flag(name)} is {given[name]} and that of {checkpoint.folder} is {value}; a run "
+                "that starts from a checkpoint keeps its model"
+            )
+    start_from = str(checkpoint.folder.resolve())
+    return {**model, **given, "start_from": start_from}
 
 
 def check_with_any_recipe(given: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import CaptionDataset
 from captioner.data.sources import open_dataset
 from captioner.devices import choose_device
@@ -21,7 +21,7 @@ from captioner.memory import keep_freed_memory
 from training.arguments import Arguments, parse_arguments
 from training.assembly import assemble
 from training.config import TrainingConfig
-from training.recipes import with_recipe
+from training.recipes import with_model_of, with_recipe
 from training.run_folder import RunFolder
 from training.trainer import Outcome, Trainer
 
@@ -54,7 +54,7 @@ def train(arguments: Arguments) -> int:
     with folder.locked():
         say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
         say(_listed(config))
-        checkpoint = load_checkpoint(folder.last) if is_resumed else None
+        checkpoint = _first_weights(config, folder.last if is_resumed else None)
         parts = assemble(config, dataset, checkpoint, folder, say)
         folder.write_config(config, {"facts": parts.facts, "command": sys.argv})
         trainer = Trainer(parts, folder, say)
@@ -73,8 +73,11 @@ def say(line: str) -> None:
 def _new_run(arguments: Arguments) -> tuple[RunFolder, TrainingConfig, CaptionDataset]:
     if arguments.out is not None:
         RunFolder.new(arguments.out, "")  # refused before any data is read
-    dataset = _open(TrainingConfig(**_about_data(arguments.given)))
-    config = with_recipe(arguments.given, dataset.name)
+    given = arguments.given
+    if "start_from" in given:
+        given = with_model_of(load_checkpoint(Path(given["start_from"])), given)
+    dataset = _open(TrainingConfig(**_about_data(given)))
+    config = with_recipe(given, dataset.name)
     # The run must find the same data again, from any folder and whatever else appears.
     if config.data not in (None, "shapes") or dataset.name != "shapes":
         config = replace(
@@ -84,6 +87,13 @@ def _new_run(arguments: Arguments) -> tuple[RunFolder, TrainingConfig, CaptionDa
         config = replace(config, data="shapes")
     name = f"{dataset.name}-{config.decoder}-p{config.p:g}"
     return RunFolder.new(arguments.out, name), config, dataset
+
+
+def _first_weights(config: TrainingConfig, last: Path | None) -> Checkpoint | None:
+    """Return what the run goes on from: itself, another run's checkpoint, or nothing."""
+    if last is not None:
+        return load_checkpoint(last)
+    return load_checkpoint(Path(config.start_from)) if config.start_from else None
 
 
 def _about_data(given: dict[str, Any]) -> dict[str, Any]:
