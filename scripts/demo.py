@@ -18,7 +18,7 @@ from captioner.pictures import Sample, draw_samples
 from captioner.progress import duration
 
 ROOT = Path(__file__).resolve().parent.parent
-_DRAWN = 9  # images in the picture: spread over the test split
+_DRAWN = 12  # images in the picture, spread over the test split
 
 
 def main(words: Sequence[str] = ()) -> int:
@@ -26,11 +26,14 @@ def main(words: Sequence[str] = ()) -> int:
     started = time.monotonic()
     run = new_run_folder(ROOT / "runs")
     best, scores, captions = run / "best", run / "scores_test.json", run / "captions_test.json"
-    train = ["training/train_coco.py", "--p", "0.4", "--data", "shapes", "--out", run, *words]
-    evaluate = ["training/evaluate_coco.py", "--checkpoint", best, "--split", "test"]
-    evaluate += ["--out", scores, "--captions-out", captions]
+    training = "training/train_coco.py --p 0.4 --data shapes --out"
+    evaluation = "training/evaluate_coco.py --split test --checkpoint"
+    steps: list[list[str | Path]] = [
+        [*training.split(), run, *words],
+        [*evaluation.split(), best, "--out", scores, "--captions-out", captions],
+    ]
     try:
-        for step in (train, evaluate):
+        for step in steps:
             if status := shown_and_run(step):
                 return status
         picture = draw_test_images(best, run / "captions_test.png")
@@ -71,7 +74,7 @@ def draw_test_images(checkpoint: Path, out: Path) -> Path:
     chosen = images[:: max(1, len(images) // _DRAWN)][:_DRAWN]
     captions = captioner.load(checkpoint).caption([image.path for image in chosen])
     samples = [
-        Sample(image.path, caption.text, image.captions)
+        Sample(image_path=image.path, generated=caption.text, references=image.captions)
         for image, caption in zip(chosen, captions, strict=True)
     ]
     draw_samples(samples, out)
