@@ -30,6 +30,8 @@ from training.validation import Validator
 
 Announce = Callable[[str], None]
 
+_VALIDATION_BATCH = 50  # images
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -96,7 +98,7 @@ def assemble(
         _source(encoder, val, config, device, announce, augmented=False),
         vocabulary,
         SearchConfig(beam_size=config.beam_size),
-        batch_size=config.batch_size,
+        batch_size=_VALIDATION_BATCH,
     )
     return Parts(
         config=config,

@@ -1,0 +1,111 @@
+"""The evaluation script: its scores are those of its captions, and its errors are one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from captioner.checkpoint import load_checkpoint
+from captioner.data.images import open_image
+from captioner.data.karpathy import load_karpathy
+from captioner.data.shapes import generate, named_rightly
+from captioner.metrics import METRICS, Scorer
+from captioner.metrics.overlap import Cider
+from captioner.search import SearchConfig, search
+from captioner.vocabulary import tokenize
+from training.evaluate_coco import main
+
+TrainHere = Callable[..., int]
+
+
+@pytest.fixture
+def best(tiny: list[str], train_here: TrainHere, tmp_path: Path) -> Path:
+    """The checkpoint of a short run."""
+    assert train_here(*tiny, "--epochs", "1", "--lr", "1e-2", "--out", "run") == 0
+    return tmp_path / "run" / "best"
+
+
+def test_scores_are_those_of_the_captions(
+    best: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.validation.Scorer", Scorer)
+    out, captions_out = tmp_path / "scores.json", tmp_path / "captions.json"
+    store = ["--feature-store", str(tmp_path / "features")]
+    words = ["--checkpoint", str(best), "--split", "test", "--beam-size", "2", *store]
+    assert main([*words, "--out", str(out), "--captions-out", str(captions_out)]) == 0
+    found = json.loads(out.read_text())
+    captions = {one["image_id"]: one["caption"] for one in json.loads(captions_out.read_text())}
+    images = load_karpathy(sample).split("test")
+    with Scorer({image.image_id: image.captions for image in images}) as scorer:
+        expected = scorer.score(captions)
+    assert {name: found[name] for name in METRICS if name in found} == expected.overall
+    named = [
+        named_rightly(tokenize(captions[image.image_id]), image.extra["scene"]) for image in images
+    ]
+    assert found["shapes_named"] == sum(named) / len(named)
+    assert found["signature"]["split"] == "test"
+    assert found["signature"]["beam_size"] == 2
+    assert found["signature"]["checkpoint_hash"] == load_checkpoint(best).hash
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beam-size", "0"], "beam_size is 0"),
+        (["--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["--data", "nowhere"], "there is no data set nowhere"),
+        (["--device", "cuda:99"], "device is 'cuda:99'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    words: list[str], message: str, best: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["--checkpoint", str(best), *words]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("evaluate_coco.py: ")
+    assert message in line
+
+
+def test_a_split_without_images_is_named(
+    best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    json_path = generate(tmp_path / "no_test", seed=0, sizes=(4, 2, 0))
+    assert main(["--checkpoint", str(best), "--data", str(json_path)]) == 2
+    assert "no captioned image in the split 'test' (train 4, val 2, test 0)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_data_that_have_gone_are_named(
+    tiny: list[str], train_here: TrainHere, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    json_path = generate(tmp_path / "here", seed=0, sizes=(10, 2, 2))
+    entry = json.loads(json_path.read_text())
+    entry["dataset"] = "mine"
+    json_path.write_text(json.dumps(entry))
+    assert train_here(*tiny, "--data", json_path, "--epochs", "1", "--out", "run") == 0
+    json_path.unlink()
+    assert main(["--checkpoint", str(tmp_path / "run" / "best")]) == 2
+    assert f"are not here ({json_path}); name them by --data" in capsys.readouterr().err
+
+
+def test_the_image_is_needed(tiny_joint: list[str], train_here: TrainHere, tmp_path: Path) -> None:
+    json_path = generate(tmp_path / "sample", seed=3, sizes=(300, 40, 0))
+    size = ["--image-size", "48", "--grid", "3", "--hidden-size", "64", "--dropout", "0.1"]
+    words = [*tiny_joint, "--data", str(json_path), *size, "--lr", "4e-3", "--epochs", "6"]
+    assert train_here(*words, "--validate-every", "1000", "--out", "run") == 0
+    checkpoint = load_checkpoint(tmp_path / "run" / "last")
+    images = load_karpathy(json_path).split("val")
+    features = checkpoint.encoder.encode([open_image(image.path) for image in images])
+    cider = Cider([[" ".join(tokens) for tokens in image.tokens] for image in images])
+
+    def score(grid_features: Tensor) -> float:
+        found = search(checkpoint.decoder, grid_features, SearchConfig())
+        captions = [" ".join(checkpoint.vocabulary.decode(one[0].words)) for one in found]
+        return cider.score(captions)[0]
+
+    own, others = score(features), score(features.roll(1, dims=0))
+    assert others < own / 2
