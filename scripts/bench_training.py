@@ -37,7 +37,7 @@ def main() -> int:
     if busy > 0.5:
         print(f"note: the load is {busy:.1f}; ratios from a busy machine are worth little")
     contestants = make_contestants(options)
-    rates = {name: [] for name in contestants}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
     for round_number in range(-options.warmup, options.rounds):
         for name, step in contestants.items():
             captions, seconds = step(round_number)
