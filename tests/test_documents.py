@@ -1,0 +1,71 @@
+"""What the documents promise exists: options, files, links; and every option is in them."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captioner.cli import build_parser
+from training.arguments import build_parser as build_training_parser
+from training.evaluate_coco import _parser as build_evaluation_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+OF_OTHER_PROGRAMS = {"--check", "--logdir"}  # ruff's, TensorBoard's
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from (word for word in action.option_strings if word.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from options(sub)
+
+
+def options_of_scripts() -> Iterator[str]:
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        yield from re.findall(r'"(--[a-z][a-z-]*)"', script.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_option_in_a_document_exists(page: Path) -> None:
+    known = {
+        *options(build_parser()),
+        *options(build_training_parser()),
+        *options(build_evaluation_parser()),
+        *options_of_scripts(),
+        *OF_OTHER_PROGRAMS,
+    }
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+    assert named - known == set()
+
+
+def test_every_option_of_training_is_documented() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    ours = {word for word in options(build_training_parser()) if word != "--help"}
+    positive = {word for word in ours if not (word.startswith("--no-") and f"--{word[5:]}" in ours)}
+    missing = {
+        word for word in positive if not re.search(rf"--(no-)?{re.escape(word[2:])}(?![\w-])", text)
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    inside = [target for target in targets if "://" not in target]
+    assert [target for target in inside if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?:captioner|training|scripts|tests)/[\w/]+\.py", text)
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing <= {"captioner/decoders/your_decoder.py"}
