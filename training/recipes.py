@@ -16,7 +16,7 @@ from training.config import TrainingConfig, flag
 
 _SMALL_PHOTOGRAPHS: dict[str, Any] = {
     "feature_embedding_size": 512,
-    "lr": 4e-4,
+    "lr": 7e-4,
     "lr_schedule": "cosine",
     "warmup_steps": 100,
     "label_smoothing": 0.1,
@@ -24,7 +24,7 @@ _SMALL_PHOTOGRAPHS: dict[str, Any] = {
     "horizontal_flip": True,
     "clip_norm": 5.0,
     "batch_size": 25,
-    "epochs": 12,
+    "epochs": 16,
 }
 
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(

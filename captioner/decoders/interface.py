@@ -25,7 +25,7 @@ class DecoderConfig:
     embedding_size: int = 512  # of a word
     attention_size: int = 512  # hidden layer of the attention
     feature_embedding_size: int = 0  # features are embedded to this size first; 0: used as they are
-    dropout: float = 0.5
+    dropout: float = 0.5  # of embedded images or features, and of the LSTM's output
     detach_attention: bool = False  # h-detach cuts the attention's query as well
 
     def __post_init__(self) -> None:

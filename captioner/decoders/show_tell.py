@@ -54,7 +54,7 @@ class ShowTell(Decoder):
         mean = grid_features.mean(1).index_select(0, batch.image_order)
         image = dropout(self.embed_image(mean), rate, self.training, generator)
         hidden, cell = self._read_image(image)
-        words = dropout(self.embedding(batch.words), rate, self.training, generator)
+        words = self.embedding(batch.words)
         word_gates = linear(words, self.input_gates.weight, self.input_gates.bias, dtype)
         outputs = packed_lstm(
             nn.functional.embedding(batch.word_index, word_gates),

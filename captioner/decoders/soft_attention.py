@@ -75,7 +75,7 @@ class SoftAttention(Decoder):
         values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
         keys = linear(values, self.attention_keys.weight, None, dtype)
         hidden, cell = self._initial(values)
-        words = dropout(self.embedding(batch.words), rate, self.training, generator)
+        words = self.embedding(batch.words)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
         context_weight: Tensor | None = self.context_gates.weight
         if _projecting_values_is_cheaper(batch, values):
