@@ -45,20 +45,25 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "shapes": {
             "encoder": "resnet10t",
             "encoder_weights": "none",
-            "encoder_stage": 3,  # at 112 pixels a map of 7 x 7
+            "encoder_stage": 2,  # at 56 pixels a map of 7 x 7
             "fine_tune_encoder": "all",
-            "image_size": 112,
+            "image_size": 56,
             "image_mode": "squash",
+            "horizontal_flip": True,
             "hidden_size": 256,
             "embedding_size": 128,
             "attention_size": 128,
+            "dropout": 0.0,
             "min_count": 1,
             "lr": 1e-3,
+            "encoder_lr": 1e-3,
             "lr_schedule": "cosine",
             "warmup_steps": 50,
             "clip_norm": 5.0,
-            "batch_size": 25,
+            "batch_size": 10,
+            "captions_per_image": 2,  # of the five, anew each time: more steps for the encoder
             "epochs": 12,
+            "validate_every": 900,
         },
     }
 )

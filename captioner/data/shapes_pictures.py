@@ -68,16 +68,11 @@ def _mask(shape: Shape, angle: float) -> tuple[Image.Image, tuple[int, int]]:
             ((shape.y + shape.radius * y) * SIDE - top) * SUPERSAMPLING,
         )
 
-    def disc(radius: float, fill: int) -> None:
-        (x, y), reach = place((0, 0)), radius * shape.radius * SIDE * SUPERSAMPLING
-        pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=fill)
-
     if shape.kind in OUTLINES:
         pen.polygon([place(point) for point in OUTLINES[shape.kind]], fill=255)
     else:
-        disc(0.95, 255)
-        if shape.kind == "ring":
-            disc(0.52, 0)
+        (x, y), reach = place((0, 0)), 0.95 * shape.radius * SIDE * SUPERSAMPLING
+        pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
     return large.reduce(SUPERSAMPLING), (left, top)
 
 
@@ -90,19 +85,9 @@ def _around(count: int, radii: tuple[float, ...], start: float = -pi / 2) -> lis
     ]
 
 
-def _cross(arm: float, reach: float) -> list[Point]:
-    quarter = [(arm, -reach), (arm, -arm), (reach, -arm)]
-    points: list[Point] = []
-    for _ in range(4):
-        points += quarter
-        quarter = [(-y, x) for x, y in quarter]
-    return points
-
-
 # Points around a centre at (0, 0) and within REACH of it; the unit is the shape's radius.
 OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     "triangle": [(x, y + 0.18) for x, y in _around(3, (1.1,))],
     "star": _around(10, (1.08, 0.45)),
-    "cross": _cross(0.31, 0.98),
 }

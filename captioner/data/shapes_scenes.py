@@ -21,7 +21,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
     "black": (22, 22, 24),
 }
-KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
+KINDS = ("circle", "square", "triangle", "star")
 RADII: Mapping[str, tuple[float, float]] = {"small": (0.130, 0.140), "large": (0.185, 0.195)}
 
 NEAR, MIDDLE, FAR = 0.27, 0.5, 0.73
@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "pair left": ((NEAR, NEAR), (NEAR, FAR), (FAR, MIDDLE)),
     "pair right": ((FAR, NEAR), (FAR, FAR), (NEAR, MIDDLE)),
 }
-SHARE_OF_COUNTS = {1: 0.12, 2: 0.76, 3: 0.12}
+SHARE_OF_COUNTS = {1: 0.12, 2: 0.82, 3: 0.06}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
