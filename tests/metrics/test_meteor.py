@@ -59,6 +59,8 @@ def test_scores_equal_those_of_pycocoevalcaps_own_class(
             {key: references[key] for key in keys}, {key: [chosen[key]] for key in keys}
         )
     finally:
+        if peer.lock.locked():  # left so by an error; its end would wait for it for ever
+            peer.lock.release()
         del peer
         for pipe in pipes:
             pipe.close()
