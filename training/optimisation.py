@@ -72,3 +72,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         state.setdefault(int(index), {})[entry] = value.clone()
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, entries in optimiser.state.items():
+        for entry, value in entries.items():
+            if value.shape == parameter.shape:
+                # The fused step walks through memory as if all were laid out alike.
+                entries[entry] = torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -23,6 +23,12 @@ def finished(process: Any) -> str:
     return str(process.output)
 
 
+def saved_step(run: Path) -> int:
+    """Return the step that `last/` holds, 0 before there is one."""
+    path = run / "last" / "standing.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+
+
 def end_state(run: Path) -> dict[str, str]:
     """Return the hashes of all that is left of a run and must not depend on its history."""
     state = {
@@ -53,16 +59,20 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
         words.append("--horizontal-flip")
     finished(start(*words, "--out", "undisturbed"))
 
-    killed, delays, kills = tmp_path / "killed", random.Random(1), 0
+    killed, chance = tmp_path / "killed", random.Random(1)
     process = start(*words, *SAVE_OFTEN, "--out", "killed")
     process.wait_until((killed / "config.json").exists)
-    while process.poll() is None and kills < 6:
-        time.sleep(delays.uniform(0.0, 0.5))
+    steps = []
+    for kill in range(5):
+        if kill:  # the first one may come before anything is saved
+            process.wait_until(lambda: saved_step(killed) >= 3 * len(steps))
+        time.sleep(chance.uniform(0.0, 0.1))
         process.signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL, process.output
+        steps.append(saved_step(killed))
         process = start("--resume", "killed", *SAVE_OFTEN)
     finished(process)
-    assert kills >= 3
+    assert steps[-1] < 15, "it was over before the last kill"
     assert end_state(killed) == end_state(tmp_path / "undisturbed")
     assert figures(killed) == figures(tmp_path / "undisturbed")
 
