@@ -22,7 +22,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "black": (22, 22, 24),
 }
 KINDS = ("circle", "square", "triangle", "star")
-RADII: Mapping[str, tuple[float, float]] = {"small": (0.130, 0.140), "large": (0.185, 0.195)}
+RADII: Mapping[str, tuple[float, float]] = {"small": (0.145, 0.155), "large": (0.185, 0.195)}
 
 NEAR, MIDDLE, FAR = 0.27, 0.5, 0.73
 JITTER = 0.02  # two large shapes at NEAR and FAR still do not touch
@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "pair left": ((NEAR, NEAR), (NEAR, FAR), (FAR, MIDDLE)),
     "pair right": ((FAR, NEAR), (FAR, FAR), (NEAR, MIDDLE)),
 }
-SHARE_OF_COUNTS = {1: 0.12, 2: 0.82, 3: 0.06}
+SHARE_OF_COUNTS = {1: 0.14, 2: 0.83, 3: 0.03}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
