@@ -26,7 +26,8 @@ TINY = [
     *("--encoder", "test_resnet", "--encoder-weights", "none", "--image-size", "32"),
     *("--encoder-stage", "3", "--grid", "2", "--hidden-size", "16", "--embedding-size", "8"),
     *("--attention-size", "8", "--batch-size", "8", "--epochs", "2", "--device", "cpu"),
-    *("--threads", "1", "--workers", "1"),
+    *("--threads", "1", "--workers", "1", "--validate-every", "0", "--no-horizontal-flip"),
+    *("--captions-per-image", "5"),
 ]
 
 
