@@ -17,6 +17,8 @@ from captioner.metrics.java import find_jar, find_java, java_command, java_envir
 from captioner.metrics.line_process import LineProcess, ProcessEndedError
 
 METEOR_JAR = "meteor/meteor-1.5.jar"
+# Named although the jar knows it: it cannot find the table by itself in a path with a space.
+_PARAPHRASES = "data/paraphrase-en.gz"
 _LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _STATISTICS = 23  # numbers in the jar's answer to one SCORE line
 
@@ -54,11 +56,12 @@ class MeteorProcess:
             return
         self.close()
         java, jar = find_java(self._java), find_jar(METEOR_JAR)
-        options = (f"-Xmx{self._heap}", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm")
+        asked = ("-", "-", "-stdio", "-l", "en", "-norm", "-a", _PARAPHRASES)
+        options = (f"-Xmx{self._heap}", "-jar", str(jar), *asked)
         self._process = LineProcess(
             java_command(java, *options),
             what="METEOR",
-            folder=jar.parent,  # it finds its paraphrase table there
+            folder=jar.parent,
             environment=java_environment(java),
         )
         self.starts += 1
