@@ -25,7 +25,7 @@ from training.batches import EpochBatches
 from training.config import TrainingConfig
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
-from training.sources import ImageSource, LiveImages, StoredFeatures
+from training.sources import ImageSource, LiveImages, SourceSchedule, StoredFeatures
 from training.validation import Validator
 
 Announce = Callable[[str], None]
@@ -44,9 +44,9 @@ class Parts:
     encoder: ImageEncoder
     encoder_parameters: list[nn.Parameter]  # those that are trained
     decoder: Decoder
-    source: ImageSource  # of the training images
     batches: EpochBatches
     validator: Validator
+    validation_source: Callable[[int], ImageSource]  # by the epoch last trained in
     facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
 
 
@@ -78,14 +78,14 @@ def assemble(
     facts |= _describe_modules(encoder, decoder, encoder_parameters, config, device, announce)
     folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
 
-    source = _source(encoder, train, config, device, announce, augmented=True)
+    sources = _sources(encoder, train, config, device, announce, augmented=True)
     batches = EpochBatches(
         train,
         vocabulary,
-        source,
+        sources.of_epoch,
         config,
         device=device,
-        missing=frozenset() if config.trains_encoder else frozenset(source.missing),
+        missing=sources.known_missing,
     )
     skipped = len(train) - batches.num_images
     if skipped:
@@ -95,7 +95,6 @@ def assemble(
         )
     validator = Validator(
         val,
-        _source(encoder, val, config, device, announce, augmented=False),
         vocabulary,
         SearchConfig(beam_size=config.beam_size),
         batch_size=_VALIDATION_BATCH,
@@ -108,9 +107,11 @@ def assemble(
         encoder=encoder,
         encoder_parameters=encoder_parameters,
         decoder=decoder,
-        source=source,
         batches=batches,
         validator=validator,
+        validation_source=_sources(
+            encoder, val, config, device, announce, augmented=False
+        ).of_epoch,
         facts=facts,
     )
 
@@ -163,7 +164,7 @@ def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Voca
     )
 
 
-def _source(
+def _sources(
     encoder: ImageEncoder,
     images: list[CaptionedImage],
     config: TrainingConfig,
@@ -171,9 +172,10 @@ def _source(
     announce: Announce,
     *,
     augmented: bool,
-) -> LiveImages | StoredFeatures:
+) -> SourceSchedule:
+    live = None
     if config.trains_encoder:
-        return LiveImages(
+        live = LiveImages(
             encoder,
             images,
             workers=config.workers,
@@ -181,6 +183,8 @@ def _source(
             amp=config.amp,
             announce=announce,
         )
+        if not config.frozen_epochs:
+            return SourceSchedule(None, live, 0)
 
     def store(mirrored: bool) -> FeatureStore:
         return FeatureStore.open(
@@ -194,7 +198,8 @@ def _source(
         )
 
     mirrored = store(mirrored=True) if augmented and config.horizontal_flip else None
-    return StoredFeatures(store(mirrored=False), mirrored, device)
+    stored = StoredFeatures(store(mirrored=False), mirrored, device)
+    return SourceSchedule(stored, live, config.frozen_epochs)
 
 
 def _describe_data(

@@ -4,7 +4,7 @@ All of it is a function of the seed and the epoch's number, so that a resumed ru
 batches without a stored state; and of nothing else, so that runs that differ in `--p` share them.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ _ASPECTS = (3 / 4, 4 / 3)  # of a random crop, relative to the image's own
 
 
 class TrainingBatch(NamedTuple):
-    images: Read
+    source: ImageSource
+    images: Read  # of that source
     captions: CaptionBatch | None  # None: every image of the batch is broken
 
 
@@ -36,7 +37,7 @@ class EpochPlan(NamedTuple):
 
 
 class EpochBatches:
-    """Makes the batches of any epoch from the training images and a source of their features.
+    """Makes the batches of any epoch from the training images and its source of features.
 
     Images without a caption of at least one word, and those in `missing`, take no part.
     """
@@ -45,7 +46,7 @@ class EpochBatches:
         self,
         images: Sequence[CaptionedImage],
         vocabulary: Vocabulary,
-        source: ImageSource,
+        source_of_epoch: Callable[[int], ImageSource],
         config: TrainingConfig,
         *,
         device: torch.device,
@@ -53,7 +54,7 @@ class EpochBatches:
     ) -> None:
         self._images = images
         self._vocabulary = vocabulary
-        self._source = source
+        self._source_of_epoch = source_of_epoch
         self._config = config
         self._device = device
         self._usable = [
@@ -102,14 +103,15 @@ class EpochBatches:
 
     def _make(self, number: int, start: int) -> Iterator[TrainingBatch]:
         plan, size = self.plan(number), self._config.batch_size
+        source = self._source_of_epoch(number)
         for batch in range(start, self.steps_per_epoch):
             places = plan.order[batch * size : (batch + 1) * size]
             indices = [self._usable[place] for place in places]
-            read = self._source.read(indices, [plan.views[place] for place in places])
+            read = source.read(indices, [plan.views[place] for place in places])
             place_of = dict(zip(indices, places, strict=True))
             captions = [self._captions(index, place_of[index], plan) for index in read.indices]
             packed = CaptionBatch.pack(captions, device=self._device) if captions else None
-            yield TrainingBatch(read, packed)
+            yield TrainingBatch(source, read, packed)
 
     def _captions(self, index: int, place: int, plan: EpochPlan) -> list[list[int]]:
         captions = [tokens for tokens in self._images[index].tokens if tokens]

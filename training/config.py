@@ -86,6 +86,11 @@ class TrainingConfig:
         metavar="all|N|none",
         bare="all",
     )
+    frozen_epochs: int = option(
+        0,
+        "leave the encoder as it is in the first N epochs, whose features are stored; then "
+        "--fine-tune-encoder comes into force",
+    )
     encoder_lr: float | None = option(
         None, "learning rate of the encoder; default: a tenth of --lr, or --lr without weights"
     )
@@ -176,6 +181,10 @@ class TrainingConfig:
         """The number of the encoder's last stages that are trained; None is all of them."""
         return None if self.fine_tune_encoder == "all" else int(self.fine_tune_encoder)
 
+    def trains_encoder_in(self, epoch: int) -> bool:
+        """Return whether the encoder is trained in this epoch, counted from 0."""
+        return self.trains_encoder and epoch >= self.frozen_epochs
+
     @property
     def effective_encoder_lr(self) -> float:
         if self.encoder_lr is not None:
@@ -218,8 +227,9 @@ class TrainingConfig:
             "embedding_size attention_size batch_size epochs beam_size threads workers"
         )
         not_negative = (
-            "anneal_epochs warmup_steps weight_decay attention_regulariser clip_norm clip_value "
-            "seed validate_every patience save_every feature_embedding_size encoder_stage"
+            "anneal_epochs frozen_epochs warmup_steps weight_decay attention_regulariser clip_norm "
+            "clip_value seed validate_every patience save_every feature_embedding_size "
+            "encoder_stage"
         )
         for name in at_least_one.split():
             value = getattr(self, name)
@@ -258,6 +268,11 @@ class TrainingConfig:
             raise OptionError(
                 f"--clip-norm is {self.clip_norm} and --clip-value is {self.clip_value}; "
                 "give one of them, and 0 for the other"
+            )
+        if self.frozen_epochs and (not self.trains_encoder or self.frozen_epochs >= self.epochs):
+            raise OptionError(
+                f"--frozen-epochs is {self.frozen_epochs} of {self.epochs} epochs with "
+                f"--fine-tune-encoder {stages}; leave at least one epoch to fine-tune it"
             )
         if self.random_crop < 1 and not self.trains_encoder:
             raise OptionError(

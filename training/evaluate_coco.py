@@ -87,13 +87,16 @@ def evaluate(
     checkpoint.decoder.to(device).eval()
     validator = Validator(
         images,
-        _source(config, checkpoint, images, device),
         checkpoint.vocabulary,
         config.search,
         batch_size=config.batch_size,
     )
     with validator:
-        validation = validator.run(checkpoint.decoder, description=config.split)
+        validation = validator.run(
+            checkpoint.decoder,
+            _source(config, checkpoint, images, device),
+            description=config.split,
+        )
     assert validation is not None, "nobody asked it to stop"
     return validation, validator.images
 

@@ -18,14 +18,20 @@ def build_optimiser(
 ) -> torch.optim.AdamW:
     """Return the optimiser; the encoder has its own learning rate, vectors do not decay."""
     groups = []
-    for parameters, lr in (
-        (list(decoder.parameters()), config.lr),
-        (list(encoder_parameters), config.effective_encoder_lr),
+    for is_encoder, parameters, lr in (
+        (False, list(decoder.parameters()), config.lr),
+        (True, list(encoder_parameters), config.effective_encoder_lr),
     ):
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups += [
-            {"params": members, "lr": lr, "full_lr": lr, "weight_decay": decay}
+            {
+                "params": members,
+                "lr": lr,
+                "full_lr": lr,
+                "is_encoder": is_encoder,
+                "weight_decay": decay,
+            }
             for members, decay in ((matrices, config.weight_decay), (vectors, 0.0))
             if members
         ]
@@ -35,16 +41,31 @@ def build_optimiser(
 def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
     """Return the share of the full learning rate that step number `step` (from 0) uses."""
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return _warm_up(step, config)
     if config.lr_schedule == "constant":
         return 1.0
     done = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def encoder_lr_factor(
+    step: int, total_steps: int, steps_per_epoch: int, config: TrainingConfig
+) -> float:
+    """Return the same for the encoder, which warms up anew when its frozen epochs are over."""
+    factor = lr_factor(step, total_steps, config)
+    trained_steps = step - config.frozen_epochs * steps_per_epoch
+    if config.frozen_epochs and 0 <= trained_steps < config.warmup_steps:
+        return factor * _warm_up(trained_steps, config)
+    return factor
+
+
+def _warm_up(step: int, config: TrainingConfig) -> float:
+    return (step + 1) / config.warmup_steps
+
+
+def set_lr(optimiser: torch.optim.Optimizer, factor: float, encoder_factor: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = group["full_lr"] * factor
+        group["lr"] = group["full_lr"] * (encoder_factor if group["is_encoder"] else factor)
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:

@@ -8,6 +8,7 @@ A broken image is left out of its batch, named once and counted.
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -130,6 +131,27 @@ class LiveImages:
                 self._announce(f"skipped: {problem}")
             return None
         return self._encoder.preprocessing.resize(seen(image, view))
+
+
+@dataclass(frozen=True)
+class SourceSchedule:
+    """Which source serves which epoch: the store while the encoder is frozen, then the images."""
+
+    stored: StoredFeatures | None
+    live: LiveImages | None
+    frozen_epochs: int  # at the start, from the store
+
+    def of_epoch(self, number: int) -> ImageSource:
+        """Return the source of epoch `number`, counted from 0."""
+        is_stored = self.live is None or number < self.frozen_epochs
+        source = self.stored if is_stored else self.live
+        assert source is not None, "a schedule has a source for every epoch"
+        return source
+
+    @property
+    def known_missing(self) -> frozenset[int]:
+        """The images that are known to be broken before the first epoch."""
+        return frozenset(self.stored.missing) if self.stored else frozenset()
 
 
 def seen(image: Image.Image, view: View) -> Image.Image:

@@ -22,7 +22,13 @@ from training.assembly import Parts
 from training.averaging import WeightAverage
 from training.batches import TrainingBatch
 from training.interruption import Interruption
-from training.optimisation import build_optimiser, clip_gradients, lr_factor, set_lr
+from training.optimisation import (
+    build_optimiser,
+    clip_gradients,
+    encoder_lr_factor,
+    lr_factor,
+    set_lr,
+)
 from training.plots import draw_curves
 from training.randomness import StepGenerators
 from training.run_folder import MetricsLog, RunFolder, read_metrics
@@ -106,17 +112,19 @@ class Trainer:
 
     def _train_to_next_stop(self) -> None:
         """Train to the end of the epoch, or to a validation within it."""
-        standing = self.standing
+        standing, config = self.standing, self._config
         epoch, position = divmod(standing.step, self._steps_per_epoch)
         end = min((epoch + 1) * self._steps_per_epoch, self._total_steps)
-        if every := self._config.validate_every:
+        if every := config.validate_every:
             end = min(end, (standing.step // every + 1) * every)
         self._set_training(True)
+        if position == 0 and epoch == config.frozen_epochs:
+            self._here = Interval()  # from here on a step costs more
         with (
             closing(self._parts.batches.epoch(epoch, start=position)) as batches,
             Progress(
                 self._steps_per_epoch,
-                f"epoch {epoch + 1}/{self._config.epochs}",
+                f"epoch {epoch + 1}/{config.epochs}",
                 unit="steps",
                 initial=position,
             ) as progress,
@@ -126,14 +134,16 @@ class Trainer:
                 loss = self._train_step(next(batches))
                 self._count(time.monotonic() - started)
                 progress.advance(1, loss=f"{loss:.3f}", **self._speed())
-                if time.monotonic() - self._saved_at >= self._config.save_every:
+                if time.monotonic() - self._saved_at >= config.save_every:
                     self._save_last()
 
     def _train_step(self, batch: TrainingBatch) -> float:
         """Take one step and return the loss; a batch without a readable image changes nothing."""
         config, parts, generators = self._config, self._parts, self._moving.generators
-        epoch = self.standing.step // self._steps_per_epoch
-        factor = lr_factor(self.standing.step, self._total_steps, config)
+        step, total, per_epoch = self.standing.step, self._total_steps, self._steps_per_epoch
+        epoch = step // per_epoch
+        factor = lr_factor(step, total, config)
+        encoder_factor = encoder_lr_factor(step, total, per_epoch, config)
         self.standing.step += 1
         captions = batch.captions
         if captions is None:
@@ -141,7 +151,7 @@ class Trainer:
         p = config.p if epoch < config.epochs - config.anneal_epochs else 0.0
         keep = sample_keep(captions.steps, p, generator=generators.masks)
         output = parts.decoder(
-            parts.source.grid_features(batch.images),
+            batch.source.grid_features(batch.images),
             captions,
             keep=keep,
             generator=generators.dropout,
@@ -160,7 +170,7 @@ class Trainer:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         clip_gradients(self._parameters, config)
-        set_lr(optimiser, factor)
+        set_lr(optimiser, factor, encoder_factor)
         optimiser.step()
         if self._moving.average is not None:
             self._moving.average.update(self.standing.step)
@@ -198,10 +208,16 @@ class Trainer:
         if not here.steps:
             return {}
         left = (self._total_steps - self.standing.step) * here.seconds / here.steps
+        at_least = "" if self._is_encoder_settled() else "> "
         return {
             "captions/s": f"{here.captions / here.seconds:.0f}",
-            "run": duration(left) + " left",
+            "run": f"{at_least}{duration(left)} left",
         }
+
+    def _is_encoder_settled(self) -> bool:
+        """Return whether the rest of the run costs per step what it costs now."""
+        frozen_steps = self._config.frozen_epochs * self._steps_per_epoch
+        return not frozen_steps or self.standing.step > frozen_steps
 
     def _validate(self) -> None:
         """Caption and score the validation images; a wish to stop leaves it for the next time."""
@@ -210,8 +226,11 @@ class Trainer:
         self._set_training(False)
         standing, folder, parts = self.standing, self._folder, self._parts
         with self._averaged():
+            last_epoch = (standing.step - 1) // self._steps_per_epoch
             validation = parts.validator.run(
-                parts.decoder, is_stopping=lambda: self._interruption.is_requested
+                parts.decoder,
+                parts.validation_source(last_epoch),
+                is_stopping=lambda: self._interruption.is_requested,
             )
             if validation is None:
                 return

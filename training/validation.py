@@ -50,7 +50,6 @@ class Validator:
     def __init__(
         self,
         images: Sequence[CaptionedImage],
-        source: ImageSource,
         vocabulary: Vocabulary,
         search_config: SearchConfig,
         *,
@@ -58,7 +57,6 @@ class Validator:
     ) -> None:
         self.images = [image for image in images if any(image.captions)]
         self._indices = [index for index, image in enumerate(images) if any(image.captions)]
-        self._source = source
         self._vocabulary = vocabulary
         self._search_config = search_config
         self._batch_size = batch_size
@@ -80,6 +78,7 @@ class Validator:
     def run(
         self,
         decoder: Decoder,
+        source: ImageSource,
         *,
         description: str = "validation",
         is_stopping: Callable[[], bool] = lambda: False,
@@ -92,7 +91,7 @@ class Validator:
         written = generate_captions(
             decoder,
             self._vocabulary,
-            self._source,
+            source,
             self._indices,
             self._search_config,
             batch_size=self._batch_size,

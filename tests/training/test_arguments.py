@@ -79,6 +79,29 @@ def test_the_other_way_to_clip_replaces_that_of_the_recipe() -> None:
     assert (config.clip_value, config.clip_norm) == (0.2, 0.0)
 
 
+def test_a_small_encoder_is_fine_tuned_after_some_epochs_of_any_number() -> None:
+    small = {"encoder": "mobilenetv2_100", "encoder_weights": "some.safetensors"}
+    config = with_recipe(small, "flickr8k")
+    assert config.trains_encoder
+    assert 0 < config.frozen_epochs < config.epochs
+    for epochs in range(1, 9):
+        config = with_recipe({**small, "epochs": epochs}, "my photographs")
+        assert [config.trains_encoder_in(epoch) for epoch in range(epochs)][-1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"encoder": "resnet152"},
+        {"encoder": "mobilenetv2_100", "encoder_weights": "none"},
+        {"encoder": "mobilenetv2_100", "fine_tune_encoder": "none"},
+    ],
+)
+def test_other_encoders_stay_frozen_unless_told(given: dict[str, str]) -> None:
+    config = with_recipe(given, "flickr8k")
+    assert (config.trains_encoder, config.frozen_epochs, config.random_crop) == (False, 0, 1.0)
+
+
 def test_another_encoder_does_not_inherit_what_belonged_to_the_recipes() -> None:
     config = with_recipe({"encoder": "mobilenetv2_100"}, "shapes")
     assert config.encoder_weights == "pretrained"

@@ -52,7 +52,8 @@ def batches_of(
     config: TrainingConfig, images: Sequence[CaptionedImage] = IMAGES, **options: Any
 ) -> tuple[EpochBatches, RecordingSource]:
     source = options.pop("source", None) or RecordingSource()
-    made = EpochBatches(images, VOCABULARY, source, config, device=torch.device("cpu"), **options)
+    cpu = torch.device("cpu")
+    made = EpochBatches(images, VOCABULARY, lambda _: source, config, device=cpu, **options)
     return made, source
 
 

@@ -26,6 +26,11 @@ from training.config import TrainingConfig
         ({"fine_tune_encoder": "0"}, r"--fine-tune-encoder is '0'; it can be all, none, or the"),
         ({"clip_norm": 1.0, "clip_value": 0.1}, r"give one of them, and 0 for the other"),
         ({"random_crop": 0.5}, r"--random-crop needs --fine-tune-encoder"),
+        ({"frozen_epochs": 2}, r"--frozen-epochs is 2 of 12 epochs with --fine-tune-encoder none"),
+        (
+            {"frozen_epochs": 4, "epochs": 4, "fine_tune_encoder": "all"},
+            r"--frozen-epochs is 4 of 4 epochs .*; leave at least one epoch",
+        ),
         ({"random_crop": 1.2}, r"--random-crop is 1\.2; the share of the area"),
         ({"p": 0.4, "epochs": 5, "anneal_epochs": 5}, r"--p 0\.4 would never be in force"),
         ({"decoder": "show_tell", "detach_attention": True}, r"show_tell has none"),

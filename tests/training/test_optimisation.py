@@ -10,6 +10,7 @@ from training.config import TrainingConfig
 from training.optimisation import (
     build_optimiser,
     clip_gradients,
+    encoder_lr_factor,
     lr_factor,
     optimiser_tensors,
     restore_optimiser,
@@ -31,13 +32,21 @@ def test_a_constant_rate_stays() -> None:
     assert {lr_factor(step, 9, TrainingConfig()) for step in range(9)} == {1.0}
 
 
+def test_an_encoder_that_was_frozen_warms_up_when_it_is_trained() -> None:
+    config = TrainingConfig(warmup_steps=4, epochs=3, frozen_epochs=1, fine_tune_encoder="all")
+    factors = [encoder_lr_factor(step, 30, 10, config) for step in range(10, 30)]
+    assert factors == [0.25, 0.5, 0.75, *[1.0] * 17]
+    without = TrainingConfig(warmup_steps=4, epochs=3, fine_tune_encoder="all")
+    assert encoder_lr_factor(1, 30, 10, without) == lr_factor(1, 30, without) == 0.5
+
+
 def test_encoder_has_its_own_rate_and_vectors_do_not_decay() -> None:
     decoder, encoder = nn.Linear(4, 3), nn.Linear(2, 4)
     config = TrainingConfig(lr=1e-3, encoder_lr=1e-5, weight_decay=0.1)
     optimiser = build_optimiser(decoder, list(encoder.parameters()), config)
-    set_lr(optimiser, 0.5)
+    set_lr(optimiser, 0.5, 0.25)
     found = [(group["lr"], group["weight_decay"]) for group in optimiser.param_groups]
-    assert found == [(5e-4, 0.1), (5e-4, 0.0), (5e-6, 0.1), (5e-6, 0.0)]
+    assert found == [(5e-4, 0.1), (5e-4, 0.0), (2.5e-6, 0.1), (2.5e-6, 0.0)]
 
 
 def test_without_decay_it_is_plain_adam() -> None:

@@ -50,13 +50,15 @@ def figures(run: Path) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["frozen", "joint"])
+@pytest.mark.parametrize("kind", ["frozen", "thawed", "joint"])
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(
     kind: str, tiny: list[str], tiny_joint: list[str], start: Any, tmp_path: Path
 ) -> None:
-    words = [*(tiny if kind == "frozen" else tiny_joint), *EXACT]
-    if kind == "frozen":
+    words = [*(tiny_joint if kind == "joint" else tiny), *EXACT]
+    if kind != "joint":
         words.append("--horizontal-flip")
+    if kind == "thawed":
+        words += ["--fine-tune-encoder", "1", "--frozen-epochs", "1", "--random-crop", "0.7"]
     finished(start(*words, "--out", "undisturbed"))
 
     killed, chance = tmp_path / "killed", random.Random(1)
