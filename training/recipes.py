@@ -35,13 +35,13 @@ _FINE_TUNED_ON_SMALL_SETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "mobilenetv2_100": {
             "fine_tune_encoder": "4",
-            "encoder_lr": 2e-4,
-            "random_crop": 0.6,
+            "encoder_lr": 3e-4,
+            "random_crop": 0.5,
             "epochs": 12,
         }
     }
 )
-_FROZEN_SHARE = 5 / 12  # of their epochs
+_FROZEN_SHARE = 1 / 3  # of their epochs
 
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
