@@ -1,0 +1,40 @@
+"""Why the engine turns a request down, before or instead of captioning it.
+
+Every reason is a class of its own, so that the interface can give each the status it deserves.
+Messages are made of this project's words and of numbers: nothing that a file holds is in them.
+"""
+
+from typing import Literal
+
+from captioner.errors import CaptionerError
+
+ImageCode = Literal["corrupt_image", "unsupported_format", "image_too_large"]
+
+
+class ImageRejected(CaptionerError):
+    """An upload is no picture that is accepted here."""
+
+    def __init__(self, code: ImageCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code: ImageCode = code
+        self.detail = detail
+
+
+class Overloaded(CaptionerError):
+    """There is more to do than can be done in time; after `retry_after_seconds` there may not."""
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(CaptionerError):
+    """The request's deadline passed before its answer was there."""
+
+
+class NotReady(CaptionerError):
+    """The engine is starting, draining or closed."""
+
+
+class CaptioningFailed(CaptionerError):
+    """The model failed at this very request, also when it was tried alone."""
