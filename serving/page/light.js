@@ -1,0 +1,130 @@
+// The attention of a word as light on a darkened photograph, as Xu et al. 2015 show it: even
+// attention over the whole grid is dim, three times as much or more leaves the picture as it is.
+
+const LONGER_SIDE = 192; // pixels of the canvas; the browser smooths it up to the picture's size
+const DARKNESS = 0.74;
+const FULL_LIGHT = 3.0;
+const GAMMA = 0.7;
+const FADE_MILLISECONDS = 140;
+const ROWS = ["upper", "middle", "lower"];
+const COLUMNS = ["left", "centre", "right"];
+const EVEN_SHARE = 0.17; // of a ninth of the picture, where an even look gives 0.11
+
+export class Light {
+  constructor(canvas, image) {
+    this.canvas = canvas;
+    this.image = image;
+    this.shown = null;
+    this.frame = 0;
+  }
+
+  // Lays the weights [rows][columns] over `box`, the part of the picture that the model saw, as
+  // fractions (left, top, right, bottom) of it.
+  show(grid, box) {
+    const wanted = this.#lightOf(grid, box);
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    cancelAnimationFrame(this.frame);
+    const from = this.shown;
+    if (still || !from || from.length !== wanted.length) {
+      this.#draw(wanted, box);
+    } else {
+      const start = performance.now();
+      const step = (now) => {
+        const part = Math.min(1, Math.max(0, now - start) / FADE_MILLISECONDS);
+        const eased = part * (2 - part);
+        this.#draw(wanted.map((light, i) => from[i] + (light - from[i]) * eased), box);
+        if (part < 1) this.frame = requestAnimationFrame(step);
+      };
+      this.frame = requestAnimationFrame(step);
+    }
+    this.canvas.parentElement.classList.add("lit");
+  }
+
+  hide() {
+    cancelAnimationFrame(this.frame);
+    this.canvas.parentElement.classList.remove("lit");
+  }
+
+  #lightOf(grid, [left, top, right, bottom]) {
+    const scale = LONGER_SIDE / Math.max(this.image.naturalWidth, this.image.naturalHeight);
+    const width = Math.max(1, Math.round(this.image.naturalWidth * scale));
+    const height = Math.max(1, Math.round(this.image.naturalHeight * scale));
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
+    }
+    const rows = grid.length;
+    const columns = grid[0].length;
+    const full = Math.max(Math.min(1, FULL_LIGHT / (rows * columns)), ...grid.flat());
+    const across = places(width, left, right, columns);
+    const down = places(height, top, bottom, rows);
+    const light = new Float32Array(width * height);
+    for (let y = 0; y < height; y += 1) {
+      if (!down[y]) continue;
+      for (let x = 0; x < width; x += 1) {
+        if (!across[x]) continue;
+        let sum = 0;
+        for (const [row, ofRow] of down[y]) {
+          for (const [column, ofColumn] of across[x]) sum += ofRow * ofColumn * grid[row][column];
+        }
+        light[y * width + x] = Math.min(1, Math.max(0, sum / full)) ** GAMMA;
+      }
+    }
+    return light;
+  }
+
+  #draw(light, [left, top, right, bottom]) {
+    const { width, height } = this.canvas;
+    const context = this.canvas.getContext("2d");
+    const shade = context.createImageData(width, height);
+    for (let i = 0; i < light.length; i += 1) {
+      shade.data.set([12, 11, 10, 255 * DARKNESS * (1 - light[i])], 4 * i);
+    }
+    context.putImageData(shade, 0, 0);
+    if (left > 0 || top > 0 || right < 1 || bottom < 1) {
+      context.strokeStyle = "rgb(255 255 255 / 0.28)";
+      context.strokeRect(
+        left * width + 0.5, top * height + 0.5,
+        (right - left) * width - 1, (bottom - top) * height - 1,
+      );
+    }
+    this.shown = light;
+  }
+}
+
+// Says where the weights [rows][columns] are, for those who do not see the light.
+export function whereIsIt(grid) {
+  const shares = Array.from({ length: 3 }, () => [0, 0, 0]);
+  grid.forEach((line, row) => line.forEach((weight, column) => {
+    const third = (place, count) => Math.min(2, Math.floor((3 * (place + 0.5)) / count));
+    shares[third(row, grid.length)][third(column, line.length)] += weight;
+  }));
+  const most = Math.max(...shares.flat());
+  if (most < EVEN_SHARE) return "all over the picture";
+  const row = shares.findIndex((line) => line.includes(most));
+  const column = shares[row].indexOf(most);
+  const place = row === 1 && column === 1 ? "centre" : `${ROWS[row]} ${COLUMNS[column]}`;
+  return `mostly at the ${place}`;
+}
+
+// For every pixel of a side, the cells that light it and how much each counts (cubic
+// interpolation between the cells' middles); null for pixels that the model did not see.
+function places(pixels, start, end, cells) {
+  return Array.from({ length: pixels }, (_, pixel) => {
+    const inside = ((pixel + 0.5) / pixels - start) / (end - start);
+    if (inside < 0 || inside > 1) return null;
+    const place = inside * cells - 0.5;
+    const before = Math.floor(place);
+    const part = place - before;
+    return [-1, 0, 1, 2].map((offset) => [
+      Math.min(cells - 1, Math.max(0, before + offset)),
+      cubic(Math.abs(offset - part)),
+    ]);
+  });
+}
+
+function cubic(distance) {
+  if (distance >= 2) return 0;
+  if (distance >= 1) return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2;
+  return (1.5 * distance - 2.5) * distance * distance + 1;
+}

@@ -1,0 +1,236 @@
+// The caption page: takes photographs however they come, and keeps a few requests under way. The
+// service's side is in service.js, a photograph's own card in card.js, its attention in light.js.
+
+import { Card } from "./card.js";
+import { captionsOf, Problem } from "./service.js";
+
+const AT_ONCE = 3; // requests under way
+const SETTLE_MILLISECONDS = 350; // a slider at rest for so long means what it says
+
+const byId = (id) => document.getElementById(id);
+const list = byId("photographs");
+const beam = byId("beam");
+const count = byId("count");
+const cards = [];
+const queue = [];
+let underWay = 0;
+let apiKey = "";
+let settling = 0;
+
+function say(words) {
+  byId("announcer").textContent = words;
+}
+
+function complain(words) {
+  byId("notice").textContent = words;
+}
+
+// Intake
+
+function take(files, { named = "" } = {}) {
+  const photographs = [...files].filter((file) => file.size > 0);
+  if (!photographs.length) {
+    complain(named || "There is no photograph in that.");
+    return;
+  }
+  complain("");
+  const fresh = photographs.map((file) => new Card(file, { onRemove: remove, onRetry: ask, say }));
+  list.prepend(...fresh.map((card) => card.element));
+  cards.unshift(...fresh);
+  arrange();
+  fresh.forEach(ask);
+  const quick = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  fresh[0].element.scrollIntoView({ block: "nearest", behavior: quick ? "auto" : "smooth" });
+}
+
+function remove(card) {
+  const place = cards.indexOf(card);
+  cards.splice(place, 1);
+  if (queue.includes(card)) queue.splice(queue.indexOf(card), 1);
+  card.discard();
+  arrange();
+  const next = cards[Math.min(place, cards.length - 1)];
+  (next ? next.element.querySelector(".remove") : byId("files")).focus();
+  say(`${card.name} is removed.`);
+}
+
+function arrange() {
+  byId("results").hidden = !cards.length;
+  document.body.classList.toggle("has-photographs", cards.length > 0);
+}
+
+function carriesFiles(event) {
+  return [...(event.dataTransfer?.types || [])].includes("Files");
+}
+
+function listenForPhotographs() {
+  byId("files").required = false;
+  for (const input of [byId("files"), byId("snapshot")]) {
+    input.addEventListener("change", () => {
+      if (input.files.length) take(input.files);
+      input.value = "";
+    });
+  }
+  byId("ask").addEventListener("submit", (event) => event.preventDefault());
+  let depth = 0; // dragenter and dragleave come in pairs for every element that is crossed
+  const drag = (step) => {
+    depth = step ? Math.max(0, depth + step) : 0;
+    document.body.classList.toggle("dropping", depth > 0);
+  };
+  addEventListener("dragenter", (event) => { if (carriesFiles(event)) drag(1); });
+  addEventListener("dragleave", (event) => { if (carriesFiles(event)) drag(-1); });
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    drag(0);
+    take(event.dataTransfer.files, {
+      named: "What was dropped is not a file. Save the picture first, then drop it here.",
+    });
+  });
+  addEventListener("paste", (event) => {
+    const files = [...event.clipboardData.files];
+    if (files.length) {
+      event.preventDefault();
+      take(files);
+    } else if (!event.target.closest?.("input")) {
+      complain("There is no picture in the clipboard.");
+    }
+  });
+}
+
+// Asking the service
+
+function ask(card) {
+  card.stop?.abort();
+  card.waiting("Waiting for its turn …");
+  if (!queue.includes(card)) queue.push(card);
+  pump();
+}
+
+function pump() {
+  while (underWay < AT_ONCE && queue.length) {
+    underWay += 1;
+    attend(queue.shift()).finally(() => {
+      underWay -= 1;
+      pump();
+    });
+  }
+}
+
+async function attend(card) {
+  const stop = new AbortController();
+  card.stop = stop;
+  card.waiting("Looking …");
+  try {
+    const answer = await captionsOf(
+      card.photograph,
+      { beamSize: beam.value, count: count.value },
+      {
+        apiKey,
+        signal: stop.signal,
+        onWait: (seconds, problem) => card.waitingFor(seconds, problem),
+      },
+    );
+    if (!stop.signal.aborted) card.captioned(answer);
+  } catch (error) {
+    if (stop.signal.aborted) return; // removed, or asked anew with other options
+    const problem = error instanceof Problem
+      ? error
+      : new Problem("The page failed", `Load it again; if that does not help, report this: ${error.message}`);
+    card.failed(problem);
+    if (problem.code === "unauthorized") wantKey(card);
+  } finally {
+    if (card.stop === stop) card.stop = null;
+  }
+}
+
+// Options, key and camera
+
+function listenForOptions() {
+  const bind = (input, other, isTooMuch) => input.addEventListener("input", () => {
+    if (isTooMuch()) other.value = input.value;
+    byId("beam-shown").textContent = beam.value;
+    byId("count-shown").textContent = count.value;
+    clearTimeout(settling);
+    settling = setTimeout(() => cards.forEach(ask), SETTLE_MILLISECONDS);
+  });
+  // A beam of N holds no more than N captions.
+  bind(beam, count, () => Number(count.value) > Number(beam.value));
+  bind(count, beam, () => Number(count.value) > Number(beam.value));
+  byId("beam-shown").textContent = beam.value; // a reloaded page keeps its sliders
+  byId("count-shown").textContent = count.value;
+}
+
+const locked = new Set(); // cards that were refused for want of a key
+
+function wantKey(card) {
+  locked.add(card);
+  const form = byId("key-form");
+  if (form.hidden) {
+    form.hidden = false;
+    byId("key").focus();
+  }
+  if (apiKey) complain("The service does not know this key. Check it for missing characters.");
+}
+
+function listenForKey() {
+  byId("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    apiKey = byId("key").value.trim();
+    byId("key-form").hidden = true;
+    complain("");
+    const refused = [...locked].filter((card) => cards.includes(card));
+    locked.clear();
+    refused.forEach(ask);
+    (refused[0]?.element.querySelector(".remove") || byId("files")).focus();
+  });
+}
+
+function listenForCamera() {
+  const dialog = byId("camera-dialog");
+  const video = byId("viewfinder");
+  let stream = null;
+  byId("camera").addEventListener("click", async () => {
+    // A phone's own camera is better than a page's; without HTTPS there is no other.
+    if (!navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches) {
+      byId("snapshot").click();
+      return;
+    }
+    complain("");
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } },
+      });
+    } catch (error) {
+      complain(error.name === "NotFoundError"
+        ? "There is no camera here."
+        : "The camera cannot be used. Perhaps another program holds it, or the browser was told to refuse.");
+      return;
+    }
+    video.srcObject = stream;
+    dialog.showModal();
+    byId("shutter").focus();
+  });
+  byId("shutter").addEventListener("click", () => {
+    if (!video.videoWidth) return; // no picture has come yet
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob((blob) => {
+      const time = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
+      take([new File([blob], `camera ${time}.jpg`, { type: "image/jpeg" })]);
+    }, "image/jpeg", 0.92);
+    dialog.close();
+  });
+  byId("camera-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    stream?.getTracks().forEach((track) => track.stop());
+    stream = video.srcObject = null;
+  });
+}
+
+listenForPhotographs();
+listenForOptions();
+listenForKey();
+listenForCamera();
