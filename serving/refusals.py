@@ -11,7 +11,7 @@ from captioner.errors import CaptionerError
 ImageCode = Literal["corrupt_image", "unsupported_format", "image_too_large"]
 
 
-class ImageRejected(CaptionerError):
+class ImageRejected(CaptionerError):  # noqa: N818
     """An upload is no picture that is accepted here."""
 
     def __init__(self, code: ImageCode, detail: str) -> None:
@@ -20,7 +20,7 @@ class ImageRejected(CaptionerError):
         self.detail = detail
 
 
-class Overloaded(CaptionerError):
+class Overloaded(CaptionerError):  # noqa: N818
     """There is more to do than can be done in time; after `retry_after_seconds` there may not."""
 
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
@@ -28,13 +28,13 @@ class Overloaded(CaptionerError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class DeadlineExceeded(CaptionerError):
+class DeadlineExceeded(CaptionerError):  # noqa: N818
     """The request's deadline passed before its answer was there."""
 
 
-class NotReady(CaptionerError):
+class NotReady(CaptionerError):  # noqa: N818
     """The engine is starting, draining or closed."""
 
 
-class CaptioningFailed(CaptionerError):
+class CaptioningFailed(CaptionerError):  # noqa: N818
     """The model failed at this very request, also when it was tried alone."""
