@@ -17,19 +17,30 @@ def check_probability(p: float, name: str = "p") -> None:
         raise OptionError(f"{name} is {p}; a probability lies between 0 and 1")
 
 
-def sample_keep(steps: int, p: float, *, generator: torch.Generator) -> Tensor:
+def sample_keep(
+    steps: int,
+    p: float,
+    *,
+    batch_size: int | None = None,
+    generator: torch.Generator | None,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Draw for each step whether the hidden state entering it stays in the graph.
 
-    One number per step serves the whole batch. At p = 0 nothing is drawn, so a plain LSTM
-    leaves the generator as it was.
+    One number per step serves the whole batch, as in the paper; with `batch_size` every row of
+    the batch draws its own. At p = 0 nothing is drawn, so a plain LSTM leaves the generator as
+    it was. None is torch's own generator of `device`, the one that `torch.manual_seed` sets.
 
     Shapes:
-        -> [steps] float32 on the generator's device: 0 detaches h_{t-1} (probability `p`), 1 keeps.
+        -> [steps] or [steps, batch_size] float32 on `device` (None: the generator's): 0 detaches
+        h_{t-1} (probability `p`), 1 keeps.
     Raises:
         OptionError: `p` is no probability.
     """
     check_probability(p)
+    shape = (steps,) if batch_size is None else (steps, batch_size)
+    source = device if generator is None else generator.device
     if p == 0.0:
-        return torch.ones(steps, device=generator.device)
-    draws = torch.rand(steps, generator=generator, device=generator.device)
-    return (draws >= p).to(torch.float32)
+        return torch.ones(shape, device=device if device is not None else source)
+    draws = torch.rand(shape, generator=generator, device=source)
+    return (draws >= p).to(device=device, dtype=torch.float32)

@@ -1,0 +1,88 @@
+"""What the h-detach LSTM demands of its arguments, checked once for all backends.
+
+Native code reads memory by these sizes, so nothing that does not fit may reach it. Sizes are
+checked where the operator is called, values where it runs: tracing knows no values.
+"""
+
+import torch
+from torch import Tensor
+
+from captioner.errors import OptionError
+
+
+def check_arguments(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    keep: Tensor | None,
+    cell_keep: Tensor | None,
+    lengths: Tensor | None,
+) -> None:
+    """Raise `OptionError` where sizes, devices or dtypes do not fit together.
+
+    Under autocast, x and the states may be of another floating dtype than the weights.
+    """
+    if x.dim() != 3 or x.shape[0] == 0:
+        raise OptionError(f"x has shape {list(x.shape)}; it must be [T, B, I] with T at least 1")
+    if h0.dim() != 2:
+        raise OptionError(f"h0 has shape {list(h0.shape)}; it must be [B, H]")
+    if not x.is_floating_point():
+        raise OptionError(f"x is {x.dtype}; it must be floating point: convert it with .float()")
+    (steps, batch_size, inputs), size = x.shape, h0.shape[1]
+    mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    for name, one, shape in (
+        ("h0", h0, (batch_size, size)),
+        ("c0", c0, (batch_size, size)),
+        ("w_ih", w_ih, (4 * size, inputs)),
+        ("w_hh", w_hh, (4 * size, size)),
+        ("b_ih", b_ih, (4 * size,)),
+        ("b_hh", b_hh, (4 * size,)),
+    ):
+        if one is None:
+            continue
+        if one.shape != shape:
+            raise OptionError(
+                f"{name} has shape {list(one.shape)}; beside x {list(x.shape)} and h0 "
+                f"{list(h0.shape)} it must be {list(shape)}"
+            )
+        if one.device != x.device or (one.dtype != x.dtype and not mixed):
+            raise OptionError(
+                f"{name} is {one.dtype} on {one.device} and x is {x.dtype} on {x.device}; "
+                "they must be alike: convert one with .to()"
+            )
+    for name, mask in (("keep", keep), ("cell_keep", cell_keep)):
+        if mask is not None and mask.shape != (steps,) and mask.shape != (steps, batch_size):
+            raise OptionError(
+                f"{name} has shape {list(mask.shape)}; it must be [T] = [{steps}] or [T, B] = "
+                f"[{steps}, {batch_size}], as sample_keep draws it"
+            )
+    if lengths is not None and (lengths.shape != (batch_size,) or lengths.device.type != "cpu"):
+        raise OptionError(
+            f"lengths has shape {list(lengths.shape)} on {lengths.device}; it must be "
+            f"[B] = [{batch_size}] on the CPU"
+        )
+
+
+def check_values(
+    steps: int, keep: Tensor | None, cell_keep: Tensor | None, lengths: Tensor | None
+) -> None:
+    """Raise `OptionError` for masks outside [0, 1] and for lengths that are no lengths.
+
+    Masks on a GPU are not looked at: that would wait for the device at every call.
+    """
+    for name, mask in (("keep", keep), ("cell_keep", cell_keep)):
+        if mask is not None and mask.device.type == "cpu":
+            outside = ~((mask >= 0.0) & (mask <= 1.0))
+            if outside.any():
+                met = mask[outside][0].item()
+                raise OptionError(f"{name} holds {met}; its values lie between 0 and 1")
+    if lengths is not None and len(lengths) > 0:
+        in_order = (lengths[1:] <= lengths[:-1]).all()
+        if not in_order or lengths[0] > steps or lengths[-1] < 1:
+            raise OptionError(
+                f"lengths is {lengths.tolist()}; it must be decreasing, between 1 and T = {steps}"
+            )

@@ -1,0 +1,56 @@
+"""Backend `reference`: h-detach by its definition, a loop with `.detach()` as in Algorithm 1.
+
+Every other backend is compared with this one, outputs and every gradient, which here are
+autograd's own. It is slow, and it is the place to read what the others promise (Kanuparthi, Arpit
+et al., ICLR 2019, section 2.3).
+"""
+
+import torch
+from torch import Tensor
+
+
+def partly_detached(state: Tensor, keep: Tensor | None) -> Tensor:
+    """Return `state` to the last bit, with its gradient multiplied by `keep`.
+
+    Shapes:
+        state [B, H], keep [] or [B] -> [B, H].
+    """
+    if keep is None:
+        return state
+    return state.detach() + keep.unsqueeze(-1) * (state - state.detach())
+
+
+def loop(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    keep: Tensor | None,
+    cell_keep: Tensor | None,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the hidden states of all steps and the last states; autograd differentiates them.
+
+    Shapes: those of `captioner.lstm.operator.hdetach_lstm`.
+    """
+    h, c = h0, c0
+    outputs = []
+    for t in range(x.shape[0]):
+        h_in = partly_detached(h, None if keep is None else keep[t])
+        c_in = partly_detached(c, None if cell_keep is None else cell_keep[t])
+        gates = torch.nn.functional.linear(x[t], w_ih, b_ih)
+        gates = gates + torch.nn.functional.linear(h_in, w_hh, b_hh)
+        i, f, g, o = gates.chunk(4, dim=1)
+        new_c = f.sigmoid() * c_in + i.sigmoid() * g.tanh()
+        new_h = o.sigmoid() * new_c.tanh()
+        if lengths is None:
+            h, c = new_h, new_c
+            outputs.append(h)
+        else:
+            running = (t < lengths).to(x.device).unsqueeze(1)
+            h, c = torch.where(running, new_h, h), torch.where(running, new_c, c)
+            outputs.append(torch.where(running, new_h, 0.0))
+    return torch.stack(outputs), h, c
