@@ -1,0 +1,377 @@
+"""The page in a real browser: every way in, what it shows, what it says when something fails.
+
+Most tests talk to a stand-in for the service, which fails when a test wants it to.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
+stand_in = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stand_in)
+
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+READ_SHADE = """(canvas, [x, y]) => canvas.getContext("2d").getImageData(
+    Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data[3]"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that CHROMIUM names."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no chromium; install it, or name one in CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        # The sandbox needs rights that a container does not give; only our own page is loaded.
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *CAMERA])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Any]:
+    service = stand_in.StandIn()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def service(running: Any) -> Any:
+    running.reset()
+    return running
+
+
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """Yield the page; at the end it has loaded nothing from elsewhere and broken no policy."""
+    options = {"reduced_motion": "reduce", "viewport": {"width": 1100, "height": 900}, **options}
+    context = browser.new_context(**options)
+    context.set_default_timeout(15_000)
+    context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
+    page = context.new_page()
+    asked: list[str] = []
+    broken: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("console", lambda message: "Policy" in message.text and broken.append(message.text))
+    page.goto(url)
+    yield page
+    context.close()
+    assert [one for one in asked if not one.startswith((url, "blob:", "data:"))] == []
+    assert broken == []
+
+
+@pytest.fixture
+def page(browser: Browser, service: Any) -> Iterator[Page]:
+    yield from opened(browser, service.url)
+
+
+def upload(page: Page, *photographs: Path) -> None:
+    page.set_input_files("#files", [str(path) for path in photographs])
+
+
+def best(page: Page) -> Any:
+    return page.locator(".caption.best .words")
+
+
+def shade(page: Page, column: float, row: float) -> int:
+    """Return how dark a cell of the grid of 3 by 3 is, from 0 (lit) to 255."""
+    found: int = page.locator(".frame canvas").first.evaluate(
+        READ_SHADE, [(column + 0.5) / 3, (row + 0.5) / 3]
+    )
+    return found
+
+
+def test_a_chosen_photograph_gets_captions_with_probabilities(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    upload(page, photographs[0])
+    expect(page.locator(".caption .words")).to_have_text(
+        [
+            "a dog runs through the grass",
+            "a dog runs through the grass again",
+            "a dog runs through the grass again again",
+        ]
+    )
+    expect(page.locator(".likely")).to_have_text(["8.2 %", "4.1 %", "2.7 %"])
+    (asked,) = service.asked
+    assert asked["body"] == photographs[0].read_bytes()
+    assert asked["query"] == {"beam_size": "3", "num_captions": "3", "attention": "true"}
+    alt = page.locator(".frame img").get_attribute("alt")
+    assert alt == "photograph_0.jpg: A dog runs through the grass."
+    expect(page.locator("#announcer")).to_have_text(alt)
+    expect(page.locator(".facts")).to_have_text("JPEG 60 × 40 · 0.01 s · model stand-in")
+
+
+def test_several_photographs_are_captioned_side_by_side_but_not_all_at_once(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    service.delay_seconds = 0.1
+    upload(page, *photographs, *photographs)
+    expect(best(page)).to_have_count(8)
+    expect(page.locator("h3")).to_have_text([path.name for path in [*photographs, *photographs]])
+    assert 2 <= service.most_at_once <= 3
+    page.get_by_role("button", name="Remove photograph_3.jpg").first.click()
+    expect(best(page)).to_have_count(7)
+
+
+def test_a_photograph_can_be_dropped_anywhere(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    pointer = page.context.new_cdp_session(page)  # the drag of a real file, as a desktop sends it
+    data = {"items": [], "files": [str(photographs[1])], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        pointer.send("Input.dispatchDragEvent", {"type": kind, "x": 50, "y": 800, "data": data})
+    expect(page.locator("body.dropping")).to_be_visible()
+    pointer.send("Input.dispatchDragEvent", {"type": "drop", "x": 50, "y": 800, "data": data})
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    expect(page.locator("body.dropping")).to_have_count(0)
+    assert service.asked[0]["body"] == photographs[1].read_bytes()
+
+
+def test_a_picture_can_be_pasted_and_text_cannot(
+    page: Page, service: Any, tmp_path: Path, photographs: list[Path]
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.open(photographs[0]).save(picture)
+    page.evaluate(
+        """bytes => navigator.clipboard.write([new ClipboardItem(
+            {"image/png": new Blob([new Uint8Array(bytes)], {type: "image/png"})})])""",
+        list(picture.read_bytes()),
+    )
+    page.keyboard.press("Control+V")
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    assert service.asked[0]["body"].startswith(b"\x89PNG")
+    page.evaluate("navigator.clipboard.writeText('words')")
+    page.keyboard.press("Control+V")
+    expect(page.get_by_role("alert")).to_have_text("There is no picture in the clipboard.")
+
+
+def test_a_photograph_can_be_taken_with_the_camera(page: Page, service: Any) -> None:
+    page.get_by_role("button", name="Use the camera").click()
+    dialog = page.get_by_role("dialog", name="Take a photograph")
+    expect(dialog).to_be_visible()
+    ready = "video => video.videoWidth || new Promise(done => { video.onloadeddata = done })"
+    page.locator("#viewfinder").evaluate(ready)
+    page.get_by_role("button", name="Take it").click()
+    expect(dialog).to_be_hidden()
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    assert service.asked[0]["body"].startswith(b"\xff\xd8")
+    assert page.locator("#viewfinder").evaluate("video => video.srcObject") is None
+
+
+def test_a_word_lays_its_attention_over_the_picture(page: Page, photographs: list[Path]) -> None:
+    upload(page, photographs[0])
+    word = best(page).get_by_role("button", name="grass")  # the sixth: row 1, column 2
+    word.hover()
+    expect(page.locator(".frame.lit")).to_be_visible()
+    assert shade(page, 2, 1) < 20
+    assert min(shade(page, 0, 0), shade(page, 0, 1), shade(page, 0, 2)) > 150
+    expect(page.locator(".looked")).to_have_text("“grass”: mostly at the middle right")
+    best(page).get_by_role("button", name="a", exact=True).hover()
+    assert shade(page, 0, 0) < 20
+    assert shade(page, 2, 1) > 150
+    page.mouse.move(5, 5)
+    expect(page.locator(".frame.lit")).to_have_count(0)
+    word.click()
+    page.mouse.move(5, 5)
+    expect(page.locator(".frame.lit")).to_be_visible()
+
+
+def test_attention_lies_where_the_model_saw_the_picture(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    seen = stand_in.answer(1)
+    seen["image"]["seen"] = [0.5, 0.0, 1.0, 1.0]
+    service.script.append((200, {"content-type": "application/json"}, seen))
+    upload(page, photographs[0])
+    best(page).get_by_role("button", name="a", exact=True).hover()
+    assert shade(page, 0, 0) > 150
+    assert shade(page, 1.25, 0) < 20
+
+
+def test_a_model_without_attention_has_words_without_light(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    blind = stand_in.answer(1, attention=False)
+    blind["captions"][0]["attention"] = None
+    service.script.append((200, {"content-type": "application/json"}, blind))
+    upload(page, photographs[0])
+    best(page).get_by_role("button", name="dog").hover()
+    expect(page.locator(".frame.lit")).to_have_count(0)
+    expect(best(page)).to_have_text("a dog runs through the grass")
+
+
+def test_captions_and_alt_texts_can_be_copied(page: Page, photographs: list[Path]) -> None:
+    upload(page, photographs[0])
+    page.get_by_role("button", name="Copy caption 1").click()
+    expect(page.locator("#announcer")).to_have_text("The caption is in the clipboard.")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "A dog runs through the grass."
+    page.get_by_role("button", name="Caption 2 as alt text in HTML").click()
+    snippet = '<img src="photograph_0.jpg" alt="A dog runs through the grass again.">'
+    expect(page.locator(".snippet code")).to_have_text(snippet)
+    assert page.evaluate("navigator.clipboard.readText()") == snippet
+
+
+def test_what_files_and_the_service_say_is_text_never_markup(
+    page: Page, service: Any, tmp_path: Path, photographs: list[Path]
+) -> None:
+    wicked = tmp_path / '"><img src=x onerror=alert(1)>.jpg'
+    wicked.write_bytes(photographs[0].read_bytes())
+    said = stand_in.answer(1)
+    said["captions"] = [stand_in.caption(0, ["<b>bold</b>", "&amp;"], attention=True)]
+    service.script.append((200, {"content-type": "application/json"}, said))
+    upload(page, wicked)
+    expect(best(page)).to_have_text("<b>bold</b> &amp;")
+    expect(page.locator("h3")).to_have_text(wicked.name)
+    expect(page.locator(".snippet code")).to_have_text(
+        '<img src="&quot;>&lt;img src=x onerror=alert(1)>.jpg" alt="&lt;b>bold&lt;/b> &amp;amp;.">'
+    )
+    assert page.locator("img").count() == 1
+
+
+def test_the_sliders_ask_again_and_keep_within_each_other(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    upload(page, photographs[0])
+    expect(best(page)).to_have_count(1)
+    page.get_by_role("slider", name="Captions").press("ArrowRight")
+    expect(page.locator(".caption")).to_have_count(4)
+    assert service.asked[-1]["query"]["beam_size"] == "4"
+    page.get_by_role("slider", name="Beam").press("Home")
+    expect(page.locator(".caption")).to_have_count(1)
+    assert service.asked[-1]["query"]["num_captions"] == "1"
+
+
+def test_errors_are_said_in_words(page: Page, service: Any, photographs: list[Path]) -> None:
+    service.refuse(422, "corrupt_image", "The image cannot be decoded", "it ends in a scan")
+    upload(page, photographs[0])
+    wrong = page.locator(".state.wrong")
+    expect(wrong).to_have_text("The image cannot be decoded.It ends in a scan.")
+    expect(page.locator("#announcer")).to_contain_text("photograph_0.jpg: The image cannot be dec")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)  # it would not help
+
+    page.get_by_role("button", name="Remove").click()
+    service.script.append((502, {"content-type": "text/html"}, b"<h1>Bad gateway</h1>"))
+    upload(page, photographs[1])
+    expect(wrong).to_contain_text("The service answered with status 502.It gave no reason.")
+    page.get_by_role("button", name="Try again").click()
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    expect(wrong).to_have_count(0)
+
+    page.route("**/caption?*", lambda route: route.abort())
+    upload(page, photographs[2])
+    expect(wrong).to_contain_text("The service cannot be reached.")
+
+
+def test_a_busy_service_is_asked_again_when_it_says_so(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    service.refuse(429, "overloaded", "Too much to do", "the queue is full", retry_after="1")
+    service.refuse(503, "not_ready", "Starting", "the model loads", retry_after="1")
+    upload(page, photographs[0])
+    state = page.locator(".state")
+    expect(state).to_have_text("The service is busy. Trying again in 1 s.")
+    expect(state).to_have_text("The service is not ready yet. Trying again in 1 s.")
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    assert len(service.asked) == 3
+
+
+def test_a_service_that_wants_minutes_is_not_waited_for(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    service.refuse(429, "rate_limited", "Too many requests", "wait", retry_after="3600")
+    upload(page, photographs[0])
+    expect(page.locator(".state.wrong")).to_contain_text("Too many requests.")
+    assert len(service.asked) == 1
+
+
+def test_a_key_is_asked_for_only_where_one_is_needed(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    expect(page.locator("#key-form")).to_be_hidden()
+    service.key = "secret"
+    upload(page, photographs[0])
+    field = page.get_by_label("This service asks for an API key")
+    expect(field).to_be_focused()
+    field.fill("wrong")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("does not know this key")
+    field.fill("secret")
+    field.press("Enter")
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    expect(page.locator("#key-form")).to_be_hidden()
+    assert service.asked[-1]["headers"]["authorization"] == "Bearer secret"
+
+
+def test_everything_works_from_the_keyboard(page: Page, photographs: list[Path]) -> None:
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="API")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Choose photographs")).to_be_focused()
+    with page.expect_file_chooser() as choosing:
+        page.keyboard.press("Enter")
+    choosing.value.set_files(str(photographs[0]))
+    expect(best(page)).to_have_count(1)
+    for _ in range(5):  # the camera, two sliders, Remove, and the words as one stop
+        page.keyboard.press("Tab")
+    expect(best(page).get_by_role("button", name="a", exact=True)).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".looked")).to_have_text("“dog”: mostly at the upper centre")
+    assert shade(page, 1, 0) < 20
+    page.keyboard.press("End")
+    expect(best(page).get_by_role("button", name="grass")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Copy caption 1")).to_be_focused()
+    expect(page.locator(".frame.lit")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".frame.lit")).to_have_count(0)
+
+
+def test_a_browser_without_scripts_can_still_send_a_photograph(
+    browser: Browser, service: Any, photographs: list[Path]
+) -> None:
+    for page in opened(browser, service.url, java_script_enabled=False):
+        upload(page, photographs[0])
+        page.get_by_role("button", name="Caption it").click()
+        expect(page.locator("body")).to_contain_text("a dog runs through the grass")
+        (asked,) = service.asked
+        assert asked["headers"]["content-type"].startswith("multipart/form-data")
+        assert b'name="image"; filename="photograph_0.jpg"' in asked["body"]
+        assert b'name="num_captions"' in asked["body"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (320, 640)], ids=["desk", "phone"])
+def test_the_page_is_accessible_and_fits(
+    browser: Browser, service: Any, photographs: list[Path], scheme: str, size: tuple[int, int]
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    viewport = {"width": size[0], "height": size[1]}
+    for page in opened(browser, service.url, color_scheme=scheme, viewport=viewport):
+        upload(page, photographs[0])
+        expect(best(page)).to_have_count(1)
+        service.refuse(415, "unsupported_format", "The format is unknown", "send JPEG")
+        upload(page, photographs[1])
+        expect(page.locator(".state.wrong")).to_be_visible()
+        page.locator("#key-form").evaluate("form => { form.hidden = false }")
+        best(page).get_by_role("button", name="dog").click()
+        found = Axe().run(page).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1]
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
+        assert (brightness > 600) == (scheme == "light")
