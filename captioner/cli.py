@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.commands import caption, data, score
+from captioner.commands import caption, data, score, serve
 from captioner.errors import CaptionerError
 
 BAD_INPUT = 2
@@ -55,6 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (caption, score, data):
+    for command in (caption, score, data, serve):
         command.add_parser(commands)
     return parser

@@ -1,0 +1,12 @@
+"""The caption service: photographs in over HTTP, captions out.
+
+`python -m serving --checkpoint DIR` starts it, `serving.app.create_app(settings)` is the same for
+any ASGI server. A request's path is `app.py`, `captions.py`, `batching.py`. Images are decoded in
+processes that can be killed; the model runs in one thread of the serving process.
+"""
+
+import os
+
+# Read by OpenMP when torch is first loaded: threads that spin while they wait cost a busy machine
+# up to 30 times the time of a request.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,140 @@
+"""What our own routes answer, as the documents describe it and as it is written."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from captioner.captioner import Caption
+from serving.model import LoadedModel
+from serving.service import Captioned
+
+ATTENTION_DIGITS = 5
+
+
+class CaptionEntry(BaseModel):
+    """One caption."""
+
+    text: str = Field(examples=["a dog runs on the grass"])
+    tokens: list[str] = Field(examples=[["a", "dog", "runs", "on", "the", "grass"]])
+    log_prob: float = Field(description="Natural logarithm of `probability`.", examples=[-5.4])
+    score: float = Field(
+        description="What captions are ranked by: `log_prob` per token.", examples=[-0.77]
+    )
+    probability: float = Field(
+        description="Of exactly this caption, by the model.", ge=0, le=1, examples=[0.0045]
+    )
+    attention: list[list[list[float]]] | None = Field(
+        None,
+        description="Only if asked for: for each token rows of weights that sum to 1; null where "
+        "the model looks at the image once.",
+    )
+
+
+class ImageEntry(BaseModel):
+    """The image as it was understood: upright, and by its content."""
+
+    width: int = Field(ge=1, examples=[640])
+    height: int = Field(ge=1, examples=[480])
+    format: str = Field(examples=["JPEG"])
+
+
+class ModelEntry(BaseModel):
+    """The checkpoint that answered."""
+
+    name: str = Field(examples=["flickr8k"])
+    hash: str = Field(description="SHA-256 of the checkpoint's contents.")
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    queue: float
+    decode: float
+    encode: float
+    search: float
+    total: float = Field(description="From the request's header to this answer.")
+
+
+class CaptionAnswer(BaseModel):
+    """The captions of one image, the best first; `caption` is the best one's text."""
+
+    caption: str = Field(examples=["a dog runs on the grass"])
+    captions: list[CaptionEntry]
+    image: ImageEntry
+    model: ModelEntry
+    timing_ms: Timing
+    request_id: str
+
+
+class ProblemAnswer(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(json_schema_extra={"format": "uri-reference"})
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+class BatchEntry(CaptionAnswer):
+    """The captions of one image of several."""
+
+    index: int = Field(ge=0, description="Which image of the form it was, from 0.")
+
+
+class BatchProblem(BaseModel):
+    """Why one image of several has no captions."""
+
+    index: int = Field(ge=0)
+    error: ProblemAnswer
+
+
+class BatchAnswer(BaseModel):
+    """A result or an error for each image, in the order they were sent."""
+
+    results: list[BatchEntry | BatchProblem]
+    request_id: str
+
+
+def caption_answer(
+    captioned: Captioned, *, attention: bool, total_seconds: float, request_id: str
+) -> dict[str, Any]:
+    """Return the JSON of `CaptionAnswer`."""
+    outcome, header = captioned.outcome, captioned.image.header
+    return {
+        "caption": outcome.captions[0].text,
+        "captions": [_entry(caption, attention=attention) for caption in outcome.captions],
+        "image": {"width": header.width, "height": header.height, "format": header.format},
+        "model": model_entry(outcome.model),
+        "timing_ms": {
+            "queue": _milliseconds(outcome.queue_seconds),
+            "decode": _milliseconds(captioned.image.seconds),
+            "encode": _milliseconds(outcome.encode_seconds),
+            "search": _milliseconds(outcome.search_seconds),
+            "total": _milliseconds(total_seconds),
+        },
+        "request_id": request_id,
+    }
+
+
+def model_entry(model: LoadedModel) -> dict[str, Any]:
+    return {"name": model.name, "hash": model.hash}
+
+
+def _entry(caption: Caption, *, attention: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "text": caption.text,
+        "tokens": list(caption.tokens),
+        "log_prob": caption.log_prob,
+        "score": caption.score,
+        "probability": caption.probability,
+    }
+    if attention:
+        grid = caption.attention
+        entry["attention"] = None if grid is None else grid.round(ATTENTION_DIGITS).tolist()
+    return entry
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,76 @@
+"""The limits of a request's body, kept while it streams in and before any parser sees it.
+
+Pure ASGI, so that it holds under every server. A body that says it is too large is refused unread;
+one that lies, or that has no stated length, is cut at the limit; one that dawdles is cut in time.
+"""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.problems import Problem
+
+
+class BodyLimit:
+    """ASGI middleware whose `receive` raises a `Problem` at the limit of size or time."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_seconds: float) -> None:
+        self.app = app
+        self.limit_bytes = limit_bytes
+        self.timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = _declared_length(scope)
+        if declared is not None and declared > self.limit_bytes:
+            raise self._too_large(declared)
+        await self.app(scope, self._limited(receive), send)
+
+    def _limited(self, receive: Receive) -> Receive:
+        deadline = asyncio.get_running_loop().time() + self.timeout_seconds
+        received = 0
+        is_complete = False
+
+        async def limited() -> Message:
+            nonlocal received, is_complete
+            if is_complete:  # the next message can only be that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.limit_bytes:
+                    raise self._too_large(received)
+                is_complete = not message.get("more_body", False)
+            return message
+
+        return limited
+
+    def _too_large(self, received: int) -> Problem:
+        return Problem(
+            "body_too_large",
+            f"the body has at least {received:,} bytes, the limit is {self.limit_bytes:,}; send "
+            "a smaller or more compressed image",
+            members={"limit": self.limit_bytes},
+            closes_connection=True,
+        )
+
+    def _too_slow(self) -> Problem:
+        return Problem(
+            "receive_timeout",
+            f"the body did not arrive within {self.timeout_seconds:g} seconds",
+            members={"limit": self.timeout_seconds},
+            closes_connection=True,
+        )
+
+
+def _declared_length(scope: Scope) -> int | None:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None

@@ -1,0 +1,98 @@
+"""The interface of IBM's Model Asset Exchange, so that its clients work unchanged.
+
+Source: IBM/MAX-Image-Caption-Generator, api/predict.py and api/metadata.py. Unlike there, the
+image's content decides its format, and an image that cannot be decoded is the client's error.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
+
+from serving.captions import deadline_of, note, received, service_of, unless_gone
+from serving.described import BINARY, COMMON_CODES, IMAGE_CODES, max_problems
+from serving.model import CaptionOptions
+
+PREDICTIONS = 3  # as the original gives
+router = APIRouter(prefix="/model", tags=["IBM MAX"])
+
+
+class Prediction(BaseModel):
+    """One caption; the index is text, as in the original."""
+
+    index: str = Field(examples=["0"])
+    caption: str = Field(examples=["a dog runs on the grass"])
+    probability: float = Field(examples=[0.0045])
+
+
+class Predictions(BaseModel):
+    """The answer of the original."""
+
+    status: str = Field(examples=["ok"])
+    predictions: list[Prediction]
+
+
+class Metadata(BaseModel):
+    """What the original tells of its model."""
+
+    id: str
+    name: str
+    description: str
+    type: str
+    source: str
+    license: str
+
+
+@router.post(
+    "/predict",
+    summary="Caption one image, as IBM MAX does",
+    response_model=Predictions,
+    responses=max_problems(*IMAGE_CODES, *COMMON_CODES),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": BINARY},
+                        "required": ["image"],
+                    }
+                }
+            },
+        }
+    },
+)
+async def predict(request: Request) -> JSONResponse:
+    """Send the image as the field `image` of a form; the three best captions come back."""
+    service = service_of(request)
+    deadline = deadline_of(request)
+    options = CaptionOptions(beam_size=PREDICTIONS, num_captions=PREDICTIONS)
+    with service.admit(deadline) as ticket:
+        upload = await received(request, deadline)
+        captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
+    note(request, captioned)
+    found = [
+        {"index": str(index), "caption": caption.text, "probability": caption.probability}
+        for index, caption in enumerate(captioned.outcome.captions)
+    ]
+    return JSONResponse({"status": "ok", "predictions": found})
+
+
+@router.get(
+    "/metadata",
+    summary="What the model is, as IBM MAX says it",
+    responses=max_problems("not_ready"),
+)
+async def model_metadata(request: Request) -> Metadata:
+    model = service_of(request).model
+    values: dict[str, Any] = {
+        "id": f"captioner-{model.hash[:12]}",
+        "name": model.name,
+        "description": "Captions for photographs: an image encoder and an LSTM with h-detach",
+        "type": "Image-to-Text Translation",
+        "source": "captioner",
+        "license": "MIT",
+    }
+    return Metadata(**values)

@@ -1,0 +1,210 @@
+"""OpenAI's chat completions for images, so that its clients work unchanged.
+
+The last image of the conversation is captioned; the words around it are not read. `n` asks for
+several captions, and any name of a model is taken, since there is one.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import JSONResponse, Response
+
+from captioner.captioner import Caption
+from captioner.search import SearchConfig
+from serving.captions import before, deadline_of, note, service_of, unless_gone
+from serving.described import COMMON_CODES, IMAGE_CODES, openai_problems
+from serving.model import CaptionOptions
+from serving.options import MOST_BEAMS, invalid
+from serving.problems import Problem
+from serving.uploads import image_from_text, read_json
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+class ImageUrl(BaseModel):
+    """An image inside the request."""
+
+    url: str = Field(
+        description="A `data:` URL of base64. Nothing is fetched from elsewhere.",
+        examples=["data:image/jpeg;base64,..."],
+    )
+
+
+class Part(BaseModel):
+    """A part of a message; only those with an image count."""
+
+    type: str = Field(examples=["image_url"])
+    image_url: ImageUrl | str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message of the conversation."""
+
+    role: str = Field(examples=["user"])
+    content: list[Part] | str | None = None
+
+
+class ChatRequest(BaseModel):
+    """What of OpenAI's request is read; the rest may be there."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=200)]
+    model: str = ""
+    n: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = 1
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = False
+
+
+class ChatAnswer(BaseModel):
+    """A completed chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, int]
+
+
+def _inline(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema without references, for a place where nothing can be referred to."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolve(definitions[value["$ref"].rpartition("/")[2]])
+            return {key: resolve(inner) for key, inner in value.items()}
+        return [resolve(inner) for inner in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+@router.post(
+    "/chat/completions",
+    summary="Caption one image, as OpenAI's chat does",
+    response_model=ChatAnswer,
+    responses=openai_problems(*IMAGE_CODES, *COMMON_CODES),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inline(ChatRequest.model_json_schema())}},
+        }
+    },
+)
+async def chat_completions(request: Request) -> Response:
+    """Send a conversation with an `image_url` that is a `data:` URL; the caption is the answer."""
+    service = service_of(request)
+    deadline = deadline_of(request)
+    with service.admit(deadline) as ticket:
+        async with before(deadline):
+            value = await read_json(request)
+        chat = _read_chat(value)
+        data = _last_image(chat)
+        options = _options(chat, service.settings.longest_caption)
+        captioned = await unless_gone(request, service.caption(ticket, data, options))
+    note(request, captioned)
+    outcome = captioned.outcome
+    head = {
+        "id": f"chatcmpl-{request.state.request_id}",
+        "created": int(time.time()),
+        "model": outcome.model.name,
+        "system_fingerprint": outcome.model.hash[:12],
+    }
+    if chat.stream:
+        events = "".join(_events(head, outcome.captions, options.max_length))
+        return Response(events, media_type="text/event-stream")
+    tokens = sum(len(caption.tokens) for caption in outcome.captions)
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": caption.text, "refusal": None},
+            "finish_reason": _finish_reason(caption, options.max_length),
+            "logprobs": None,
+        }
+        for index, caption in enumerate(outcome.captions)
+    ]
+    usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
+    return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": usage})
+
+
+class ModelCard(BaseModel):
+    """The one model there is."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The models there are."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+@router.get(
+    "/models",
+    summary="The model there is, as OpenAI lists it",
+    responses=openai_problems("unauthorized", "rate_limited", "not_ready"),
+)
+async def models(request: Request) -> ModelList:
+    model = service_of(request).model
+    card = ModelCard(
+        id=model.name, object="model", created=int(model.loaded_at), owned_by="captioner"
+    )
+    return ModelList(object="list", data=[card])
+
+
+def _read_chat(value: dict[str, Any]) -> ChatRequest:
+    try:
+        return ChatRequest.model_validate(value, strict=True)
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False)) from None
+
+
+def _last_image(chat: ChatRequest) -> bytes:
+    for message in reversed(chat.messages):
+        parts = message.content if isinstance(message.content, list) else []
+        for part in reversed(parts):
+            if part.image_url is not None:
+                url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+                return image_from_text(url, "image_url")
+    raise Problem(
+        "missing_file",
+        "no message holds an image; send a part of type image_url with a data: URL",
+        members={"parameter": "messages"},
+    )
+
+
+def _options(chat: ChatRequest, longest_caption: int) -> CaptionOptions:
+    number = chat.n or 1
+    longest = chat.max_completion_tokens or chat.max_tokens or SearchConfig.max_length
+    return CaptionOptions(
+        beam_size=max(number, SearchConfig.beam_size),
+        num_captions=number,
+        max_length=min(longest, longest_caption, SearchConfig.max_length),
+    )
+
+
+def _finish_reason(caption: Caption, max_length: int) -> str:
+    return "length" if len(caption.tokens) >= max_length else "stop"
+
+
+def _events(head: dict[str, Any], captions: list[Caption], max_length: int) -> Iterator[str]:
+    """Yield the answer as server-sent events, a caption at a time: the search has ended."""
+    for index, caption in enumerate(captions):
+        delta = {"role": "assistant", "content": caption.text}
+        for part, reason in ((delta, None), ({}, _finish_reason(caption, max_length))):
+            choice = {"index": index, "delta": part, "finish_reason": reason, "logprobs": None}
+            chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+            yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"

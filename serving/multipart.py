@@ -1,0 +1,141 @@
+"""The parts of a multipart/form-data body, read as it streams in, into memory that is bounded.
+
+Starlette's parser would spool files to the disk and offers no limit on their number per route
+(fastapi/fastapi #362). This one drives python-multipart itself: a few parts, small fields, and
+images no larger than the body may be.
+"""
+
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from serving.problems import Problem
+
+IMAGE_FIELDS = ("image", "file")
+MANY_IMAGE_FIELDS = ("image", "images", "file", "files")
+MOST_FIELDS = 16
+FIELD_BYTES = 4096
+
+
+@dataclass
+class _Part:
+    name: str
+    is_image: bool
+    data: bytearray = field(default_factory=bytearray)
+
+
+class FormReader:
+    """Collects the images and the text fields of one multipart body.
+
+    Raises:
+        Problem: the body is malformed or holds more than it may; from any method.
+    """
+
+    def __init__(self, content_type: str, *, most_images: int) -> None:
+        _, parameters = parse_options_header(content_type)
+        boundary = parameters.get(b"boundary", b"")
+        if not boundary:
+            raise malformed("its Content-Type names no boundary")
+        self.images: list[bytes] = []
+        self.fields: dict[str, str] = {}
+        self._most_images = most_images
+        self._image_fields = IMAGE_FIELDS if most_images == 1 else MANY_IMAGE_FIELDS
+        self._name = b""
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._part: _Part | None = None
+        self._is_at_end = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._on_header_name,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as problem:
+            raise malformed(str(problem)) from None
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            raise malformed("it does not follow RFC 7578") from None
+
+    def finish(self) -> None:
+        """Check that the last part has come."""
+        if not self._is_at_end:
+            raise malformed("it ends before its closing boundary")
+
+    def _begin(self) -> None:
+        self._disposition = b""
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        if b"name" not in parameters:
+            raise malformed("a part has no name")
+        name = _text(parameters[b"name"])
+        is_image = name in self._image_fields
+        if is_image and len(self.images) == self._most_images:
+            raise Problem(
+                "invalid_parameter",
+                f"the form holds more images than the {self._most_images} that may be sent; send "
+                + ("one, or several to /captions" if self._most_images == 1 else "fewer"),
+                members={"parameter": name},
+            )
+        if not is_image and b"filename" in parameters:
+            raise Problem(
+                "invalid_parameter",
+                f"there is a file in field {name[:40]!r}; send images in the field 'image'",
+                members={"parameter": name[:40]},
+            )
+        if not is_image and (name in self.fields or len(self.fields) == MOST_FIELDS):
+            raise malformed(f"field {name[:40]!r} comes twice, or there are too many fields")
+        self._part = _Part(name, is_image)
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        assert self._part is not None
+        if not self._part.is_image and len(self._part.data) + end - start > FIELD_BYTES:
+            raise malformed(f"field {self._part.name[:40]!r} is longer than {FIELD_BYTES:,} bytes")
+        self._part.data += data[start:end]
+
+    def _on_part_end(self) -> None:
+        assert self._part is not None
+        if self._part.is_image:
+            self.images.append(bytes(self._part.data))
+        else:
+            self.fields[self._part.name] = _text(bytes(self._part.data))
+        self._part = None
+
+    def _on_end(self) -> None:
+        self._is_at_end = True
+
+
+def malformed(reason: str) -> Problem:
+    return Problem("invalid_parameter", f"the multipart body cannot be read: {reason}")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise malformed("a field is not UTF-8") from None

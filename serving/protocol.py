@@ -1,0 +1,277 @@
+"""One HTTP/1.1 connection with deadlines: for its header, its body, its idling and its answer.
+
+uvicorn has a deadline only for idling (Kludex/uvicorn #157), no limit on the size of a header, and
+goes on reading a body that nobody wants. This subclass of its protocol ends what is too slow or
+too large, answers malformed requests in our own form, and makes room when there are too many
+connections by dropping the one that has waited longest without a request.
+"""
+
+import asyncio
+import json
+import logging
+import uuid
+from asyncio.events import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.problems import PROBLEM_JSON, Problem
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+LINGER_SECONDS = 2.0  # an answer is lost if its connection closes on bytes that were not read
+BODY_SLACK_SECONDS = 2.0  # the application answers a slow body with 408 first
+MOST_PIPELINED = 16  # requests that a client may send ahead
+MOST_HEADERS = 100
+
+log = logging.getLogger("serving.protocol")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """What one worker grants its connections."""
+
+    connections: int = 1000
+    header_bytes: int = 16_384
+    body_bytes: int = 10 * 1024 * 1024
+    receive_timeout_seconds: float = 10.0  # of the header, and again of the body
+    refused: Callable[[str], None] = lambda _: None  # is told the code of each refusal
+
+
+class Receiving(Enum):
+    """Which part of a request a connection waits for."""
+
+    NOTHING = "nothing"
+    HEADER = "header"
+    BODY = "body"
+
+
+class _GentleTransport:
+    """A transport whose `close` lets the last answer arrive, and does not wait for ever."""
+
+    def __init__(self, protocol: "GuardedProtocol", transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self._transport = transport
+        self.is_lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.is_lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        loop = self._protocol.loop
+        if self._protocol.receiving is not Receiving.NOTHING and self._transport.can_write_eof():
+            self.is_lingering = True
+            self._transport.write_eof()
+            self._protocol.flow.resume_reading()
+            loop.call_later(LINGER_SECONDS, self._transport.abort)
+            return
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            loop.call_later(self._protocol.limits.receive_timeout_seconds, self._transport.abort)
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with the deadlines and limits it lacks."""
+
+    def __init__(
+        self,
+        config: "Config",
+        server_state: "ServerState",
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: ConnectionLimits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.limits = limits
+        self.receiving = Receiving.HEADER
+        self.waiting_since = self.loop.time()
+        self._received_bytes = 0  # of the request that is being received
+        self._header_bytes = 0
+        self._is_refused = False
+        self._deadline: TimerHandle | None = None
+        self._write_deadline: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        has_room = self._make_room()
+        super().connection_made(_GentleTransport(self, transport))  # type: ignore[arg-type]
+        self._expect(Receiving.HEADER)
+        if not has_room:
+            detail = f"all {self.limits.connections} connections of this worker are in use"
+            self._refuse(Problem("too_many_connections", detail, retry_after_seconds=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self.receiving is Receiving.NOTHING:
+            self._expect(Receiving.HEADER)
+        self._received_bytes += len(data)
+        super().data_received(data)
+        if self._is_refused or self.transport.is_closing():
+            return
+        if self.receiving is Receiving.HEADER and self._received_bytes > self.limits.header_bytes:
+            self._refuse_header()
+        elif self._received_bytes > 2 * self.limits.body_bytes + self.limits.header_bytes:
+            self.transport.abort()  # extensions of chunks or trailers without end
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_bytes = 0
+        if self.receiving is not Receiving.HEADER:
+            self._expect(Receiving.HEADER)
+
+    def on_url(self, url: bytes) -> None:
+        self._header_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.receiving is Receiving.BODY:  # a trailer; it must not become a header
+            return
+        self._header_bytes += len(name) + len(value) + 4
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._is_refused:
+            return
+        self._expect(Receiving.BODY)
+        if self._header_bytes > self.limits.header_bytes or len(self.headers) > MOST_HEADERS:
+            self._refuse_header()
+            return
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self._is_refused = True
+            self.transport.abort()
+            return
+        if self.url == b"*":  # OPTIONS * asks about the server as a whole
+            self.url = b"/"
+        super().on_headers_complete()
+        if self.parser.should_upgrade():  # to nothing that is spoken here
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.receiving = Receiving.NOTHING
+        self.waiting_since = self.loop.time()
+        self._received_bytes = 0
+        self._cancel_deadline()
+        if not self._is_refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.receiving is Receiving.BODY and not self.pipeline:
+            self.transport.close()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline = self.loop.call_later(
+            self.limits.receive_timeout_seconds, self.transport.abort
+        )
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text says no more
+        self._refuse(Problem("bad_request", "the request is not well-formed HTTP/1.1"))
+
+    @property
+    def is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _expect(self, part: Receiving) -> None:
+        self.receiving = part
+        self._cancel_deadline()
+        seconds = self.limits.receive_timeout_seconds
+        if part is Receiving.BODY:
+            seconds += BODY_SLACK_SECONDS
+        self._deadline = self.loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.receiving is Receiving.HEADER and self.is_answering:
+            self._expect(Receiving.HEADER)  # a request ahead of its time; the first one is served
+        elif self.receiving is Receiving.HEADER and self._received_bytes:
+            seconds = self.limits.receive_timeout_seconds
+            detail = f"the header did not arrive within {seconds:g} seconds"
+            self._refuse(Problem("receive_timeout", detail, members={"limit": seconds}))
+        else:
+            self.transport.abort()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _make_room(self) -> bool:
+        """Return whether there is room for one more connection, if need be by dropping another."""
+        if len(self.connections) < self.limits.connections:
+            return True
+        waiting = [
+            one
+            for one in self.connections
+            if isinstance(one, GuardedProtocol)
+            and one.receiving is not Receiving.BODY
+            and not one.is_answering
+        ]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda one: one.waiting_since)
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
+
+    def _refuse_header(self) -> None:
+        detail = (
+            f"the header is larger than {self.limits.header_bytes:,} bytes or has more than "
+            f"{MOST_HEADERS} fields"
+        )
+        self._refuse(Problem("header_too_large", detail))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer with `problem` without asking the application, and close."""
+        self._is_refused = True
+        self._cancel_deadline()
+        if self.is_answering:  # an answer in between would be taken for that of the first request
+            self.transport.abort()
+            return
+        request_id = uuid.uuid4().hex
+        content = json.dumps(problem.body(request_id)).encode()
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", PROBLEM_JSON.encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"x-request-id", request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"connection", b"close"),
+        ]
+        if problem.retry_after_seconds is not None:
+            headers.append((b"retry-after", str(problem.retry_after_seconds).encode()))
+        lines = [name + b": " + value + b"\r\n" for name, value in headers]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", content]))
+        self.receiving = Receiving.BODY  # whatever still comes is read and forgotten
+        self.transport.close()
+        self.limits.refused(problem.code)
+        client = self.client[0] if self.client else None
+        log.info("refused", extra={"code": problem.code, "client": client, "id": request_id})

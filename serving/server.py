@@ -1,0 +1,167 @@
+"""One serving process: uvicorn with our connections, our signals and our way to end.
+
+On SIGTERM the process says at once that it is not ready, refuses what is new, finishes what it has
+accepted, and leaves with status 0. SIGHUP loads the checkpoint anew.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, cast
+
+import structlog
+import uvicorn
+
+from captioner.errors import CaptionerError
+from serving.app import create_app
+from serving.logs import configure_logs
+from serving.protocol import ConnectionLimits, GuardedProtocol
+from serving.service import Service
+from serving.settings import Settings
+
+BACKLOG = 512  # connections that the kernel keeps until they are accepted
+NOTICE_SECONDS = 0.5  # time in which a balancer can see that the service is not ready any more
+CANCEL_SECONDS = 2.0  # for what has not finished when the time to drain is over
+BAD_INPUT = 2  # exit status
+
+log = structlog.get_logger("serving.server")
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server with an end in two steps: refuse what is new, then stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._draining_since: float | None = None
+        self.on_ready: Callable[[], None] | None = None
+        self.failure: CaptionerError | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._draining_since is not None and sig == signal.SIGINT:
+            self.should_exit = self.force_exit = True  # Ctrl-C a second time
+        self.start_draining()
+
+    def start_draining(self) -> None:
+        """Refuse what is new from now on, and stop when the rest is done."""
+        if self._draining_since is None:
+            self._draining_since = time.monotonic()
+            self.service.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.on_ready is not None and self.service.why_not_ready() is None:
+            self.on_ready()
+            self.on_ready = None
+        if self.service.failure is not None:
+            self.failure = self.service.failure
+            return True
+        if self._draining_since is not None:
+            seconds = time.monotonic() - self._draining_since
+            is_done = seconds >= NOTICE_SECONDS and not self.server_state.tasks
+            longest = self.service.settings.drain_seconds - CANCEL_SECONDS
+            self.should_exit |= is_done or seconds >= longest
+        return await super().on_tick(counter)
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    supervisor: Connection | None = None,
+) -> int:
+    """Serve until a signal ends it, and return the exit status.
+
+    With a `supervisor`, a byte tells it that this worker is ready, another that all workers shall
+    reload, and its end is the worker's end.
+    """
+    writer = configure_logs(settings.log_level)
+    _allow_many_files()
+    app = create_app(settings)
+    service: Service = app.state.service
+    limits = ConnectionLimits(
+        connections=settings.connection_limit,
+        header_bytes=settings.header_limit_bytes,
+        body_bytes=settings.body_limit_bytes,
+        receive_timeout_seconds=settings.receive_timeout_seconds,
+        refused=lambda code: service.metrics.rejected.labels(code).inc(),
+    )
+    config = uvicorn.Config(
+        cast(Any, app),
+        http=cast(Any, partial(GuardedProtocol, limits=limits)),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_keep_alive=cast(int, settings.keep_alive_seconds),  # uvicorn takes a float too
+        timeout_graceful_shutdown=round(CANCEL_SECONDS),
+        backlog=BACKLOG,
+        workers=1,
+    )
+    server = DrainingServer(config, service)
+    if supervisor is not None:
+        _obey(supervisor, server, service)
+    try:
+        asyncio.run(_run(server, listener))
+    finally:
+        writer.close()
+    if server.failure is not None:
+        print(f"error: {server.failure}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+async def _run(server: DrainingServer, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_hangup() -> None:
+        task = loop.create_task(_reload(server.service))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening", url=f"http://{shown}:{port}", pid=os.getpid())
+    await server.serve(sockets=[listener])
+    log.info("stopped", pid=os.getpid())
+
+
+async def _reload(service: Service) -> None:
+    try:
+        await service.reload()
+    except CaptionerError as problem:
+        log.error("not reloaded", reason=str(problem))
+    except Exception:
+        log.exception("not reloaded")
+
+
+def _obey(supervisor: Connection, server: DrainingServer, service: Service) -> None:
+    server.on_ready = partial(supervisor.send_bytes, b"ready")
+    service.reload_elsewhere = partial(supervisor.send_bytes, b"reload")
+
+    def watch() -> None:
+        try:
+            supervisor.recv_bytes()
+        except (EOFError, OSError):  # the supervisor is gone, whatever ended it
+            server.start_draining()
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files as far as this process may: each connection needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,171 @@
+"""Several serving processes on one socket: started, replaced when they die, told of signals.
+
+The socket is bound once and shared, so connections that wait for a worker that was killed are taken
+by another. The supervisor loads no model and no torch, and its death ends its workers.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+from serving.metrics import FOLDER_VARIABLE
+from serving.settings import Settings
+
+CHECK_SECONDS = 1.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # before a worker that dies is replaced
+STABLE_SECONDS = 10.0
+KILL_AFTER_SECONDS = 5.0  # beyond the time to drain
+BAD_INPUT = 2
+
+_context = multiprocessing.get_context("spawn")
+
+
+@dataclass(eq=False)
+class Worker:
+    """One serving process and the pipe to it."""
+
+    process: SpawnProcess
+    pipe: Connection
+    started: float = field(default_factory=time.monotonic)
+
+
+class Supervisor:
+    """Keeps `settings.workers` processes alive until a signal ends it."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.workers: list[Worker] = []
+        self._was_ready = False  # any worker, ever
+        self._pause = 0.0
+        self._next_start = 0.0
+        self._signals: list[int] = []
+        self._wakeup_in, self._wakeup_out = os.pipe()
+        os.set_blocking(self._wakeup_out, False)
+
+    def run(self) -> int:
+        """Return the exit status, after all workers have ended."""
+        folder = Path(tempfile.mkdtemp(prefix="captioner-metrics-"))
+        os.environ[FOLDER_VARIABLE] = str(folder)  # the workers inherit it
+        signal.set_wakeup_fd(self._wakeup_out)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        try:
+            return self._supervise()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _supervise(self) -> int:
+        while True:
+            self._fill()
+            status = self._watch()
+            for number in self._taken_signals():
+                if number != signal.SIGHUP:
+                    return self._stop(0)
+                self._tell_all(signal.SIGHUP)
+            if status is not None:
+                return self._stop(status)
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        while len(self.workers) < self.settings.workers and now >= self._next_start:
+            ours, theirs = _context.Pipe()
+            process = _context.Process(
+                target=run_worker, args=(self.settings, self.listener, theirs), daemon=False
+            )
+            process.start()
+            theirs.close()
+            self.workers.append(Worker(process, ours))
+
+    def _watch(self) -> int | None:
+        """Wait for news; return an exit status if the service cannot go on."""
+        sources = [self._wakeup_in, *(one.process.sentinel for one in self.workers)]
+        pipes = {one.pipe: one for one in self.workers}
+        for source in wait([*sources, *pipes], timeout=CHECK_SECONDS):
+            if source == self._wakeup_in:
+                os.read(self._wakeup_in, 1024)
+            elif isinstance(source, Connection):
+                self._hear(source)
+        for worker in [one for one in self.workers if not one.process.is_alive()]:
+            status = self._bury(worker)
+            if status == BAD_INPUT and not self._was_ready:
+                return BAD_INPUT  # it would fail the same way for ever
+        return None
+
+    def _hear(self, pipe: Connection) -> None:
+        try:
+            word = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return  # it is dying; its sentinel tells
+        if word == b"ready":
+            self._was_ready = True
+        elif word == b"reload":
+            self._tell_all(signal.SIGHUP, but=pipe)
+
+    def _bury(self, worker: Worker) -> int | None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        worker.process.join()
+        worker.pipe.close()
+        self.workers.remove(worker)
+        mark_process_dead(worker.process.pid)
+        lived = time.monotonic() - worker.started
+        self._pause = (
+            FIRST_PAUSE_SECONDS
+            if lived > STABLE_SECONDS
+            else min(max(self._pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        )
+        self._next_start = time.monotonic() + self._pause
+        print(
+            f"worker {worker.process.pid} ended with status {worker.process.exitcode}; "
+            f"another starts in {self._pause:.1f} seconds",
+            file=sys.stderr,
+        )
+        return worker.process.exitcode
+
+    def _stop(self, status: int) -> int:
+        """End all workers, the stubborn ones by force after their time to drain."""
+        self._tell_all(signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.drain_seconds + KILL_AFTER_SECONDS
+        for worker in self.workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            if worker.process.exitcode and not status:
+                status = 1
+        return status
+
+    def _tell_all(self, number: int, *, but: Connection | None = None) -> None:
+        for worker in self.workers:
+            if worker.pipe is not but and worker.process.pid is not None:
+                try:
+                    os.kill(worker.process.pid, number)
+                except ProcessLookupError:
+                    continue
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _taken_signals(self) -> list[int]:
+        taken, self._signals = self._signals, []
+        return taken
+
+
+def run_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+    """Serve in this process, which the supervisor started."""
+    # Until its own handlers are there, a signal for the worker must not end it half-way.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from serving.server import serve
+
+    sys.exit(serve(settings, listener, supervisor=pipe))

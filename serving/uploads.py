@@ -1,0 +1,151 @@
+"""The images and options of a request's body, in any of the three forms: form, raw bytes, JSON.
+
+What an image is, its content decides: neither a file's name nor the type that the client states
+is believed. The body's size and time are limited before this module sees a byte of it.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from serving.multipart import FormReader
+from serving.problems import Problem
+
+MOST_JSON_MEMBERS = 10_000  # parsed JSON can take 20 times the memory of its text
+RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: nobody is there to be told
+    """The client hung up."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a body holds: images as files, options as they were written."""
+
+    images: list[bytes]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_json: bool = False  # then a number is a number, and not text
+
+
+async def read_upload(request: Request, *, most_images: int = 1) -> Upload:
+    """Return what the body of `request` holds; one image at least.
+
+    Raises:
+        Problem: there is no image, too many, or the body is not what its Content-Type says.
+        ClientGone: the client hung up meanwhile.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        upload = await _from_form(request, content_type, most_images)
+    elif kind == "application/json" or kind.endswith("+json"):
+        upload = _from_json(await read_json(request))
+    elif kind in RAW_TYPES or kind.startswith("image/"):
+        body = await read_body(request)
+        upload = Upload([body] if body else [])
+    else:
+        raise Problem(
+            "unsupported_format",
+            f"the body's type is {kind[:80]!r}; send multipart/form-data, image/*, "
+            "application/octet-stream or application/json",
+            closes_connection=True,
+        )
+    if not upload.images:
+        raise Problem(
+            "missing_file",
+            "the request holds no image; send it as the field 'image' of a form, as the body "
+            'itself, or as JSON {"image": "BASE64"}',
+        )
+    return upload
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the whole body."""
+    return b"".join([chunk async for chunk in _chunks(request)])
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the body, which is one JSON object."""
+    body = await read_body(request)
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_JSON_MEMBERS:
+        raise _not_json(f"it has more than {MOST_JSON_MEMBERS:,} members")
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        raise _not_json("it is malformed") from None
+    if not isinstance(value, dict):
+        raise _not_json(f"it is a {type(value).__name__}, not an object")
+    return value
+
+
+def image_from_text(text: Any, parameter: str = "image") -> bytes:
+    """Return the bytes of an image that is written as base64, or as a `data:` URL of it.
+
+    Raises:
+        Problem: it is neither, or an address to fetch from, which this service never does.
+    """
+    if not isinstance(text, str):
+        raise _not_an_image(parameter, "is not text")
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise _not_an_image(parameter, "is a data: URL without ;base64,")
+    elif text[:8].lower().startswith(("http:", "https:", "file:", "ftp:")):
+        raise _not_an_image(parameter, "is an address; nothing is fetched from elsewhere")
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise _not_an_image(parameter, "is not base64") from None
+
+
+async def _from_form(request: Request, content_type: str, most_images: int) -> Upload:
+    form = FormReader(content_type, most_images=most_images)
+    is_empty = True
+    async for chunk in _chunks(request):
+        is_empty = is_empty and not chunk
+        form.feed(chunk)
+    if is_empty:
+        return Upload([])
+    form.finish()
+    images = form.images if most_images > 1 else [data for data in form.images if data]
+    return Upload(images, form.fields)
+
+
+def _from_json(value: dict[str, Any]) -> Upload:
+    options = {name: option for name, option in value.items() if name != "image"}
+    image = value.get("image")
+    if image is None or image == "":
+        return Upload([], options, is_json=True)
+    return Upload([image_from_text(image)], options, is_json=True)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _not_json(reason: str) -> Problem:
+    return Problem("invalid_parameter", f"the body is not the JSON that is expected: {reason}")
+
+
+def _not_an_image(parameter: str, reason: str) -> Problem:
+    return Problem(
+        "invalid_parameter",
+        f"{parameter} {reason}; send the file as base64 or as a data: URL of base64",
+        members={"parameter": parameter},
+    )
