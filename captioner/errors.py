@@ -37,5 +37,38 @@ class ToolError(CaptionerError):
     """An external program, such as Java, is missing, failed or did not answer in time."""
 
 
+class ServiceError(CaptionerError):
+    """A caption service refused a photograph, or did not answer as one.
+
+    `code` is the service's own word, such as corrupt_image or overloaded; or `unreachable` where
+    no answer came, and `unexpected_answer` where something else answered.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        detail: str = "",
+        status: int | None = None,
+        request_id: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def concerns_every_photograph(self) -> bool:
+        """Whether the next photograph would meet the same: no key, a bad option, no service."""
+        return self.status in (401, 403, 404, 405) or self.code in _OF_EVERY_PHOTOGRAPH
+
+
+_OF_EVERY_PHOTOGRAPH = ("invalid_parameter", "unreachable", "unexpected_answer")
+
+
 class TrainingError(CaptionerError):
     """Training cannot go on: the loss is not a number, or there is nothing to resume."""

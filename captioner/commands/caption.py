@@ -7,13 +7,13 @@ written go to standard error. A broken photograph costs the others nothing.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 from captioner.commands.photographs import find_photographs
+from captioner.commands.results import Results, Screen
 from captioner.errors import CheckpointError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ examples:
   captioner caption dog.jpg --checkpoint runs/flickr8k/best
   captioner caption holiday/ 'more/**/*.jpg' --json > captions.json
   captioner caption dog.jpg --attention attention.png
+  captioner caption holiday/ --server http://localhost:8000
 """
 
 
@@ -61,6 +62,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="DIR",
         help="folder of a checkpoint or of a run (default: the newest runs/*/best)",
     )
+    add(
+        "--server",
+        metavar="URL",
+        help="ask the caption service there; its key, if it wants one, is in CAPTIONER_API_KEY",
+    )
     add("--beam-size", type=int, metavar="N", help="width of the search, 1 is greedy (3)")
     add("--num-captions", type=int, default=1, metavar="K", help="captions per photograph (1)")
     add("--max-length", type=int, default=20, metavar="N", help="most words of a caption (20)")
@@ -82,6 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     photographs, problems = find_photographs(arguments.photographs)
     if not photographs:
         raise ImageError(f"no photograph to caption: {'; '.join(map(str, problems.values()))}")
+    if arguments.server is not None:
+        from captioner.commands.remote import caption_by_service
+
+        return caption_by_service(arguments, photographs, problems)
     checkpoint = arguments.checkpoint
     if checkpoint is None:
         checkpoint = newest_checkpoint(Path("runs"))
@@ -102,8 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Plain lines of progress would be more to read than the captions of a single batch.
     is_long = len(photographs) > (1 if sys.stderr.isatty() else arguments.batch_size)
     progress = Progress(len(photographs), "captioning", unit="photographs", enabled=is_long)
-    screen = _Screen(hold=is_long and sys.stderr.isatty())
-    written = _Results(screen, as_json=arguments.json, with_log_prob=arguments.num_captions > 1)
+    screen = Screen(hold=is_long and sys.stderr.isatty())
+    written = Results(screen, as_json=arguments.json, with_log_prob=arguments.num_captions > 1)
     try:
         for name, problem in problems.items():
             written.skip(name, problem)
@@ -136,6 +146,19 @@ def _check(arguments: argparse.Namespace) -> None:
         raise OptionError(f"--batch-size is {arguments.batch_size}; give at least 1")
     if arguments.threads is not None and arguments.threads < 1:
         raise OptionError(f"--threads is {arguments.threads}; give at least 1")
+    if arguments.server is not None:
+        given = {
+            "--checkpoint": arguments.checkpoint is not None,
+            "--attention": arguments.attention is not None,
+            "--device": arguments.device != "auto",
+            "--batch-size": arguments.batch_size != BATCH_SIZE,
+            "--threads": arguments.threads is not None,
+        }
+        if ours := [option for option, is_given in given.items() if is_given]:
+            raise OptionError(
+                f"{', '.join(ours)} with --server: the photographs are captioned there, "
+                "as that service was started; leave it out"
+            )
     if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
         raise OptionError(f"--attention is {arguments.attention}; give a name ending in .png")
 
@@ -154,7 +177,7 @@ def _caption_all(
     photographs: Sequence[Path],
     config: "SearchConfig",
     arguments: argparse.Namespace,
-    written: "_Results",
+    written: Results,
     progress: "Progress",
 ) -> None:
     size, total = arguments.batch_size, len(photographs)
@@ -198,60 +221,3 @@ def _draw(captioner: "Captioner", path: Path, caption: "Caption", out: Path) -> 
     image = open_image(path)
     seen = seen_box(captioner.encoder.preprocessing, image.size)
     draw_attention(image, caption, out, seen=seen)
-
-
-class _Screen:
-    """Lines for the terminal, held back while a progress bar is on it; elsewhere at once."""
-
-    def __init__(self, *, hold: bool) -> None:
-        self._hold = hold
-        self._held: list[tuple[str, TextIO]] = []
-
-    def line(self, text: str, stream: TextIO) -> None:
-        if self._hold and stream.isatty():
-            self._held.append((text, stream))
-        else:
-            print(text, file=stream, flush=True)
-
-    def release(self) -> None:
-        for text, stream in self._held:
-            print(text, file=stream)
-        self._held.clear()
-
-
-@dataclass
-class _Results:
-    """What has been found so far, shown line by line or kept for JSON."""
-
-    screen: _Screen
-    as_json: bool
-    with_log_prob: bool
-
-    def __post_init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.is_any_skipped = False
-
-    def skip(self, name: str, problem: ImageError) -> None:
-        self.is_any_skipped = True
-        self.entries.append({"image": name, "error": str(problem)})
-        self.screen.line(f"skipped: {problem}", sys.stderr)
-
-    def add(self, name: str, captions: Iterable["Caption"], drawn: Path | None) -> None:
-        entry: dict[str, Any] = {"image": name, "captions": []}
-        for caption in captions:
-            entry["captions"].append(
-                {
-                    "text": caption.text,
-                    "tokens": caption.tokens,
-                    "log_prob": caption.log_prob,
-                    "probability": caption.probability,
-                    "score": caption.score,
-                }
-            )
-            if not self.as_json:
-                log_prob = f"\t{caption.log_prob:.3f}" if self.with_log_prob else ""
-                self.screen.line(f"{name}\t{caption.text}{log_prob}", sys.stdout)
-        if drawn is not None:
-            entry["attention"] = str(drawn)
-            self.screen.line(f"attention of {name} drawn in {drawn}", sys.stderr)
-        self.entries.append(entry)

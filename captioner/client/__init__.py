@@ -1,0 +1,25 @@
+"""Captions from a service on another machine, as it answers at `POST /caption`.
+
+    from captioner.client import CaptionClient
+    with CaptionClient("http://localhost:8000") as client:
+        print(client.caption("dog.jpg").caption)
+
+`AsyncCaptionClient` has the same methods for asyncio. Neither needs torch; both need httpx, which
+the extra `serving` brings.
+"""
+
+from captioner.client.answers import Answer, ServedCaption
+from captioner.client.asynchronous import AsyncCaptionClient
+from captioner.client.exchange import Patience, Photograph
+from captioner.client.synchronous import CaptionClient
+from captioner.errors import ServiceError
+
+__all__ = [
+    "Answer",
+    "AsyncCaptionClient",
+    "CaptionClient",
+    "Patience",
+    "Photograph",
+    "ServedCaption",
+    "ServiceError",
+]

@@ -1,0 +1,67 @@
+"""What a caption service answers, as types; figures are those of the service, unchanged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Grid = Sequence[Sequence[float]]  # [rows][columns], summing to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedCaption:
+    """One caption of one photograph."""
+
+    text: str
+    tokens: tuple[str, ...]
+    log_prob: float  # natural logarithm of `probability`
+    score: float  # what the captions are ranked by
+    probability: float  # that the model gives to exactly this caption
+    attention: tuple[Grid, ...] | None  # a grid for each token; None if not asked for or not there
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ServedCaption":
+        attention = value.get("attention")
+        return cls(
+            text=str(value["text"]),
+            tokens=tuple(map(str, value["tokens"])),
+            log_prob=float(value["log_prob"]),
+            score=float(value["score"]),
+            probability=float(value["probability"]),
+            attention=None if attention is None else tuple(attention),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The captions of one photograph, the best first, and what the service says about them."""
+
+    captions: tuple[ServedCaption, ...]
+    width: int  # of the photograph as it stands upright, in pixels
+    height: int
+    format: str
+    model_name: str
+    model_hash: str
+    timing_ms: dict[str, float]
+    request_id: str
+
+    @property
+    def caption(self) -> str:
+        """The text of the best caption."""
+        return self.captions[0].text
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Answer":
+        """Return the answer that the service wrote; members it has not are a KeyError."""
+        captions = tuple(map(ServedCaption.from_json, value["captions"]))
+        if not captions:
+            raise ValueError("there is no caption in the answer")
+        return cls(
+            captions=captions,
+            width=int(value["image"]["width"]),
+            height=int(value["image"]["height"]),
+            format=str(value["image"]["format"]),
+            model_name=str(value["model"]["name"]),
+            model_hash=str(value["model"]["hash"]),
+            timing_ms={str(name): float(time) for name, time in value["timing_ms"].items()},
+            request_id=str(value["request_id"]),
+        )

@@ -1,0 +1,136 @@
+"""The client for asyncio: the methods of `CaptionClient`, to be awaited."""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from captioner.client.answers import Answer
+from captioner.client.exchange import (
+    Exchange,
+    Patience,
+    Photograph,
+    concerns_all,
+    import_httpx,
+    query_of,
+    read,
+    settings_of,
+)
+from captioner.errors import CaptionerError, OptionError
+from captioner.progress import Progress
+
+
+class AsyncCaptionClient:
+    """A caption service at an address such as http://localhost:8000, for one event loop.
+
+    Raises:
+        OptionError: the address or the key cannot be one.
+        ToolError: httpx is not installed.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, patience: Patience | None = None
+    ) -> None:
+        self._patience = patience or Patience()
+        settings = settings_of(url, api_key, self._patience)
+        self._httpx = import_httpx()
+        self._http = self._httpx.AsyncClient(**settings)
+
+    async def caption(
+        self,
+        photograph: Photograph,
+        *,
+        beam_size: int | None = None,
+        num_captions: int = 1,
+        max_length: int | None = None,
+        attention: bool = False,
+    ) -> Answer:
+        """Return the captions of a photograph, as `CaptionClient.caption` does."""
+        query = query_of(
+            beam_size=beam_size,
+            num_captions=num_captions,
+            max_length=max_length,
+            attention=attention,
+        )
+        return await self._ask(photograph, query)
+
+    async def caption_many(
+        self,
+        photographs: Iterable[Photograph],
+        *,
+        concurrency: int = 8,
+        progress: bool = True,
+        beam_size: int | None = None,
+        num_captions: int = 1,
+        max_length: int | None = None,
+        attention: bool = False,
+    ) -> list[Answer | CaptionerError]:
+        """Return each photograph's answer or error, as `CaptionClient.caption_many` does."""
+        if concurrency < 1:
+            raise OptionError(f"concurrency is {concurrency}; give at least 1")
+        query = query_of(
+            beam_size=beam_size,
+            num_captions=num_captions,
+            max_length=max_length,
+            attention=attention,
+        )
+        waiting = list(photographs)
+        found: dict[int, Answer | CaptionerError] = {}
+        places = iter(range(len(waiting)))
+        shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
+
+        is_any_captioned = False
+
+        async def work() -> None:
+            nonlocal is_any_captioned
+            for place in places:
+                try:
+                    outcome: Answer | CaptionerError = await self._ask(waiting[place], query)
+                except CaptionerError as error:
+                    outcome = error
+                found[place] = outcome
+                is_any_captioned |= isinstance(outcome, Answer)
+                if not is_any_captioned and concerns_all(outcome):
+                    raise outcome
+                shown.advance()
+
+        with shown:
+            workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(waiting)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        return [found[place] for place in range(len(waiting))]
+
+    async def _ask(self, photograph: Photograph, query: dict[str, str]) -> Answer:
+        exchange = Exchange(photograph, self._patience)
+        data = await asyncio.to_thread(read, photograph)
+        while True:
+            try:
+                response = await self._http.post(
+                    exchange.path, params=query, content=data, headers=exchange.headers
+                )
+            except self._httpx.RequestError as error:
+                outcome: Answer | float = exchange.after_loss(error)
+            else:
+                outcome = exchange.after(response)
+            if isinstance(outcome, Answer):
+                return outcome
+            await asyncio.sleep(outcome)
+
+    async def close(self) -> None:
+        """Close the connections; the client cannot be used after that."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

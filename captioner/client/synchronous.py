@@ -1,0 +1,171 @@
+"""The client for ordinary code: one photograph, or many over several connections at once."""
+
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from captioner.client.answers import Answer
+from captioner.client.exchange import (
+    Exchange,
+    Patience,
+    Photograph,
+    concerns_all,
+    import_httpx,
+    query_of,
+    read,
+    settings_of,
+)
+from captioner.errors import CaptionerError, OptionError, ServiceError
+from captioner.progress import Progress
+
+
+class CaptionClient:
+    """A caption service at an address such as http://localhost:8000; may be shared by threads.
+
+    While the service is busy (429) or not ready (503) a photograph is sent again when the service
+    says so, within the bounds of `patience`.
+
+    Raises:
+        OptionError: the address or the key cannot be one.
+        ToolError: httpx is not installed.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, patience: Patience | None = None
+    ) -> None:
+        self._patience = patience or Patience()
+        settings = settings_of(url, api_key, self._patience)
+        self._httpx = import_httpx()
+        self._http = self._httpx.Client(**settings)
+
+    def caption(
+        self,
+        photograph: Photograph,
+        *,
+        beam_size: int | None = None,
+        num_captions: int = 1,
+        max_length: int | None = None,
+        attention: bool = False,
+    ) -> Answer:
+        """Return the captions of a photograph: a path, or the bytes of an image file.
+
+        Options that are not given are left to the service.
+
+        Raises:
+            ImageError: the file cannot be read.
+            ServiceError: the service refused it or cannot be reached; `code` and `detail` say why.
+        """
+        query = query_of(
+            beam_size=beam_size,
+            num_captions=num_captions,
+            max_length=max_length,
+            attention=attention,
+        )
+        return self._ask(photograph, query, threading.Event())
+
+    def caption_many(
+        self,
+        photographs: Iterable[Photograph],
+        *,
+        concurrency: int = 8,
+        progress: bool = True,
+        beam_size: int | None = None,
+        num_captions: int = 1,
+        max_length: int | None = None,
+        attention: bool = False,
+    ) -> list[Answer | CaptionerError]:
+        """Return for each photograph, in their order, its answer or the error it met.
+
+        `concurrency` requests are under way at a time; `progress` shows how far they are.
+
+        Raises:
+            ServiceError: nothing has been captioned yet, and the next photograph would fail as
+                this one did: there is no service, it wants a key, an option is not valid.
+        """
+        waiting = list(photographs)
+        found: list[Answer | CaptionerError] = []
+        shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
+        with shown:
+            for outcome in self.caption_each(
+                waiting,
+                concurrency=concurrency,
+                beam_size=beam_size,
+                num_captions=num_captions,
+                max_length=max_length,
+                attention=attention,
+            ):
+                found.append(outcome)
+                shown.advance()
+        return found
+
+    def caption_each(
+        self,
+        photographs: Sequence[Photograph],
+        *,
+        concurrency: int = 8,
+        beam_size: int | None = None,
+        num_captions: int = 1,
+        max_length: int | None = None,
+        attention: bool = False,
+    ) -> Generator[Answer | CaptionerError, None, None]:
+        """Yield what `caption_many` returns, each as soon as it and those before it are there."""
+        if concurrency < 1:
+            raise OptionError(f"concurrency is {concurrency}; give at least 1")
+        query = query_of(
+            beam_size=beam_size,
+            num_captions=num_captions,
+            max_length=max_length,
+            attention=attention,
+        )
+        stop = threading.Event()
+
+        def outcome_of(photograph: Photograph) -> Answer | CaptionerError:
+            try:
+                return self._ask(photograph, query, stop)
+            except CaptionerError as error:
+                return error
+
+        is_any_captioned = False
+        with ThreadPoolExecutor(concurrency, "caption") as threads:
+            try:
+                for outcome in threads.map(outcome_of, photographs):
+                    is_any_captioned |= isinstance(outcome, Answer)
+                    if not is_any_captioned and concerns_all(outcome):
+                        raise outcome
+                    yield outcome
+            finally:
+                stop.set()
+                threads.shutdown(cancel_futures=True)
+
+    def _ask(self, photograph: Photograph, query: dict[str, str], stop: threading.Event) -> Answer:
+        exchange, data = Exchange(photograph, self._patience), read(photograph)
+        while True:
+            try:
+                response = self._http.post(
+                    exchange.path, params=query, content=data, headers=exchange.headers
+                )
+            except self._httpx.RequestError as error:
+                outcome: Answer | float = exchange.after_loss(error)
+            else:
+                outcome = exchange.after(response)
+            if isinstance(outcome, Answer):
+                return outcome
+            if stop.wait(outcome):
+                raise ServiceError(f"{exchange.name}: no longer wanted", code="cancelled")
+
+    def close(self) -> None:
+        """Close the connections; the client cannot be used after that."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
