@@ -8,12 +8,8 @@ word. The word is predicted from the hidden state.
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.attention_lstm import (
-    AttentionWeights,
-    Course,
-    attention_lstm,
-    score_keys,
-)
+from captioner.decoders.additive_attention import score_keys
+from captioner.decoders.attention_lstm import AttentionWeights, Course, attention_lstm
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
     Decoder,

@@ -13,6 +13,7 @@ from captioner.decoders import (
     caption_loss,
     soft_attention,
 )
+from captioner.decoders.interface import dropout
 from captioner.errors import OptionError
 from captioner.lstm.masks import sample_keep
 from captioner.vocabulary import END, START
@@ -142,6 +143,19 @@ def test_packing_holds_every_word_once_and_none_for_padding():
         for place in range(step.active_images):
             held = [float(k + 1) for k, r in enumerate(alive) if images[r] == place]
             assert [v for v in spread[place].flatten().tolist() if v] == held
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.75])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
+    dropped = dropout(torch.ones(1001, 999), rate, True, torch.Generator().manual_seed(0))
+    kept = dropped != 0
+    assert set(dropped[kept].tolist()) == {torch.tensor(1 / (1 - rate)).item()}
+    deviation = (rate * (1 - rate) / dropped.numel()) ** 0.5
+    assert abs((~kept).double().mean() - rate) < 5 * deviation
+    # Neighbours that share a draw are independent.
+    for lag in (1, 2, 3, 4):
+        both = (kept.flatten()[lag:] & kept.flatten()[:-lag]).double().mean()
+        assert abs(both - (1 - rate) ** 2) < 10 * deviation
 
 
 def test_dropout_comes_from_its_generator_alone():
