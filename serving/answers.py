@@ -5,10 +5,12 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from captioner.captioner import Caption
+from captioner.pictures import seen_box
 from serving.model import LoadedModel
 from serving.service import Captioned
 
 ATTENTION_DIGITS = 5
+SEEN_DIGITS = 6
 
 
 class CaptionEntry(BaseModel):
@@ -36,6 +38,14 @@ class ImageEntry(BaseModel):
     width: int = Field(ge=1, examples=[640])
     height: int = Field(ge=1, examples=[480])
     format: str = Field(examples=["JPEG"])
+    seen: list[float] | None = Field(
+        None,
+        description="Only with attention: the part of the image that its grids cover, as fractions "
+        "of the image: left, top, right, bottom.",
+        examples=[[0.0, 0.125, 1.0, 0.875]],
+        min_length=4,
+        max_length=4,
+    )
 
 
 class ModelEntry(BaseModel):
@@ -102,10 +112,21 @@ def caption_answer(
 ) -> dict[str, Any]:
     """Return the JSON of `CaptionAnswer`."""
     outcome, header = captioned.outcome, captioned.image.header
+    image: dict[str, Any] = {
+        "width": header.width,
+        "height": header.height,
+        "format": header.format,
+    }
+    if attention:
+        size = (header.width, header.height)
+        edges = seen_box(outcome.model.captioner.encoder.preprocessing, size)
+        image["seen"] = [
+            round(edge / side, SEEN_DIGITS) for edge, side in zip(edges, size * 2, strict=True)
+        ]
     return {
         "caption": outcome.captions[0].text,
         "captions": [_entry(caption, attention=attention) for caption in outcome.captions],
-        "image": {"width": header.width, "height": header.height, "format": header.format},
+        "image": image,
         "model": model_entry(outcome.model),
         "timing_ms": {
             "queue": _milliseconds(outcome.queue_seconds),
