@@ -24,8 +24,7 @@ struct BackwardCall {
 template <class Real>
 struct Backward {
   static constexpr long lanes = Numbers<Real>::lanes;
-  static constexpr long GAP = 64 / sizeof(Real);  // one cache line: rows 2^n apart share few cache sets
-  static constexpr long CHUNK = 160;              // rows whose share of a weight gradient is summed at once
+  static constexpr long CHUNK = 160;  // rows whose share of a weight gradient is summed at once
   const BackwardCall<Real>& call;
   const long hidden, input, batch;
   const GateLayout<Real> layout;
@@ -47,11 +46,11 @@ struct Backward {
     chunk_rows = slice_rows * (CHUNK > slice_rows ? CHUNK / slice_rows : 1);
     thread_size = 2 * slice_rows * padded + chunk_rows * (gates_row() + factors_row()) +
                   (sums_weights ? factors * layout.row : 0);
-    thread_size = ceil_div(thread_size, GAP) * GAP + GAP;
+    thread_size = apart<Real>(thread_size);
   }
 
-  long gates_row() const { return layout.row + GAP; }
-  long factors_row() const { return ceil_div(factors, GAP) * GAP + GAP; }
+  long gates_row() const { return apart<Real>(layout.row); }
+  long factors_row() const { return apart<Real>(factors); }
   long inward_size() const { return call.grad_x ? layout.row * input_columns.count * lanes : 0; }
   long scratch_size() const {
     return layout.row * padded + inward_size() + slices * thread_size;

@@ -23,27 +23,33 @@ struct Forward {
   const long hidden, input, batch;
   const GateLayout<Real> layout;
   const long padded, slices;
-  Real *recurrent, *inward, *bias;  // packed weights
+  const long factors;  // what gates are made of: h, x and 1, or h alone where the rest is in already
+  const long factors_row, slice_size;
+  Real *weights, *states;
 
   explicit Forward(const ForwardCall<Real>& call_)
       : call(call_), hidden(call.hidden), input(call.is_projected ? 0 : call.input),
         batch(call.batch), layout(hidden, call.is_projected), padded(layout.panels * lanes),
-        
-        slices(count_slices(call.steps, batch, hidden, input, call.threads)) {}
+        slices(count_slices(call.steps, batch, hidden, input, call.threads)),
+        factors(call.is_projected ? hidden : hidden + input + 1),
+        factors_row(apart<Real>(factors > padded ? factors : padded)),
+        slice_size(2 * ceil_div(batch, slices) * factors_row) {}
 
-  long scratch_size() const { return layout.row * (hidden + input + 1); }
+  long scratch_size() const { return layout.row * factors + slices * slice_size; }
 
   void use_scratch(Real* scratch) {
-    recurrent = scratch;
-    inward = recurrent + layout.row * hidden;
-    bias = inward + layout.row * input;
+    states = scratch;
+    weights = states + slices * slice_size;
   }
 
+  // A factor's weights in all four gates of a panel's units: the rows of W_hh and W_ih, transposed,
+  // and last the biases, which multiply a 1.
   void pack(long panel) {
-    pack_panel(recurrent, call.w_hh, hidden, hidden, panel);
+    Real* to = weights + panel * factors * 4 * lanes;
+    pack_panel(to, call.w_hh, hidden, hidden, panel);
     if (call.is_projected) return;
-    pack_panel(inward, call.w_ih, hidden, input, panel);
-    Real* to = bias + panel * 4 * lanes;
+    pack_panel(to + hidden * 4 * lanes, call.w_ih, hidden, input, panel);
+    to += (hidden + input) * 4 * lanes;
     for (long g = 0; g < 4; ++g)
       for (long lane = 0; lane < lanes; ++lane) {
         const long unit = panel * lanes + lane, place = g * hidden + unit;
@@ -61,85 +67,88 @@ struct Forward {
   Real* cells_at(long t, long row) const {
     return call.cells + ((call.is_kept ? t : t % 2) * batch + row) * padded;
   }
-  Real* output_at(long t, long row) const { return call.outputs + (t * batch + row) * hidden; }
 
-  void run(const Slice& slice) const {
+  // One row each for the factors of step t; those of the step before are still being read.
+  Real* factors_at(long number, long t, long r) const {
+    const long rows = ceil_div(batch, slices);
+    return states + number * slice_size + (t % 2 * rows + r) * factors_row;
+  }
+
+  void run(long number, const Slice& slice) const {
     for (long r = 0; r < slice.rows; ++r) {
       const long row = slice.row(r);
+      memcpy(factors_at(number, 0, r), call.h0 + row * hidden, sizeof(Real) * hidden);
       for (long u = 0; u < padded; u += lanes)
         store(cells_at(0, row) + u, load(call.c0 + row * hidden + u, hidden - u));
     }
     for (long t = 0; t < call.steps; ++t) {
       const long running = slice.running(t);
-      for (long panel = 0; running && panel < layout.panels; ++panel)
-        run_panel(slice, running, t, panel);
-      for (long r = running; r < slice.rows; ++r)
-        memset(output_at(t, slice.row(r)), 0, sizeof(Real) * hidden);
-      for (long r = 0; r < running; ++r)
-        if (t + 1 == slice.end(r, call.steps)) {
-          const long row = slice.row(r);
-          memcpy(call.h_n + row * hidden, output_at(t, row), sizeof(Real) * hidden);
-          memcpy(call.c_n + row * hidden, cells_at(t + 1, row), sizeof(Real) * hidden);
+      if (!call.is_projected)
+        for (long r = 0; r < running; ++r) {
+          Real* to = factors_at(number, t, r) + hidden;
+          memcpy(to, call.x + (t * batch + slice.row(r)) * input, sizeof(Real) * input);
+          to[input] = 1;
         }
+      for (long panel = 0; running && panel < layout.panels; ++panel)
+        run_panel(number, slice, running, t, panel);
+      for (long r = 0; r < slice.rows; ++r) {
+        const long row = slice.row(r);
+        const Real* state = factors_at(number, t + 1, r);
+        Real* output = call.outputs + (t * batch + row) * hidden;
+        if (r >= running) {
+          memset(output, 0, sizeof(Real) * hidden);
+          continue;
+        }
+        memcpy(output, state, sizeof(Real) * hidden);
+        if (t + 1 < slice.end(r, call.steps)) continue;
+        memcpy(call.h_n + row * hidden, state, sizeof(Real) * hidden);
+        memcpy(call.c_n + row * hidden, cells_at(t + 1, row), sizeof(Real) * hidden);
+      }
     }
   }
 
   // One step of one panel for all rows of the slice. A deep sum is taken in parts, so that the part
   // of the weights stays in the L1 cache for all rows; unfinished sums wait where the gates will be.
-  void run_panel(const Slice& slice, long running, long t, long panel) const {
-    const Real* before = t ? output_at(t - 1, slice.first) : call.h0 + slice.first * hidden;
-    const Parts depths(hidden, DEPTH), blocks(running, TILE_ROWS);
+  void run_panel(long number, const Slice& slice, long running, long t, long panel) const {
+    const Parts depths(factors, DEPTH), blocks(running, TILE_ROWS);
     Vec<Real> sums[TILE_ROWS * 4];
     for (long part = 0; part < depths.parts; ++part) {
       const long k = depths.begin(part);
-      const Real* weights = recurrent + (panel * hidden + k) * 4 * lanes;
+      const bool is_first = part == 0 && !call.is_projected, is_last = part + 1 == depths.parts;
       for (long block = 0; block < blocks.parts; ++block) {
         const long r = blocks.begin(block), rows = blocks.size(block);
-        if (part || call.is_projected)
-          exchange(slice, t, r, rows, panel, [](Vec<Real>& sum, Real* gates) { sum = load(gates); },
-                   sums);
-        else
-          start(slice, t, r, rows, panel, sums);
-        multiply<Real, 4>(rows, sums, before + r * slice.stride * hidden + k, slice.stride * hidden,
-                          1, weights, 4 * lanes, depths.size(part));
-        if (part + 1 < depths.parts)
-          exchange(slice, t, r, rows, panel, [](Vec<Real>& sum, Real* gates) { store(gates, sum); },
-                   sums);
-        else
-          for (long i = 0; i < rows; ++i) activate(t, slice.row(r + i), panel, sums + 4 * i);
+        for (long i = 0; i < rows; ++i) {
+          const Real* gates = gates_at(t, slice.row(r + i)) + panel * layout.panel;
+          for (long g = 0; g < 4; ++g)
+            sums[4 * i + g] = is_first ? Vec<Real>{} : load(gates + g * layout.gate);
+        }
+        multiply<Real, 4>(rows, sums, factors_at(number, t, r) + k, factors_row, 1,
+                          weights + (panel * factors + k) * 4 * lanes, 4 * lanes,
+                          depths.size(part));
+        for (long i = 0; i < rows; ++i) {
+          const long row = slice.row(r + i);
+          if (is_last)
+            activate(t, row, panel, sums + 4 * i, factors_at(number, t + 1, r + i));
+          else
+            store_gates(gates_at(t, row) + panel * layout.panel, sums + 4 * i);
+        }
       }
     }
   }
 
-  // The bias and the input's share, which for one input per step is a single multiplication.
-  void start(const Slice& slice, long t, long r, long rows, long panel, Vec<Real>* sums) const {
-    for (long i = 0; i < rows; ++i)
-      for (long g = 0; g < 4; ++g) sums[4 * i + g] = load(bias + (panel * 4 + g) * lanes);
-    multiply<Real, 4>(rows, sums, call.x + (t * batch + slice.row(r)) * input,
-                      slice.stride * input, 1, inward + panel * input * 4 * lanes, 4 * lanes, input);
+  void store_gates(Real* gates, const Vec<Real>* values) const {
+    for (long g = 0; g < 4; ++g) store(gates + g * layout.gate, values[g]);
   }
 
-  template <class Move>
-  void exchange(const Slice& slice, long t, long r, long rows, long panel, Move move,
-                Vec<Real>* sums) const {
-    for (long i = 0; i < rows; ++i) {
-      Real* gates = gates_at(t, slice.row(r + i)) + panel * layout.panel;
-      for (long g = 0; g < 4; ++g) move(sums[4 * i + g], gates + g * layout.gate);
-    }
-  }
-
-  void activate(long t, long row, long panel, const Vec<Real>* sums) const {
+  // From finished sums to gates, c_t and h_t. The last vector of a row of h may reach into x, which
+  // is written after it.
+  void activate(long t, long row, long panel, const Vec<Real>* sums, Real* state) const {
     const long unit = panel * lanes;
-    const Vec<Real> into = sigmoid<Real>(sums[0]), forget = sigmoid<Real>(sums[1]);
-    const Vec<Real> candidate = hyperbolic_tangent<Real>(sums[2]), out = sigmoid<Real>(sums[3]);
-    const Vec<Real> cell = forget * load(cells_at(t, row) + unit) + into * candidate;
+    const Vec<Real> gates[4] = {sigmoid<Real>(sums[0]), sigmoid<Real>(sums[1]),
+                                hyperbolic_tangent<Real>(sums[2]), sigmoid<Real>(sums[3])};
+    const Vec<Real> cell = gates[1] * load(cells_at(t, row) + unit) + gates[0] * gates[2];
     store(cells_at(t + 1, row) + unit, cell);
-    store(output_at(t, row) + unit, out * hyperbolic_tangent<Real>(cell), hidden - unit);
-    if (!call.is_kept) return;
-    Real* gates = gates_at(t, row) + panel * layout.panel;
-    store(gates, into);
-    store(gates + layout.gate, forget);
-    store(gates + 2 * layout.gate, candidate);
-    store(gates + 3 * layout.gate, out);
+    store(state + unit, gates[3] * hyperbolic_tangent<Real>(cell));
+    if (call.is_kept) store_gates(gates_at(t, row) + panel * layout.panel, gates);
   }
 };

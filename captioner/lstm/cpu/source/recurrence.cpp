@@ -37,11 +37,11 @@ class NoDenormals {
 
 // The work of one call: pack, a barrier, the time loop of each slice, a barrier, the sums. There
 // may be fewer threads than slices, if OpenMP says so.
-template <class Pass, class Pack, class Run, class Collect>
+template <class Real, class Pass, class Pack, class Run, class Collect>
 int in_parallel(Pass& pass, long size, long packs, Pack pack, Run run, long sums, Collect collect) {
   Block scratch(size);
   if (!scratch.address) return 1;
-  pass.use_scratch(static_cast<decltype(pass.recurrent)>(scratch.address));
+  pass.use_scratch(static_cast<Real*>(scratch.address));
 #pragma omp parallel num_threads(pass.slices) if (pass.slices > 1)
   {
     const NoDenormals no_denormals;
@@ -58,17 +58,17 @@ int in_parallel(Pass& pass, long size, long packs, Pack pack, Run run, long sums
 template <class Real>
 int forward(const ForwardCall<Real>& call) {
   Forward<Real> pass(call);
-  return in_parallel(
+  return in_parallel<Real>(
       pass, pass.scratch_size() * sizeof(Real), pass.layout.panels,
       [&](long panel) { pass.pack(panel); },
-      [&](long number) { pass.run(Slice(number, pass.slices, call.batch, call.lengths)); }, 0,
+      [&](long number) { pass.run(number, Slice(number, pass.slices, call.batch, call.lengths)); }, 0,
       [](long) {});
 }
 
 template <class Real>
 int backward(const BackwardCall<Real>& call) {
   Backward<Real> pass(call);
-  return in_parallel(
+  return in_parallel<Real>(
       pass, pass.scratch_size() * sizeof(Real), pass.packs(),
       [&](long number) { pass.pack(number); },
       [&](long number) { pass.run(number, Slice(number, pass.slices, call.batch, call.lengths)); },

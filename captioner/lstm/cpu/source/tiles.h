@@ -16,6 +16,14 @@ constexpr long DEPTH = 144;  // steps of a sum at a time: 144 x 4 vectors of wei
 
 inline long ceil_div(long number, long divisor) { return (number + divisor - 1) / divisor; }
 
+// The numbers from one row of a buffer to the next: whole cache lines and one more. Rows a power of
+// two apart would all compete for the same few places of the cache.
+template <class Real>
+long apart(long row) {
+  constexpr long line = 64 / sizeof(Real);
+  return (ceil_div(row, line) | 1) * line;
+}
+
 // sums[r][c] += sum over k of left[r * left_row + k * left_step] * right[k * right_step + c * lanes]
 template <class Real, int ROWS, int VECTORS>
 __attribute__((noinline)) void multiply_tile(Vec<Real>* sums, const Real* left, long left_row,
@@ -129,11 +137,10 @@ struct GateLayout {
   long place(long g, long u) const { return u / lanes * panel + g * gate + u % lanes; }
 };
 
-// weight [4 * H, depth] -> [panel][k][gate][lane]: what a tile of gates reads, in the order it does.
+// weight [4 * H, depth] -> one panel's [k][gate][lane]: what a tile of gates reads, in its order.
 template <class Real>
 void pack_panel(Real* to, const Real* weight, long hidden, long depth, long panel) {
   constexpr long lanes = Numbers<Real>::lanes;
-  to += panel * depth * 4 * lanes;
   for (long g = 0; g < 4; ++g)
     for (long lane = 0; lane < lanes; ++lane) {
       const long unit = panel * lanes + lane;

@@ -1,0 +1,360 @@
+"""Time the h-detach LSTM against nn.LSTM and the LSTMCell loop, taking turns in one run.
+
+A figure is one forward and one backward pass of the layer, from a given gradient of its outputs
+(copying, captioning) or of its last state (pixel MNIST) to those of its parameters. "nn.LSTM"
+flushes denormal numbers in all threads, which has to be asked for before the first parallel
+operation; "nn.LSTM as it comes" does not, and has a process to itself. The floor is the time of
+the matrix products alone, by the same library that nn.LSTM uses, with nothing detached.
+
+    python scripts/bench_lstm.py --json bench.json
+    python scripts/bench_lstm.py --growth growth.png
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import CaptionerError
+from captioner.files import write_json
+from captioner.lstm import HDetachLSTM
+
+AS_IT_COMES = "nn.LSTM as it comes"
+BASE = "nn.LSTM"
+NO_ONEDNN = "nn.LSTM, oneDNN off"
+FLOOR = "matrix products"
+BUSY = 0.1  # share of the processor that others may use before ratios are worth little
+GROWTH = {
+    "steps": (100, 300, 1000, 2000, 5000),
+    "batch": (10, 30, 100, 300, 1000),
+    "hidden": (32, 64, 128, 256, 512, 1024),
+}
+
+Pass = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    classes: int  # of the output layer, 0 where there is none in the benchmark
+    at_every_step: bool = True  # else the loss sees the last state only
+
+
+SHAPES = {
+    "copying-120": Shape(steps=120, batch=100, inputs=1, hidden=128, classes=9),
+    "copying-320": Shape(steps=320, batch=100, inputs=1, hidden=128, classes=9),
+    "mnist": Shape(steps=784, batch=100, inputs=1, hidden=100, classes=10, at_every_step=False),
+    "captioning": Shape(steps=18, batch=125, inputs=1792, hidden=512, classes=0),
+}
+TINY = Shape(steps=2, batch=2, inputs=1, hidden=1, classes=0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--backends", nargs="+", default=["cpu", "torch"])
+    parser.add_argument("--p", nargs="+", type=float, default=[0.0, 0.25, 0.5])
+    parser.add_argument("--bf16", action="store_true", help="add rows with bfloat16 products")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of what is not flushed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--growth", type=Path, metavar="PNG", help="instead, draw how time grows with each size"
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    before = load_of_others()
+    try:
+        warm_up(options)
+        torch.set_num_threads(options.threads)
+        figures = growth(options) if options.growth else compare(options)
+        load = {"before": before, "after": load_of_others()}
+        if max(load.values()) > BUSY:
+            print(f"note: other programs use {max(load.values()):.0%} of the processor; ", end="")
+            print("ratios from a busy machine are worth little")
+        if options.json:
+            settings = {key: str(value) for key, value in vars(options).items()}
+            machine = {
+                "torch": torch.__version__,
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+                "load_of_others": load,
+            }
+            write_json(options.json, {"settings": settings, "machine": machine, "figures": figures})
+    except CaptionerError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+def warm_up(options: argparse.Namespace) -> None:
+    """Load and compile what is loaded on first use, without starting any thread yet."""
+    torch.set_num_threads(1)
+    for run in passes(TINY, options, False).values():
+        run()
+
+
+def load_of_others(seconds: float = 0.5) -> float:
+    """Return the share of the processor that is in use while this program sleeps."""
+
+    def read() -> tuple[int, int]:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        return sum(ticks), ticks[3] + ticks[4]
+
+    try:
+        total, idle = read()
+        time.sleep(seconds)
+        new_total, new_idle = read()
+    except OSError:  # no Linux: the mean of the last minute, which includes ourselves
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    return 1.0 - (new_idle - idle) / max(new_total - total, 1)
+
+
+def passes(shape: Shape, options: argparse.Namespace, with_head: bool) -> dict[str, Pass]:
+    """Return one training pass of each contestant on the same numbers."""
+    torch.manual_seed(0)
+    base = nn.LSTM(shape.inputs, shape.hidden)
+    case = Case(shape, with_head)
+    made: dict[str, Pass] = {BASE: case.training_pass(base, base)}
+
+    def without_onednn() -> None:
+        with torch.backends.mkldnn.flags(enabled=False):
+            made[BASE]()
+
+    made[NO_ONEDNN] = without_onednn
+    for p in options.p:
+        made[f"loop, p = {p:g}"] = case.training_pass(base, partial(loop, base, p))
+    for backend in options.backends:
+        for p in options.p:
+            for precision in ("full", "bf16") if options.bf16 else ("full",):
+                layer = HDetachLSTM(
+                    shape.inputs, shape.hidden, p=p, backend=backend, precision=precision
+                )
+                layer.load_state_dict(base.state_dict())
+                name = f"{backend}, p = {p:g}" + (", bf16" if precision == "bf16" else "")
+                made[name] = case.training_pass(layer, layer)
+    made[FLOOR] = matrix_products(shape)
+    return made
+
+
+class Case:
+    """The data of a shape, and behind the layer a given gradient, or output layer and loss."""
+
+    def __init__(self, shape: Shape, with_head: bool) -> None:
+        self.shape, self.with_head = shape, with_head
+        self.x = torch.randn(shape.steps, shape.batch, shape.inputs)
+        seen = (shape.steps, shape.batch) if shape.at_every_step else (shape.batch,)
+        self.grad = torch.randn(*seen, shape.hidden) / (shape.steps * shape.batch)
+        if with_head:
+            self.head = nn.Linear(shape.hidden, shape.classes)
+            self.targets = torch.randint(shape.classes, seen)
+
+    def training_pass(self, module: nn.Module, layer: Callable[[Tensor], Any]) -> Pass:
+        def run() -> None:
+            module.zero_grad()
+            outputs, (h_n, _) = layer(self.x)
+            seen = outputs if self.shape.at_every_step else h_n.view(-1, self.shape.hidden)
+            if not self.with_head:
+                seen.backward(self.grad)
+                return
+            self.head.zero_grad()
+            logits = self.head(seen).flatten(0, -2)
+            nn.functional.cross_entropy(logits, self.targets.flatten()).backward()
+
+        return run
+
+
+def loop(base: nn.LSTM, p: float, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run the weights of `base` as the authors of h-detach do: a cell, and `.detach()`."""
+    h = c = x.new_zeros(x.shape[1], base.hidden_size)
+    detached = (torch.rand(len(x)) < p).tolist()
+    outputs = []
+    for now, is_detached in zip(x.unbind(), detached, strict=True):
+        weights = (base.weight_ih_l0, base.weight_hh_l0, base.bias_ih_l0, base.bias_hh_l0)
+        h, c = torch.lstm_cell(now, (h.detach() if is_detached else h, c), *weights)
+        outputs.append(h)
+    return torch.stack(outputs), (h, c)
+
+
+def matrix_products(shape: Shape) -> Pass:
+    """Return what does the products of a pass and nothing else."""
+    rows = shape.steps * shape.batch
+    hidden, grad = torch.ones(shape.batch, shape.hidden), torch.ones(shape.batch, 4 * shape.hidden)
+    weight = torch.ones(4 * shape.hidden, shape.hidden)
+    all_grads, all_hidden = torch.ones(rows, 4 * shape.hidden), torch.ones(rows, shape.hidden)
+    x, inward = torch.ones(rows, shape.inputs), torch.ones(4 * shape.hidden, shape.inputs)
+
+    def run() -> None:
+        for _ in range(shape.steps):
+            hidden @ weight.t()
+            grad @ weight
+        all_grads.t() @ all_hidden
+        if shape.inputs > 1:
+            x @ inward.t()
+            all_grads.t() @ x
+
+    return run
+
+
+def in_child(work: Callable[..., None], *arguments: Any) -> Connection:
+    """Start `work` in a fork of this process, which has not run anything in parallel yet."""
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("fork")
+    context.Process(target=work, args=(theirs, *arguments), daemon=True).start()
+    return ours
+
+
+def serve_times(
+    connection: Connection, shape: Shape, options: argparse.Namespace, head: bool, flush: bool
+) -> None:
+    """Answer the name of a contestant with the seconds of one pass, until nothing is asked."""
+    torch.set_flush_denormal(flush)
+    warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
+    made = passes(shape, options, head)
+    while (name := connection.recv()) is not None:
+        start = time.perf_counter()
+        made[name]()
+        connection.send(time.perf_counter() - start)
+
+
+def serve_peak(
+    connection: Connection, shape: Shape, options: argparse.Namespace, name: str
+) -> None:
+    """Send the bytes that two passes of one contestant need at their peak, beyond its data."""
+    torch.set_flush_denormal(True)
+    passes(TINY, options, False)[name]()
+    run = passes(shape, options, False)[name]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = status_bytes("VmRSS")
+    run()
+    run()
+    connection.send(status_bytes("VmHWM") - before)
+
+
+def status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for name in options.shapes:
+        for head in (False, True) if SHAPES[name].classes else (False,):
+            title = f"{name}, with output layer and loss" if head else name
+            figures[title] = compare_shape(SHAPES[name], options, head)
+            report(title, figures[title])
+    return figures
+
+
+def compare_shape(shape: Shape, options: argparse.Namespace, head: bool) -> dict[str, Any]:
+    names = list(passes(TINY, options, False))
+    if head:
+        names = [name for name in names if name not in (NO_ONEDNN, FLOOR)]
+    flushed = in_child(serve_times, shape, options, head, True)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    plain = None
+    if not head:
+        plain = in_child(serve_times, shape, options, head, False)
+        times = {AS_IT_COMES: [], **times}
+    for number in range(-1, options.rounds):  # the first is not counted
+        for name, seconds in times.items():
+            asked = flushed
+            if name == AS_IT_COMES:
+                if plain is None or number >= options.slow_rounds:
+                    continue
+                asked = plain
+            asked.send(BASE if name == AS_IT_COMES else name)
+            taken = asked.recv()
+            if number >= 0:
+                seconds.append(taken)
+    for connection in (flushed, plain):
+        if connection is not None:
+            connection.send(None)
+    rows = {name: {"seconds": seconds} for name, seconds in times.items() if seconds}
+    figures: dict[str, Any] = {"shape": asdict(shape), "contestants": rows}
+    if not head and Path("/proc/self/clear_refs").exists():
+        for name in (name for name in names if name != FLOOR):
+            rows[name]["peak_bytes"] = in_child(serve_peak, shape, options, name).recv()
+    return figures
+
+
+def report(title: str, figures: dict[str, Any]) -> None:
+    rows = figures["contestants"]
+    base = rows[BASE]["seconds"]
+    print(f"\n{title}: milliseconds; how many times as quick as nn.LSTM")
+    print(f"{'':<24}{'min':>9}{'median':>9}{'ratio':>8}{'x floor':>9}{'peak MB':>9}")
+    for name, row in rows.items():
+        low, middle = min(row["seconds"]), statistics.median(row["seconds"])
+        floor = "-"
+        if FLOOR in rows:
+            floor = f"{middle / statistics.median(rows[FLOOR]['seconds']):.2f}"
+        peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-"
+        ratio = statistics.median(base) / middle
+        print(f"{name:<24}{1e3 * low:>9.1f}{1e3 * middle:>9.1f}{ratio:>7.2f}x{floor:>9}{peak:>9}")
+        row.update(min=low, median=middle, ratio=ratio)
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    """Time nn.LSTM and the first backend while one size of copying-120 changes, and draw it."""
+    options.p = options.p[-1:]
+    contestants = (BASE, f"{options.backends[0]}, p = {options.p[0]:g}")
+    figures: dict[str, Any] = {}
+    for size, values in GROWTH.items():
+        for value in values:
+            shape = Shape(**{**asdict(SHAPES["copying-120"]), size: value})
+            worker = in_child(serve_times, shape, options, False, True)
+            for name in contestants:
+                seconds = []
+                for _ in range(1 + options.rounds):
+                    worker.send(name)
+                    seconds.append(worker.recv())
+                middle = statistics.median(seconds[1:])
+                figures.setdefault(size, {}).setdefault(name, {})[value] = middle
+                print(f"{size} {value:>5}  {name:<16}{1e3 * middle:>9.1f} ms", flush=True)
+            worker.send(None)
+    draw(options.growth, figures)
+    return figures
+
+
+def draw(path: Path, figures: dict[str, dict[str, dict[int, float]]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from captioner.files import open_atomically
+
+    figure, axes = pyplot.subplots(1, len(figures), figsize=(12, 3.8), sharey=True)
+    words: Sequence[str] = ("T", "batch", "hidden")
+    for axis, word, (size, contestants) in zip(axes, words, figures.items(), strict=True):
+        for name, points in contestants.items():
+            axis.loglog(list(points), [1e3 * s for s in points.values()], "o-", label=name)
+        axis.set_xlabel(f"{size} ({word})")
+        axis.grid(True, which="both", alpha=0.3)
+    axes[0].set_ylabel("forward and backward, ms")
+    axes[0].legend()
+    figure.tight_layout()
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
