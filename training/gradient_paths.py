@@ -1,0 +1,352 @@
+"""Draw how the gradient along an LSTM's cell state is drowned, and how h-detach brings it back.
+
+Kanuparthi, Arpit et al. (ICLR 2019) argue that large recurrent weights drown the part of the
+gradient that travels along the cell state, the one that reaches far back. Here that is measured:
+in an untrained LSTM whose recurrent weights are scaled up, and in one that learns to copy.
+
+    python training/gradient_paths.py --out runs/gradient_paths
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner.errors import OptionError, TrainingError
+from captioner.lstm.paths import gradient_paths
+from captioner.progress import Progress
+from training.randomness import derived_generator
+from training.studies import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    STYLE,
+    OneLineParser,
+    StudyConfig,
+    new_figure,
+    parse_study,
+    run_study,
+    study_parser,
+    use_threads,
+    write_study,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = "gradient_paths"
+DETACH = (0.0, 0.25, 0.5)  # probabilities to detach; 0 is a plain LSTM
+SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # of the recurrent weights
+SCALES_DRAWN = (1.0, 8.0)
+SYMBOLS = 8  # that are copied; beside them a blank and the signal to recall
+MEASURED_BATCH = 8
+HELD_OUT_BATCH = 32  # of the copying task
+WARM_UP_STEPS = 15  # before the longest lag, so that the hidden state is no longer near its zero
+CLIP_NORM = 1.0
+_LEAST_PERCENT = 0.003  # at the foot of the drawn shares
+_LEAST_NORM = 1e-9  # and of the norms
+_COLOURS = {0.0: ORANGE, 0.25: PURPLE, 0.5: GREEN}
+_DASHES = {0.0: "-", 0.25: (0, (5, 1.5)), 0.5: (0, (2, 1.2))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsConfig(StudyConfig):
+    hidden_size: int = 64
+    lags: int = 50  # drawn for the untrained LSTM
+    draws: int = 15  # of untrained LSTMs
+    digits: int = 3  # of the copying task
+    delay: int = 17
+    updates: int = 2400
+    measurements: int = 24
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lags < self.lag:
+            raise OptionError(
+                f"--lags is {self.lags}; it must be at least {self.lag}, the time between a symbol "
+                "and its recall (--digits + --delay), where the two parts are compared"
+            )
+
+    @property
+    def lag(self) -> int:
+        """Return how many steps lie between a symbol and its recall."""
+        return self.digits + self.delay
+
+
+_HELPS = {
+    "hidden_size": "hidden units of the LSTM",
+    "lags": "longest lag drawn for the untrained LSTM",
+    "draws": "untrained LSTMs to take the median of",
+    "digits": "symbols to copy",
+    "delay": "steps between the last symbol and the first to be recalled",
+    "updates": "of the training",
+    "measurements": "over the training, beside the one before it",
+    "batch_size": "sequences per update",
+    "learning_rate": "of Adam",
+}
+
+
+class Copier(nn.Module):
+    """An LSTM that reads symbols and says, some time later, which they were."""
+
+    def __init__(self, hidden_size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(SYMBOLS + 2, hidden_size)
+        self.head = nn.Linear(hidden_size, SYMBOLS + 1)
+        bound = hidden_size**-0.5  # PyTorch's default for both layers
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy: outputs [T, B, H], targets [T, B] -> a scalar."""
+        return nn.functional.cross_entropy(self.head(outputs).flatten(0, 1), targets.flatten())
+
+
+def copying_batch(
+    config: PathsConfig, batch_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return sequences of the copying task: symbols, blanks with a signal at the end, recall.
+
+    Shapes:
+        -> one-hot inputs [T, B, symbols + 2], targets [T, B], T = 2 * digits + delay.
+    """
+    digits = torch.randint(1, SYMBOLS + 1, (config.digits, batch_size), generator=generator)
+    steps = 2 * config.digits + config.delay
+    inputs, targets = (torch.zeros(steps, batch_size, dtype=torch.long) for _ in range(2))
+    inputs[: config.digits] = targets[-config.digits :] = digits
+    inputs[-config.digits - 1] = SYMBOLS + 1
+    return nn.functional.one_hot(inputs, SYMBOLS + 2).float(), targets
+
+
+def measure(x: Tensor, weights: Sequence[Tensor], grad_outputs: Tensor) -> dict[str, Any]:
+    """Return norms by lag of the cell part, and of the rest for each probability to detach.
+
+    The rest under h-detach is its mean over all masks (Corollary 1): each step's way through h
+    is damped by 1 - p.
+    """
+    rest = {}
+    for p in DETACH:
+        keep = torch.full((len(x),), 1 - p)
+        along_cell, others = gradient_paths(
+            x, None, None, *weights, grad_outputs, keep=keep
+        ).norms()
+        rest[f"{p:g}"] = others.tolist()
+    return {"cell": along_cell.tolist(), "rest": rest}
+
+
+def share(measured: dict[str, Any], p: float, lag: int) -> float:
+    """Return which share of the norms at this lag is the cell part's: 1 is all of it."""
+    cell, rest = measured["cell"][lag], measured["rest"][f"{p:g}"][lag]
+    return cell / (cell + rest) if cell + rest > 0 else 0.0
+
+
+def untrained(config: PathsConfig, progress: Progress) -> list[dict[str, Any]]:
+    """Measure LSTMs that differ in the scale of their recurrent weights only.
+
+    The loss is a random direction of the last hidden state, so lag k is the k-th step before the
+    last. Norms and shares are medians over several draws; the range of shares is their quartiles.
+    """
+    generator = derived_generator(config.seed, "untrained")
+    drawn: list[list[dict[str, Any]]] = [[] for _ in SCALES]
+    for _ in range(config.draws):
+        x, weights, grads = draw_untrained(config, generator)
+        for place, scale in enumerate(SCALES):
+            scaled = [weights[0], scale * weights[1], *weights[2:]]
+            drawn[place].append(measure(x, scaled, grads))
+        progress.advance()
+    return [
+        {"scale": scale, **_median(items, config.lag)}
+        for scale, items in zip(SCALES, drawn, strict=True)
+    ]
+
+
+def draw_untrained(
+    config: PathsConfig, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Return inputs, PyTorch's initial weights, and the gradient of a loss on the last step.
+
+    Shapes:
+        -> x [T, B, 1], weights as `nn.LSTM` lists them, gradient of the outputs [T, B, H].
+    """
+    hidden_size, steps = config.hidden_size, config.lags + 1 + WARM_UP_STEPS
+    x = torch.rand(steps, MEASURED_BATCH, 1, generator=generator)
+    bound = hidden_size**-0.5
+    sizes = [(4 * hidden_size, 1), (4 * hidden_size, hidden_size), *2 * [(4 * hidden_size,)]]
+    weights = [torch.empty(size).uniform_(-bound, bound, generator=generator) for size in sizes]
+    grads = torch.zeros(steps, MEASURED_BATCH, hidden_size)
+    direction = torch.randn(MEASURED_BATCH, hidden_size, generator=generator)
+    grads[-1] = nn.functional.normalize(direction, dim=1)
+    return x, weights, grads
+
+
+def _median(items: Sequence[dict[str, Any]], lag: int) -> dict[str, Any]:
+    def middle(rows: list[list[float]]) -> list[float]:
+        return torch.tensor(rows).median(dim=0).values.tolist()
+
+    quartiles = torch.tensor([0.25, 0.5, 0.75])
+    return {
+        "cell": middle([item["cell"] for item in items]),
+        "rest": {name: middle([item["rest"][name] for item in items]) for name in items[0]["rest"]},
+        "shares": {
+            f"{p:g}": torch.tensor([share(item, p, lag) for item in items])
+            .quantile(quartiles)
+            .tolist()
+            for p in DETACH
+        },
+    }
+
+
+def in_training(config: PathsConfig, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Train a plain LSTM to copy, and yield what is measured before, during and after."""
+    model = Copier(config.hidden_size, derived_generator(config.seed, "weights"))
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    batches = derived_generator(config.seed, "batches")
+    held_out = copying_batch(config, HELD_OUT_BATCH, derived_generator(config.seed, "held out"))
+    count = min(config.measurements, config.updates)
+    when = {round(number * config.updates / count) for number in range(count + 1)}
+    for update in range(config.updates + 1):
+        if update in when:
+            yield {"update": update, **measure_copier(model, config, *held_out)}
+        if update == config.updates:
+            return
+        inputs, targets = copying_batch(config, config.batch_size, batches)
+        loss = model.loss_of(model.lstm(inputs)[0], targets)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimiser.step()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} after {update + 1:,} updates; "
+                "try a smaller --learning-rate"
+            )
+        progress.advance(loss=loss.item())
+
+
+def measure_copier(
+    model: Copier, config: PathsConfig, inputs: Tensor, targets: Tensor
+) -> dict[str, Any]:
+    """Measure the gradient of the task's own loss, which every step has a share in."""
+    outputs, _ = model.lstm(inputs)
+    loss = model.loss_of(outputs, targets)
+    (grads,) = torch.autograd.grad(loss, outputs)
+    measured = measure(inputs, list(model.lstm.parameters()), grads)
+    right = model.head(outputs[-config.digits :]).argmax(dim=-1) == targets[-config.digits :]
+    recurrent = model.lstm.weight_hh_l0.detach()
+    return {
+        "loss": loss.item(),
+        "accuracy": float(right.float().mean()),
+        "recurrent_norm": float(torch.linalg.matrix_norm(recurrent, 2)),
+        "shares": {f"{p:g}": [share(measured, p, config.lag)] for p in DETACH},
+        **measured,
+    }
+
+
+def draw(config: PathsConfig, figures: dict[str, Any]) -> "Figure":
+    """Draw both experiments, one in each row: two sets of norms by lag, and the shares."""
+    import matplotlib
+    from matplotlib.ticker import NullLocator
+
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(11.5, 7.2)
+        axes = figure.subplots(2, 3)
+        scales = {item["scale"]: item for item in figures["untrained"]}
+        runs = figures["training"]
+        titles = [f"Untrained, recurrent weights × {scale:g}" for scale in SCALES_DRAWN]
+        _draw_row(axes[0], [scales[scale] for scale in SCALES_DRAWN], titles, config.lags)
+        titles = [f"Copying, update {n['update']:,}: {n['accuracy']:.0%} recalled" for n in runs]
+        # At the longest lag of the sequence the weights met the zero state: no gradient.
+        _draw_row(axes[1], [runs[0], runs[-1]], [titles[0], titles[-1]], len(runs[0]["cell"]) - 2)
+        axes[0, 0].legend(loc="upper right")
+        _draw_shares(axes[0, 2], config, list(scales), list(scales.values()))
+        axes[0, 2].set(xscale="log", xlabel="scale of the recurrent weights")
+        axes[0, 2].set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+        axes[0, 2].xaxis.set_minor_locator(NullLocator())
+        _draw_shares(axes[1, 2], config, [item["update"] for item in runs], runs)
+        axes[1, 2].set_xlabel("updates of the training")
+        axes[1, 2].legend(loc="lower left")
+        return figure
+
+
+def _draw_row(
+    row: Sequence["Axes"], items: Sequence[dict[str, Any]], titles: Sequence[str], lags: int
+) -> None:
+    for axes, measured, title in zip(row, items, titles, strict=False):
+        axes.semilogy(
+            measured["cell"][: lags + 1], color=BLUE, linewidth=2.8, label="along the cell state"
+        )
+        for p in DETACH:
+            label = "rest, plain LSTM" if p == 0 else f"rest, h-detach p = {p:g}"
+            rest = measured["rest"][f"{p:g}"][1 : lags + 1]
+            axes.semilogy(
+                range(1, lags + 1), rest, color=_COLOURS[p], linestyle=_DASHES[p], label=label
+            )
+        axes.set(xlabel="time lag / steps", ylabel="norm of the gradient", title=title)
+    low = max(_LEAST_NORM, min(axes.get_ylim()[0] for axes in row[: len(items)]))
+    high = max(axes.get_ylim()[1] for axes in row[: len(items)])
+    for axes in row[: len(items)]:
+        axes.set_ylim(low, high)
+
+
+def _draw_shares(
+    axes: "Axes", config: PathsConfig, places: Sequence[float], items: Sequence[dict[str, Any]]
+) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    for p in DETACH:
+        percent = [
+            [max(100 * value, _LEAST_PERCENT) for value in item["shares"][f"{p:g}"]]
+            for item in items
+        ]
+        axes.plot(
+            places,
+            [values[len(values) // 2] for values in percent],
+            color=_COLOURS[p],
+            linestyle=_DASHES[p],
+            marker="o",
+            markersize=3,
+            label="plain LSTM" if p == 0 else f"h-detach p = {p:g}",
+        )
+        low, high = [values[0] for values in percent], [values[-1] for values in percent]
+        axes.fill_between(places, low, high, color=_COLOURS[p], alpha=0.13, linewidth=0)
+    axes.set(
+        yscale="log",
+        ylim=(_LEAST_PERCENT, 100),
+        ylabel="share of the cell part / %",
+        title=f"Share of the cell part, lag {config.lag}",
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Compute, write and draw what the command line asks for; return the exit status."""
+    return run_study(NAME, lambda: _study(words))
+
+
+def _study(words: Sequence[str] | None) -> None:
+    out, values = parse_study(build_parser(), words)
+    config = PathsConfig(**values)
+    use_threads(config)
+    with Progress(config.draws, "untrained LSTMs", unit="draws") as progress:
+        before = untrained(config, progress)
+    with Progress(config.updates, "an LSTM in training", unit="updates") as progress:
+        training = list(in_training(config, progress))
+    figures = {"untrained": before, "training": training}
+    write_study(out, NAME, config, figures, draw(config, figures))
+
+
+def build_parser() -> OneLineParser:
+    """Return the parser of this script's command line."""
+    return study_parser(NAME, "Draw the two ways of an LSTM's gradient.", PathsConfig(), _HELPS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
