@@ -25,6 +25,7 @@ from serving.settings import (
 )
 
 BAD_INPUT = 2
+BACKLOG = 512  # connections that the kernel keeps until they are accepted
 METAVARS = {str: "TEXT", int: "N", float: "X", Path: "DIR"}
 EPILOG = f"""\
 Every option is also a variable: --max-batch is {PREFIX}MAX_BATCH. Of both, the option counts.
@@ -92,9 +93,13 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(512)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
     except OSError as problem:
         raise OptionError(
             f"cannot listen on {host} port {port}: {problem.strerror}; choose another --host or "

@@ -47,8 +47,8 @@ def configure_logs(level: str, stream: TextIO | None = None) -> "LineWriter":
     root = logging.getLogger()
     root.handlers = [writer]
     root.setLevel(level.upper())
-    for name in _UVICORN_SAYS:  # its own news is ours already; what goes wrong is not
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in _UVICORN_SAYS:  # its news and warnings about requests are lines of ours already
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     return writer
 

@@ -195,6 +195,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text says no more
         self._refuse(Problem("bad_request", "the request is not well-formed HTTP/1.1"))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: such a request is answered as if it had not asked for another protocol."""
+
     @property
     def is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -253,9 +256,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer with `problem` without asking the application, and close."""
         self._is_refused = True
         self._cancel_deadline()
-        if self.is_answering:  # an answer in between would be taken for that of the first request
-            self.transport.abort()
-            return
+        if self.is_answering:
+            if self.receiving is not Receiving.BODY or self.pipeline or self.cycle.response_started:
+                self.transport.abort()  # this would be taken for the answer to an earlier request
+                return
+            self.cycle.disconnected = True  # the application need not answer any more
+            self.cycle.message_event.set()
         request_id = uuid.uuid4().hex
         content = json.dumps(problem.body(request_id)).encode()
         headers = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from captioner.cli import build_parser
+from serving.__main__ import build_parser as build_serving_parser
 from training.arguments import build_parser as build_training_parser
 from training.evaluate_coco import _parser as build_evaluation_parser
 
@@ -39,6 +40,7 @@ def test_every_option_in_a_document_exists(page: Path) -> None:
         *options(build_parser()),
         *options(build_training_parser()),
         *options(build_evaluation_parser()),
+        *options(build_serving_parser("serving")),
         *options_of_scripts(),
         *OF_OTHER_PROGRAMS,
     }

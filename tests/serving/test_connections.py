@@ -1,0 +1,220 @@
+"""The service at the level of bytes: malformed, slow, endless and abandoned requests.
+
+`requests/NAME.request` is what a client sends and `NAME.expected` the status of each answer and the
+code of the last one's problem.
+"""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import Running, jpeg
+
+CASES = Path(__file__).parent / "requests"
+ANSWER = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
+POST = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+
+
+def connect(service: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port), timeout=30)
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return all that comes until the service closes the connection."""
+    received = b""
+    try:
+        while data := connection.recv(65_536):
+            received += data
+    except ConnectionError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CASES.glob("*.request")))
+def test_whatever_is_sent_gets_a_sane_answer(live: Running, name: str) -> None:
+    statuses, code = [], None
+    for word in (CASES / f"{name}.expected").read_text().split():
+        if word.isdigit():
+            statuses.append(word)
+        else:
+            code = word
+    with connect(live) as connection:
+        connection.sendall((CASES / f"{name}.request").read_bytes())
+        received = read_to_end(connection)
+    assert [found.decode() for found in ANSWER.findall(received)] == statuses, received
+    if code is not None:
+        assert b"application/problem+json" in received
+        assert re.search(rb'"code": ?"' + code.encode() + b'"', received), received
+    assert b"Traceback" not in received
+    assert b"x-request-id" in received
+    assert live.status("/health/live") == 200
+
+
+def test_a_slow_header_is_cut(live: Running) -> None:
+    with connect(live) as connection:
+        started = time.monotonic()
+        received = b""
+        connection.settimeout(0.4)
+        for byte in b"GET /version HTTP/1.1\r\nHost: never-ending":
+            try:
+                connection.sendall(bytes([byte]))
+                received = connection.recv(65_536)
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert 1.5 < time.monotonic() - started < 10
+    assert b"408" in received
+    assert b"receive_timeout" in received
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (POST + b"Content-Length: 1000\r\n\r\n", b"408"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n", b"408"),
+        (b"GET /version HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"200"),
+    ],
+)
+def test_a_slow_body_is_cut(live: Running, head: bytes, status: bytes) -> None:
+    with connect(live) as connection:
+        started = time.monotonic()
+        connection.sendall(head + b"abc")
+        received = read_to_end(connection)
+        assert time.monotonic() - started < 10
+    assert received.startswith(b"HTTP/1.1 " + status)
+
+
+def test_endless_chunks_are_cut_at_the_limit(live: Running) -> None:
+    with connect(live) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 30:
+                connection.sendall(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+                sent += 65_536
+        assert sent > 5 * 2**20
+    assert 'caption_rejected_total{code="body_too_large"}' in httpx.get(live.url + "/metrics").text
+
+
+@pytest.mark.parametrize("start", [b"1;", b"1\r\na\r\n0\r\nX: "])
+def test_endless_extensions_and_trailers_are_cut(live: Running, start: bytes) -> None:
+    with connect(live) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + start)
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 30:
+                connection.sendall(b"x" * 65_536)
+
+
+def test_two_hundred_slow_connections_are_dropped_and_others_served_meanwhile(
+    live: Running,
+) -> None:
+    starts = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", POST + b"Content-Length: 9\r\n\r\na"]
+    connections = [connect(live) for _ in range(200)]
+    try:
+        for index, connection in enumerate(connections):
+            connection.sendall(starts[index % len(starts)])
+        assert httpx.post(live.url + "/caption", content=jpeg(), timeout=30).status_code == 200
+        started = time.monotonic()
+        for connection in connections:
+            read_to_end(connection)
+        assert time.monotonic() - started < 20
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_an_idle_connection_is_closed(live: Running) -> None:
+    with connect(live) as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        started = time.monotonic()
+        assert connection.recv(65_536) == b""
+        assert time.monotonic() - started < 10
+
+
+def test_a_body_is_asked_for_only_if_it_would_be_read(live: Running) -> None:
+    photo = jpeg()
+    head = POST + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    with connect(live) as connection:
+        connection.sendall(head % len(photo))
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(photo)
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_an_early_refusal_is_read_by_a_client_that_is_still_sending(live: Running) -> None:
+    with connect(live) as connection:
+        connection.sendall(POST + b"Content-Length: 50000000\r\n\r\n")
+        try:
+            for _ in range(100):
+                connection.sendall(b"x" * 65_536)
+        except ConnectionError:
+            pass
+        assert b"body_too_large" in read_to_end(connection)
+
+
+def test_clients_that_hang_up_are_counted_and_leave_nothing_behind(live: Running) -> None:
+    def hung_up() -> float:
+        text = httpx.get(live.url + "/metrics").text
+        return float(re.search(r"^caption_cancelled_total (\S+)", text, re.MULTILINE)[1])
+
+    before = hung_up()
+    for _ in range(20):
+        with connect(live) as connection:
+            connection.sendall(POST + b"Content-Length: 1000\r\n\r\nhalf")
+    live.wait_for(lambda: True if hung_up() >= before + 20 else None)
+    answer = httpx.post(live.url + "/caption", content=jpeg(), timeout=30)
+    assert answer.status_code == 200
+
+
+def test_nothing_that_clients_send_forges_a_line_in_the_log(live: Running) -> None:
+    path = "/%0a%1b[31m%e2%80%a8{'event':'forged'}"
+    httpx.get(live.url + path, headers={"User-Agent": "a\tb\x7f"})
+    found = live.wait_for(
+        lambda: next((one for one in live.events("request") if "forged" in one["path"]), None)
+    )
+    assert found["path"].startswith("/\n\x1b[31m")
+    assert {"request_id", "method", "route", "status", "ms", "client"} <= set(found)
+
+
+@pytest.fixture
+def small(tiny_checkpoint: Path) -> Iterator[Running]:
+    from .conftest import running
+
+    with running(
+        *("--checkpoint", str(tiny_checkpoint), "--decode-workers", "1"),
+        *("--connection-limit", "8", "--keep-alive-seconds", "60"),
+    ) as service:
+        service.wait_until_ready()
+        yield service
+
+
+def test_a_full_house_drops_who_has_waited_longest(small: Running) -> None:
+    waiting = [connect(small) for _ in range(8)]
+    try:
+        time.sleep(0.2)
+        assert httpx.get(small.url + "/version").status_code == 200
+        assert read_to_end(waiting[0]) == b""
+        busy = [connect(small) for _ in range(8)]
+        for connection in busy:
+            connection.sendall(POST + b"Content-Length: 9\r\n\r\na")
+        time.sleep(0.5)
+        with connect(small) as refused:
+            received = read_to_end(refused)
+        assert b"503" in received
+        assert b"too_many_connections" in received
+        for connection in busy:
+            connection.close()
+    finally:
+        for connection in waiting:
+            connection.close()
+    assert small.stop() == 0

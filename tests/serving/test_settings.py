@@ -1,0 +1,137 @@
+"""The settings: what is set where, what counts more, and how bad ones are named."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from captioner.commands import serve
+from captioner.errors import OptionError
+from serving.__main__ import build_parser, listen, main
+from serving.settings import Settings, SettingsError, is_loopback, unknown_variables
+
+A_KEY = hashlib.sha256(b"first-key").digest()
+
+
+def test_every_setting_has_a_flag_and_a_variable_of_the_same_name() -> None:
+    text = " ".join(build_parser("serving").format_help().split())
+    for one in fields(Settings):
+        assert f"--{one.name.replace('_', '-')}" in text, one.name
+    values = {"CAPTIONER_MAX_BATCH": "3", "CAPTIONER_AVIF": "yes", "CAPTIONER_BATCH_WINDOW_MS": "1"}
+    settings = Settings.from_environment(values)
+    assert (settings.max_batch, settings.avif, settings.batch_window_ms) == (3, True, 1.0)
+
+
+def test_a_flag_counts_more_than_a_variable() -> None:
+    settings = Settings.from_environment({"CAPTIONER_PORT": "1000"}, port="2000")
+    assert settings.port == 2000
+    assert Settings.from_environment({"CAPTIONER_PORT": ""}).port == 8000
+
+
+def test_all_bad_settings_are_named_at_once() -> None:
+    environ = {
+        "CAPTIONER_PORT": "http",
+        "CAPTIONER_WORKERS": "0",
+        "CAPTIONER_AVIF": "perhaps",
+        "CAPTIONER_RATE_LIMIT": "often",
+        "CAPTIONER_RECEIVE_TIMEOUT_SECONDS": "nan",
+        "CAPTIONER_LOG_LEVEL": "loud",
+        "CAPTIONER_CHECKPOINT": "/there/is/no/such/folder",
+    }
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environ)
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == len(environ)
+    for words in (
+        "CAPTIONER_PORT is 'http'; give a whole number",
+        "workers is 0; give a number from 1 to 256",
+        "CAPTIONER_AVIF is 'perhaps'; give true or false",
+        "rate_limit is 'often'; give requests per time, such as 60/minute",
+        "receive_timeout_seconds is nan; give a number from 0.1 to 600",
+        "log_level is 'loud'; choose one of debug, info, warning, error",
+        "checkpoint is '/there/is/no/such/folder', where there is no folder",
+    ):
+        assert words in problems
+
+
+def test_keys_are_kept_as_hashes_and_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# two\nsecond-key\nsha256:{A_KEY.hex()}\n")
+    environ = {"CAPTIONER_API_KEYS": "first-key", "CAPTIONER_API_KEYS_FILE": str(file)}
+    settings = Settings.from_environment(environ)
+    assert settings.api_keys == (A_KEY, hashlib.sha256(b"second-key").digest(), A_KEY)
+    assert "first-key" not in repr(settings)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"CAPTIONER_API_KEYS": "my secret"})
+    assert "secret" not in str(caught.value)
+    assert "a key is 1 to 256 printable ASCII characters" in str(caught.value)
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="it holds no key"):
+        Settings.from_environment({"CAPTIONER_API_KEYS_FILE": str(file)})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "captions.example.org"])
+def test_a_public_address_needs_keys_or_a_word(host: str) -> None:
+    with pytest.raises(SettingsError, match="which others can reach, and there are no keys"):
+        Settings(host=host)
+    assert Settings(host=host, no_auth=True).host == host
+    assert Settings.from_environment({"CAPTIONER_API_KEYS": "k"}, host=host).has_keys
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_this_machine_needs_none(host: str) -> None:
+    assert not Settings(host=host).has_keys
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cors_origins": ("*", "https://a.example")}, "cors_origins holds '\\*' and others"),
+        ({"cors_origins": ("a.example",)}, "an origin looks like https://example.org"),
+        ({"tracing_endpoint": "collector"}, "it looks like http://collector:4318/v1/traces"),
+        ({"no_auth": True, "api_keys": (A_KEY,)}, "no_auth is set and so are keys"),
+    ],
+)
+def test_contradictions_are_named(given: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings(**given)
+
+
+def test_misspelt_variables_are_found() -> None:
+    environ = {"CAPTIONER_PROT": "1", "CAPTIONER_PORT": "1", "CAPTIONER_SHARED": "x", "HOME": "/"}
+    assert unknown_variables(environ) == ["CAPTIONER_PROT"]
+
+
+def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--port", "x", "--workers", "0"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: port is 'x'; give a whole number",
+        "error: workers is 0; give a number from 1 to 256",
+    ]
+    assert main([]) == 2
+    assert "there is no checkpoint in runs/*/best; name one with" in capsys.readouterr().err
+    assert main(["--checkpoint", str(tmp_path)]) == 2
+    assert "holds no model.json; give the folder of a checkpoint" in capsys.readouterr().err
+
+
+def test_an_address_in_use_is_named() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OptionError, match=f"cannot listen on 127.0.0.1 port {port}: Address"):
+            listen("127.0.0.1", port)
+
+
+def test_the_library_serves_only_where_the_service_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "captioner", "serve", "--port", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: port is 'x'; give a whole number\n")
+    monkeypatch.setattr(serve, "SERVICE", "no_such_service")
+    with pytest.raises(OptionError, match=r"install captioner\[serving\]"):
+        serve.run(None)
