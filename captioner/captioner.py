@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from captioner.data.images import ImageSource, open_image
+from captioner.data.images import ImageSource
 from captioner.devices import choose_device
 from captioner.errors import OptionError
 from captioner.search import Hypothesis, SearchConfig, search
@@ -117,7 +117,7 @@ class Captioner:
         result = []
         for batch in _batches(images, batch_size):
             # Resized one by one: a batch of opened photographs could fill the memory.
-            pixels = [self.encoder.preprocessing.resize(open_image(image)) for image in batch]
+            pixels = [self.encoder.preprocessing.read(image) for image in batch]
             result += self.captions_of_pixels(pixels, config)
         return result
 

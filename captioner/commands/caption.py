@@ -17,7 +17,6 @@ from captioner.commands.results import Results, Screen
 from captioner.errors import CheckpointError, ImageError, OptionError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from captioner.captioner import Caption, Captioner
@@ -181,11 +180,11 @@ def _caption_all(
     progress: "Progress",
 ) -> None:
     size, total = arguments.batch_size, len(photographs)
-    resize = captioner.encoder.preprocessing.resize
+    read = captioner.encoder.preprocessing.read
     with progress, ThreadPoolExecutor(OPENING_THREADS) as threads:
         for start in range(0, total, size):
             batch = photographs[start : start + size]
-            opened = list(threads.map(lambda path: _open(path, resize), batch))
+            opened = list(threads.map(lambda path: _open(path, read), batch))
             readable = [pixels for pixels in opened if not isinstance(pixels, ImageError)]
             found = iter(captioner.captions_of_pixels(readable, config))
             for number, (path, pixels) in enumerate(zip(batch, opened, strict=True), start + 1):
@@ -201,11 +200,9 @@ def _caption_all(
             progress.advance(len(batch))
 
 
-def _open(path: Path, resize: "Callable[[Image], Tensor]") -> "Tensor | ImageError":
-    from captioner.data.images import open_image
-
+def _open(path: Path, read: "Callable[[Path], Tensor]") -> "Tensor | ImageError":
     try:
-        return resize(open_image(path))
+        return read(path)
     except ImageError as problem:
         return problem
 

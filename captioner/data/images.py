@@ -6,6 +6,7 @@ several frames), `open_image` returns one RGB picture whose pixels are already d
 may call it at once.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -22,12 +23,15 @@ PAPER = (255, 255, 255)  # what shows through a transparent pixel
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 ImageSource = Path | str | Image.Image | bytes | BinaryIO
+LeastSize = Callable[[int, int], tuple[int, int]]  # of the whole picture -> to be decoded at least
 
 
-def open_image(source: ImageSource) -> Image.Image:
-    """Return the picture as RGB, fully decoded: upright, its first frame, transparency on white.
+def open_image(source: ImageSource, least_size: LeastSize | None = None) -> Image.Image:
+    """Return the picture as RGB, decoded: upright, its first frame, transparency on white.
 
-    An image that is already open is converted in the same way and left as it was.
+    A JPEG much larger than `least_size` says is decoded at a half, a quarter or an eighth, which
+    saves most of the time; without it, whole. An image that is already open is whole as well; it
+    is converted in the same way and left as it was.
 
     Raises:
         ImageError: there is no such file, it is no image, or it is damaged or far too large.
@@ -39,7 +43,7 @@ def open_image(source: ImageSource) -> Image.Image:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise Image.DecompressionBombError
-            return _as_rgb(_upright(image))
+            return decode_picture(image, least_size)
     except FileNotFoundError:
         raise ImageError(f"{name}: there is no such file; check the path") from None
     except IsADirectoryError:
@@ -55,6 +59,29 @@ def open_image(source: ImageSource) -> Image.Image:
             f"{name} cannot be decoded: {_in_one_line(problem)}; it is damaged or incomplete: "
             "fetch it again, save it anew as JPEG or PNG, or remove it"
         ) from problem
+
+
+def decode_picture(image: Image.Image, least_size: LeastSize | None = None) -> Image.Image:
+    """Return what `open_image` does of a file that Pillow has opened, whose pixels it now decodes.
+
+    Raises:
+        Exception: whatever Pillow's decoders raise for a damaged file.
+    """
+    if least_size is not None:
+        image = _draft(image, least_size)
+    return _as_rgb(_upright(image))
+
+
+def _draft(image: Image.Image, least_size: LeastSize) -> Image.Image:
+    whole, least = image.size, least_size(*image.size)
+    image.draft(None, least)
+    if image.size == whole:
+        return image
+    # A draft rounds up: its last row or column may stand for one pixel of the whole picture only,
+    # and would shift all others by its share. It is left out where it stands for less than half.
+    share = round(max(whole) / max(image.size))
+    exact = round(whole[0] / share), round(whole[1] / share)
+    return image if exact == image.size else image.crop((0, 0, *exact))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,22 +3,26 @@
 A checkpoint keeps this beside its weights, because a model must see users' photographs the way it
 saw those it learned from. The modes "crop" and "squash" give the pixels of timm's evaluation
 transform of the same settings; "whole" keeps the picture's shape, as the h-detach authors did.
+Importing this does not import torch, so that a process which only reads photographs stays small.
 """
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from captioner.data.images import ImageSource, open_image
 from captioner.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_MODES = ("crop", "squash", "whole")
 WHOLE_MULTIPLE = 32  # the stride of nearly every network's last feature map, in pixels
 MOST_ELONGATED = 50  # longer side to shorter; beyond it, "crop" leaves out the far ends first
+DRAFT_MARGIN = 2.0  # a JPEG is decoded at no less than this times the size it is resized to
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -64,23 +68,54 @@ class Preprocessing:
         if min(self.std) <= 0.0:
             raise OptionError(f"std is {self.std}; all three must be above 0")
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> "Tensor":
         """Return what the encoder takes: float32 [3, height, width]."""
         return self.normalise(self.resize(image))
 
-    def resize(self, image: Image.Image) -> Tensor:
+    def read(self, source: ImageSource) -> "Tensor":
+        """Return a photograph at the size the encoder sees: uint8 [3, height, width].
+
+        Raises:
+            ImageError: there is no such file, it is no image, or it is damaged or far too large.
+        """
+        return self.resize(open_image(source, self.least_size))
+
+    def resize(self, image: Image.Image) -> "Tensor":
         """Return the image at the size the encoder sees: uint8 [3, height, width].
 
         A quarter of the bytes of the normalised image, so this is what to hand from one process
         or device to another. Its memory is channels-last.
         """
-        resized = {"crop": self._crop, "squash": self._squash, "whole": self._whole}[
-            self.image_mode
-        ](image)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+        import torch
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(np.array(self.resized(image))).permute(2, 0, 1)
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Return the image at the size the encoder sees."""
+        modes = {"crop": self._crop, "squash": self._squash, "whole": self._whole}
+        return modes[self.image_mode](image)
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the least size at which a picture of this one may be decoded.
+
+        It leaves the pixels as good as those of the whole picture (Pillow's `thumbnail` keeps the
+        same margin), and data sets of small photographs such as COCO exactly as they are. Turning
+        the picture turns the result.
+        """
+        if max(width, height) > MOST_ELONGATED * min(width, height):
+            return width, height
+        if self.image_mode == "whole":
+            least = self._size_of_whole(width, height)
+        elif self.image_mode == "squash":
+            least = (self._size_before_crop(),) * 2
+        else:
+            least = self._size_of_short_side(width, height)
+        return math.ceil(DRAFT_MARGIN * least[0]), math.ceil(DRAFT_MARGIN * least[1])
+
+    def normalise(self, pixels: "Tensor") -> "Tensor":
         """Return pixels uint8 [..., 3, h, w] as float32 on the scale the network learned with."""
+        import torch
+
         mean, std = (
             torch.tensor(values, device=pixels.device).view(3, 1, 1)
             for values in (self.mean, self.std)
@@ -98,17 +133,12 @@ class Preprocessing:
 
     def _crop(self, image: Image.Image) -> Image.Image:
         """Resize the shorter side and keep the centre."""
-        short = self._size_before_crop()
         width, height = image.size
         # A strip one pixel wide would become gigabytes, of which only the centre is seen.
         longest = MOST_ELONGATED * min(width, height)
         if max(width, height) > longest:
             image = _centre(image, min(width, longest), min(height, longest))
-            width, height = image.size
-        if width <= height:
-            size = (short, int(short * height / width))
-        else:
-            size = (int(short * width / height), short)
+        size = self._size_of_short_side(*image.size)
         return _centre(self._resized(image, size), self.image_size, self.image_size)
 
     def _squash(self, image: Image.Image) -> Image.Image:
@@ -116,13 +146,22 @@ class Preprocessing:
         return _centre(self._resized(image, (side, side)), self.image_size, self.image_size)
 
     def _whole(self, image: Image.Image) -> Image.Image:
+        return self._resized(image, self._size_of_whole(*image.size))
+
+    def _size_of_whole(self, *size: int) -> tuple[int, int]:
         limit = self.image_size // WHOLE_MULTIPLE * WHOLE_MULTIPLE
-        scale = min(1.0, limit / max(image.size))
+        scale = min(1.0, limit / max(size))
         width, height = (
             min(limit, max(1, round(side * scale / WHOLE_MULTIPLE)) * WHOLE_MULTIPLE)
-            for side in image.size
+            for side in size
         )
-        return self._resized(image, (width, height))
+        return width, height
+
+    def _size_of_short_side(self, width: int, height: int) -> tuple[int, int]:
+        short = self._size_before_crop()
+        if width <= height:
+            return short, int(short * height / width)
+        return int(short * width / height), short
 
     def _size_before_crop(self) -> int:
         return math.floor(self.image_size / self.crop_fraction)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.data.images import open_image
 from captioner.encoder.model import ImageEncoder
 from captioner.encoder.store_record import FEATURES, Record
 from captioner.errors import EncoderError, ImageError, StorageError
@@ -61,7 +60,7 @@ def write_chunks(
 
     def decode(row: int) -> Decoded:
         try:
-            pixels = encoder.preprocessing.resize(open_image(images[row].path))
+            pixels = encoder.preprocessing.read(images[row].path)
         except ImageError as problem:
             return str(problem)
         return pixels.flip(-1) if mirrored else pixels

@@ -1,6 +1,7 @@
 """Preprocessing against timm's own evaluation transform, and its promises about sizes."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
 
+from captioner.data.images import open_image
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
 
@@ -125,3 +127,35 @@ def test_impossible_settings_are_refused(values: dict, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         Preprocessing(**values)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "whole"])
+@pytest.mark.parametrize("size", [(1600, 1200), (1201, 1609), (2600, 300), (9000, 100)])
+def test_a_large_jpeg_read_in_draft_looks_as_if_read_whole(mode: str, size: tuple[int, int]):
+    preprocessing = Preprocessing(image_size=64, image_mode=mode)
+    photograph = noise((8, 6)).resize(size, Image.Resampling.BICUBIC)
+    content = BytesIO()
+    photograph.save(content, "JPEG", quality=90)
+    read = preprocessing.read(content.getvalue())
+    whole = preprocessing.resize(open_image(content.getvalue()))
+    assert read.shape == whole.shape
+    assert (read.float() - whole.float()).abs().mean() < 1.5
+
+
+def test_a_photograph_is_decoded_at_no_less_than_twice_the_size_it_gets():
+    content = BytesIO()
+    noise((1000, 800)).save(content, "JPEG")
+    cases = ((50, 8), (51, 4), (100, 4), (101, 2), (200, 2), (201, 1))
+    for mode in ("squash", "crop"):
+        for side, share in cases:
+            least = Preprocessing(image_size=side, image_mode=mode, crop_fraction=1.0).least_size
+            assert open_image(content.getvalue(), least).size == (1000 // share, 800 // share)
+    assert open_image(content.getvalue()).size == (1000, 800)
+
+
+def test_photographs_of_the_size_of_coco_are_never_read_in_draft():
+    content = BytesIO()
+    noise((640, 480)).save(content, "JPEG")
+    for mode in ("crop", "squash"):
+        least = Preprocessing(image_mode=mode).least_size
+        assert open_image(content.getvalue(), least).size == (640, 480)
