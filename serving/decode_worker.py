@@ -1,0 +1,166 @@
+"""The process that decodes uploads: small, without torch, limited by the kernel, killable.
+
+`DecodePool` starts it with one end of a socket pair as standard input. Each request is a header of
+JSON and the bytes of an upload, each answer a header of JSON and the bytes of the resized picture;
+nothing is ever pickled, and no word of a file or of Pillow gets into an answer. The process ends
+when its parent does. Nothing secret is in its environment, and it can write no file.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+from PIL import AvifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
+
+from captioner.data.images import decode_picture
+from captioner.encoder.preprocessing import Preprocessing
+from serving.guard import ImageHeader, ImageLimits, inspect
+from serving.refusals import ImageRejected
+
+FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+ORIENTATION = 0x0112
+OPEN_FILES = 64
+DAMAGED = "the picture cannot be decoded; the file is damaged or incomplete"
+HUNGRY = "the picture needs more memory than its decoder is given; make it smaller first"
+_PDEATHSIG, _NO_NEW_PRIVILEGES = 1, 38  # linux/prctl.h
+_PLUGINS = (AvifImagePlugin, WebPImagePlugin)  # the only ones Pillow does not load by itself
+
+
+def main() -> None:
+    """Answer requests until the parent closes the socket."""
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as channel:
+        settings = _receive(channel)
+        if settings is None:
+            return
+        options = settings[0]
+        limits = ImageLimits(
+            **{**options["limits"], "formats": tuple(options["limits"]["formats"])}
+        )
+        _restrain(options["address_space_bytes"])
+        _send(channel, {"ready": True}, b"")
+        while (request := _receive(channel)) is not None:
+            _limit_cpu(options["cpu_seconds"])
+            _send(channel, *_answer(*request, limits))
+
+
+def _answer(request: dict[str, Any], data: bytes, limits: ImageLimits) -> tuple[Any, bytes]:
+    began = time.monotonic()
+    try:
+        header, size, pixels = decode(
+            data, Preprocessing.from_json(request["preprocessing"]), limits
+        )
+    except ImageRejected as refused:
+        return {"code": refused.code, "detail": refused.detail}, b""
+    answer = {
+        "format": header.format,
+        "width": header.width,
+        "height": header.height,
+        "pixels": size,
+        "seconds": time.monotonic() - began,
+    }
+    return answer, pixels
+
+
+def decode(
+    data: bytes, preprocessing: Preprocessing, limits: ImageLimits
+) -> tuple[ImageHeader, tuple[int, int], bytes]:
+    """Return the upright header, the size of the resized picture, and its bytes row by row.
+
+    The picture is the one that `preprocessing.read` gives of the same bytes.
+
+    Raises:
+        ImageRejected: the upload is beyond a limit, no picture, or damaged.
+    """
+    header = inspect(data, limits)
+    try:
+        with Image.open(BytesIO(data), formats=[header.format]) as image:
+            if image.size != (header.width, header.height):
+                raise ImageRejected("corrupt_image", DAMAGED)
+            picture = decode_picture(image, preprocessing.least_size)
+            with suppress(Exception):  # as in `decode_picture`: metadata may be damaged
+                if image.getexif().get(ORIENTATION) in TURNED:
+                    header = replace(header, width=header.height, height=header.width)
+        resized = preprocessing.resized(picture)
+        return header, resized.size, resized.tobytes()
+    except ImageRejected:
+        raise
+    except MemoryError:
+        raise ImageRejected("image_too_large", HUNGRY) from None
+    except Exception:  # Pillow's decoders raise nearly anything for damaged files
+        raise ImageRejected("corrupt_image", DAMAGED) from None
+
+
+def _restrain(address_space_bytes: int) -> None:
+    """Take from this process whatever decoding does not need."""
+    warnings.simplefilter("ignore")
+    Image.MAX_IMAGE_PIXELS = None  # `inspect` has a lower limit
+    PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK * 4
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.preinit()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        resource.setrlimit(kind, (most, most))
+    if sys.platform != "linux":
+        return
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    most = used + address_space_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _limit_cpu(seconds: int) -> None:
+    """Let the kernel kill this process when it has computed that much longer."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(usage.ru_utime + usage.ru_stime) + 1 + seconds
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
+
+
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], bytes] | None:
+    """Return the next message, or nothing when the parent is gone."""
+    start = _read(channel, FRAME.size)
+    if start is None:
+        return None
+    sizes = FRAME.unpack(start)
+    head, body = (_read(channel, size) for size in sizes)
+    return None if head is None or body is None else (json.loads(head), body)
+
+
+def _read(channel: socket.socket, size: int) -> bytes | None:
+    content = bytearray(size)
+    rest = memoryview(content)
+    while rest:
+        count = channel.recv_into(rest)
+        if not count:
+            return None
+        rest = rest[count:]
+    return bytes(content)
+
+
+def _send(channel: socket.socket, head: Any, body: bytes) -> None:
+    text = json.dumps(head).encode("ascii")
+    channel.sendall(FRAME.pack(len(text), len(body)) + text + body)
+
+
+if __name__ == "__main__":
+    with suppress(ConnectionError):
+        main()
