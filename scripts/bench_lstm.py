@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_json
 from captioner.lstm import HDetachLSTM
 
@@ -84,6 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     before = load_of_others()
     try:
+        for name in ("rounds", "slow_rounds", "threads"):
+            if getattr(options, name) < 1:
+                flag = "--" + name.replace("_", "-")
+                raise OptionError(f"{flag} is {getattr(options, name)}; it must be 1 or more")
         warm_up(options)
         torch.set_num_threads(options.threads)
         figures = growth(options) if options.growth else compare(options)
@@ -108,8 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
 def warm_up(options: argparse.Namespace) -> None:
     """Load and compile what is loaded on first use, without starting any thread yet."""
     torch.set_num_threads(1)
-    for run in passes(TINY, options, False).values():
-        run()
+    warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
+    for make in contestants(TINY, options).values():
+        make()()
 
 
 def load_of_others(seconds: float = 0.5) -> float:
@@ -128,20 +133,27 @@ def load_of_others(seconds: float = 0.5) -> float:
     return 1.0 - (new_idle - idle) / max(new_total - total, 1)
 
 
-def passes(shape: Shape, options: argparse.Namespace, with_head: bool) -> dict[str, Pass]:
-    """Return one training pass of each contestant on the same numbers."""
+def contestants(
+    shape: Shape, options: argparse.Namespace, with_head: bool = False
+) -> dict[str, Callable[[], Pass]]:
+    """Return for each contestant what makes its training pass, on the same numbers for all."""
     torch.manual_seed(0)
     base = nn.LSTM(shape.inputs, shape.hidden)
     case = Case(shape, with_head)
-    made: dict[str, Pass] = {BASE: case.training_pass(base, base)}
+    made: dict[str, Callable[[], Pass]] = {BASE: partial(case.training_pass, base, base)}
 
-    def without_onednn() -> None:
-        with torch.backends.mkldnn.flags(enabled=False):
-            made[BASE]()
+    def without_onednn() -> Pass:
+        run = case.training_pass(base, base)
+
+        def run_without() -> None:
+            with torch.backends.mkldnn.flags(enabled=False):
+                run()
+
+        return run_without
 
     made[NO_ONEDNN] = without_onednn
     for p in options.p:
-        made[f"loop, p = {p:g}"] = case.training_pass(base, partial(loop, base, p))
+        made[f"loop, p = {p:g}"] = partial(case.training_pass, base, partial(loop, base, p))
     for backend in options.backends:
         for p in options.p:
             for precision in ("full", "bf16") if options.bf16 else ("full",):
@@ -150,8 +162,8 @@ def passes(shape: Shape, options: argparse.Namespace, with_head: bool) -> dict[s
                 )
                 layer.load_state_dict(base.state_dict())
                 name = f"{backend}, p = {p:g}" + (", bf16" if precision == "bf16" else "")
-                made[name] = case.training_pass(layer, layer)
-    made[FLOOR] = matrix_products(shape)
+                made[name] = partial(case.training_pass, layer, layer)
+    made[FLOOR] = partial(matrix_products, shape)
     return made
 
 
@@ -188,8 +200,7 @@ def loop(base: nn.LSTM, p: float, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tens
     detached = (torch.rand(len(x)) < p).tolist()
     outputs = []
     for now, is_detached in zip(x.unbind(), detached, strict=True):
-        weights = (base.weight_ih_l0, base.weight_hh_l0, base.bias_ih_l0, base.bias_hh_l0)
-        h, c = torch.lstm_cell(now, (h.detach() if is_detached else h, c), *weights)
+        h, c = torch.lstm_cell(now, (h.detach() if is_detached else h, c), *base.parameters())
         outputs.append(h)
     return torch.stack(outputs), (h, c)
 
@@ -227,8 +238,7 @@ def serve_times(
 ) -> None:
     """Answer the name of a contestant with the seconds of one pass, until nothing is asked."""
     torch.set_flush_denormal(flush)
-    warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
-    made = passes(shape, options, head)
+    made = {name: make() for name, make in contestants(shape, options, head).items()}
     while (name := connection.recv()) is not None:
         start = time.perf_counter()
         made[name]()
@@ -240,8 +250,8 @@ def serve_peak(
 ) -> None:
     """Send the bytes that two passes of one contestant need at their peak, beyond its data."""
     torch.set_flush_denormal(True)
-    passes(TINY, options, False)[name]()
-    run = passes(shape, options, False)[name]
+    contestants(TINY, options)[name]()()
+    run = contestants(shape, options)[name]()
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = status_bytes("VmRSS")
     run()
@@ -265,7 +275,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_shape(shape: Shape, options: argparse.Namespace, head: bool) -> dict[str, Any]:
-    names = list(passes(TINY, options, False))
+    names = list(contestants(TINY, options))
     if head:
         names = [name for name in names if name not in (NO_ONEDNN, FLOOR)]
     flushed = in_child(serve_times, shape, options, head, True)
@@ -314,14 +324,14 @@ def report(title: str, figures: dict[str, Any]) -> None:
 
 def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Time nn.LSTM and the first backend while one size of copying-120 changes, and draw it."""
-    options.p = options.p[-1:]
-    contestants = (BASE, f"{options.backends[0]}, p = {options.p[0]:g}")
+    options.p = sorted(options.p)[len(options.p) // 2 :][:1]
+    names = (BASE, f"{options.backends[0]}, p = {options.p[0]:g}")
     figures: dict[str, Any] = {}
     for size, values in GROWTH.items():
         for value in values:
             shape = Shape(**{**asdict(SHAPES["copying-120"]), size: value})
             worker = in_child(serve_times, shape, options, False, True)
-            for name in contestants:
+            for name in names:
                 seconds = []
                 for _ in range(1 + options.rounds):
                     worker.send(name)
@@ -344,8 +354,8 @@ def draw(path: Path, figures: dict[str, dict[str, dict[int, float]]]) -> None:
 
     figure, axes = pyplot.subplots(1, len(figures), figsize=(12, 3.8), sharey=True)
     words: Sequence[str] = ("T", "batch", "hidden")
-    for axis, word, (size, contestants) in zip(axes, words, figures.items(), strict=True):
-        for name, points in contestants.items():
+    for axis, word, (size, lines) in zip(axes, words, figures.items(), strict=True):
+        for name, points in lines.items():
             axis.loglog(list(points), [1e3 * s for s in points.values()], "o-", label=name)
         axis.set_xlabel(f"{size} ({word})")
         axis.grid(True, which="both", alpha=0.3)

@@ -255,8 +255,8 @@ def _finish(
         if bf16_products:
             grads[0] = linear(grad_gates, wide.t(), None, dtype)
         else:
-            grads[0] = buffers.empty_like(x)
-            torch.mm(flat, wide, out=grads[0].view(-1, x.shape[2]))
+            grads[0] = grad_x = buffers.empty_like(x)
+            torch.mm(flat, wide, out=grad_x.view(-1, x.shape[2]))
     if needs_w_ih:
         grads[3] = _narrow(weight_gradient(flat, x.flatten(0, 1), dtype), size, padded)
     if needs_w_hh:
