@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
+ENCODED_TOGETHER = 8  # images, except on a CPU
 Item = TypeVar("Item")
 
 
@@ -122,17 +123,49 @@ class Captioner:
         return result
 
     def captions_of_pixels(
-        self, pixels: Sequence[Tensor], config: SearchConfig
+        self, pixels: Sequence[Tensor], config: SearchConfig | Sequence[SearchConfig]
     ) -> list[list[Caption]]:
         """Return the captions of one batch of images that were made ready elsewhere.
+
+        With a configuration for each, all are still searched for in one batch. An image gets the
+        same captions and figures alone and in any batch.
 
         Shapes:
             pixels: for each image uint8 [3, height, width], as `encoder.preprocessing.resize`
             gives it.
         """
+        return self.captions_of_features(self.features_of_pixels(pixels), config)
+
+    def features_of_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Return the grid features of images, of each the same bits whatever the others are.
+
+        A convolution of several images may be summed in another order than that of one. So the
+        network always sees the same number: one on a CPU, where more gain little, and elsewhere
+        eight, some of them twice.
+
+        Shapes:
+            pixels: as `captions_of_pixels` takes them -> [images, positions, features]
+        """
+        device = next(self.decoder.parameters()).device
         if not pixels:
-            return []
-        features = self.encoder.encode_pixels(pixels)
+            return torch.empty(0, device=device)
+        if device.type == "cpu":
+            return torch.cat([self.encoder.encode_pixels([image]) for image in pixels])
+        features: dict[int, Tensor] = {}
+        shapes = sorted({tuple(image.shape) for image in pixels})
+        for shape in shapes:
+            alike = [row for row, image in enumerate(pixels) if tuple(image.shape) == shape]
+            for start in range(0, len(alike), ENCODED_TOGETHER):
+                rows = alike[start : start + ENCODED_TOGETHER]
+                filled = rows + rows[:1] * (ENCODED_TOGETHER - len(rows))
+                encoded = self.encoder.encode_pixels([pixels[row] for row in filled])
+                features.update(zip(rows, encoded, strict=False))
+        return torch.stack([features[row] for row in range(len(pixels))])
+
+    def captions_of_features(
+        self, features: Tensor, config: SearchConfig | Sequence[SearchConfig]
+    ) -> list[list[Caption]]:
+        """Return the captions of images whose grid features are known, as `captions_of_pixels`."""
         return [
             [self._caption(hypothesis) for hypothesis in hypotheses]
             for hypotheses in search(self.decoder, features, config)

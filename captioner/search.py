@@ -9,7 +9,7 @@ is always a caption.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +20,7 @@ from captioner.errors import CaptionerError, OptionError
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 if TYPE_CHECKING:
-    from captioner.decoders.interface import Decoder
+    from captioner.decoders.interface import Decoder, Memory, State
 
 NEVER_WRITTEN = (PAD, START, UNKNOWN)
 IMPOSSIBLE = -math.inf
@@ -71,39 +71,72 @@ class Hypothesis:
 
 
 def search(
-    decoder: "Decoder", grid_features: Tensor, config: SearchConfig
+    decoder: "Decoder", grid_features: Tensor, config: SearchConfig | Sequence[SearchConfig]
 ) -> list[list[Hypothesis]]:
     """Return the best captions of every image, the best first.
 
-    An image gets fewer than `num_captions` only where the vocabulary allows no more; all differ.
-    Equal scores are ordered by length, then by word id, so a result is repeatable, and it does not
-    depend on the other images beyond rounding.
+    All images share one batch, also where each has a configuration of its own. An image gets fewer
+    than `num_captions` only where the vocabulary allows no more; all differ. Equal scores are
+    ordered by length, then by word id, so a result is repeatable; with a decoder whose rows do not
+    depend on each other it is the same, to the last bit, alone and beside any other images.
 
     Shapes:
         grid_features [images, positions, features] -> one list per image
     Raises:
         CaptionerError: the decoder's logits are not numbers, or allow no word.
     """
-    if len(grid_features) == 0:
+    count = len(grid_features)
+    configs = [config] * count if isinstance(config, SearchConfig) else list(config)
+    assert len(configs) == count
+    if count == 0:
         return []
     with torch.no_grad():
-        return _search(decoder, grid_features, config)
+        return _search(decoder, grid_features, configs)
+
+
+class _Limits(NamedTuple):
+    """The configurations of all images as tensors."""
+
+    beam_size: Tensor  # [images, 1], as the next two
+    num_captions: Tensor
+    max_length: Tensor
+    divisor: Tensor  # [images, tokens + 1], what a log-probability of so many tokens is divided by
+
+    @classmethod
+    def of(cls, configs: Sequence[SearchConfig], device: torch.device) -> "_Limits":
+        def column(numbers: Iterable[int]) -> Tensor:
+            return torch.tensor(list(numbers), device=device).unsqueeze(1)
+
+        tokens = range(max(one.max_length for one in configs) + 1)
+        divisor = [[float(max(n, 1) ** one.length_power) for n in tokens] for one in configs]
+        return cls(
+            beam_size=column(one.beam_size for one in configs),
+            num_captions=column(one.num_captions for one in configs),
+            max_length=column(one.max_length for one in configs),
+            divisor=torch.tensor(divisor, device=device),
+        )
+
+    def select(self, images: Tensor) -> "_Limits":
+        return _Limits(*(part[images] for part in self))
 
 
 def _search(
-    decoder: "Decoder", grid_features: Tensor, config: SearchConfig
+    decoder: "Decoder", grid_features: Tensor, configs: Sequence[SearchConfig]
 ) -> list[list[Hypothesis]]:
-    images, beams, last = len(grid_features), config.beam_size, config.max_length - 1
-    memory = decoder.prepare(grid_features)
-    state = decoder.start(memory)
+    images, beams = len(configs), max(one.beam_size for one in configs)
+    steps = max(one.max_length for one in configs)
+    last_steps = {one.max_length for one in configs}
+    memory, state = _begin(decoder, grid_features)
     device = state.h.device
+    limits = _Limits.of(configs, device)
     pool = _Pool.empty(images, beams, device)
-    history = _History(config.max_length, images, beams, device)
+    history = _History(steps, images, beams, device)
     rows = torch.arange(images, device=device)  # the image that each row of the batch belongs to
     words = torch.full((images, 1), START, device=device)
     live = torch.zeros(images, 1, device=device)  # log-probability of each unfinished caption
+    places = torch.arange(2 * beams, device=device)
 
-    for step in range(config.max_length):
+    for step in range(steps):
         logits, state, attention = decoder.step(words, state, memory)
         log_probs = logits.float().log_softmax(dim=-1)  # [B, K, V]
         log_probs[..., NEVER_WRITTEN] = IMPOSSIBLE
@@ -111,37 +144,52 @@ def _search(
             log_probs[..., END] = IMPOSSIBLE
         values, parents, tokens = _best(live.unsqueeze(2) + log_probs, 2 * beams)
 
-        # At most one candidate per beam is an end: the 2K best hold K that go on.
-        is_end = tokens == END
-        ending = values[:, :beams].masked_fill(~is_end[:, :beams], IMPOSSIBLE)
-        score = ending / (step + 1) ** config.length_power
+        # At most one candidate per beam is an end: the 2K best hold K that go on. An image whose
+        # beam is narrower than the batch's finds its own 2K best among the first.
+        is_end, is_beyond = tokens == END, places[: values.shape[1]] >= limits.beam_size
+        ending = values.masked_fill(~is_end | is_beyond, IMPOSSIBLE)[:, :beams]
+        score = ending / limits.divisor[:, step + 1 : step + 2]
         pool.add(rows, score, ending, step, parents[:, :beams])
         on = is_end.byte().argsort(dim=1, stable=True)[:, :beams]
         live = values.masked_fill(is_end, IMPOSSIBLE).gather(1, on)
+        live.masked_fill_(is_beyond[:, : live.shape[1]], IMPOSSIBLE)
         words, parents = tokens.gather(1, on), parents.gather(1, on)
         history.write(step, rows, words, parents, attention)
 
-        if step == last:
-            slots = torch.arange(live.shape[1], device=device).expand_as(live)
-            score = live / config.max_length**config.length_power
-            pool.add(rows, score, live, config.max_length, slots)
+        is_last = limits.max_length == step + 1  # [B, 1]
+        if step + 1 in last_steps:
+            cut = live.masked_fill(~is_last, IMPOSSIBLE)
+            score = cut / limits.divisor[:, step + 1 : step + 2]
+            pool.add(rows, score, cut, step + 1, places[: live.shape[1]].expand_as(live))
+        if step + 1 == steps:
             break
 
         scores = pool.score[rows]
         # No caption has more tokens, and no log-probability grows: nothing can do better than this.
-        bound = live.amax(dim=1) / config.max_length**config.length_power
-        is_done = (scores[:, -1] > IMPOSSIBLE) | (scores[:, config.num_captions - 1] >= bound)
+        bound = live.amax(dim=1, keepdim=True) / limits.divisor.gather(1, limits.max_length)
+        is_full = scores.gather(1, limits.beam_size - 1) > IMPOSSIBLE
+        is_best = scores.gather(1, limits.num_captions - 1) >= bound
+        is_done = is_full | is_best | is_last
         done = int(is_done.sum())
         if done == len(rows):
             break
         state = state.select(parents)
-        live = live.masked_fill(is_done.unsqueeze(1), IMPOSSIBLE)
+        live = live.masked_fill(is_done, IMPOSSIBLE)
         if 4 * done >= len(rows):
-            going = (~is_done).nonzero().squeeze(1)
-            rows, live, words = rows[going], live[going], words[going]
+            going = (~is_done).squeeze(1).nonzero().squeeze(1)
+            rows, live, words, limits = rows[going], live[going], words[going], limits.select(going)
             memory, state = memory.select(going), state.images(going)
 
-    return _captions(pool, history, steps=step + 1, count=config.num_captions)
+    counts = [one.num_captions for one in configs]
+    return _captions(pool, history, steps=step + 1, counts=counts)
+
+
+def _begin(decoder: "Decoder", grid_features: Tensor) -> "tuple[Memory, State]":
+    """Return what the decoder makes of every image alone, so that no image changes another's."""
+    memories = [decoder.prepare(one.unsqueeze(0)) for one in grid_features]
+    states = [decoder.start(memory) for memory in memories]
+    memory = type(memories[0])(*map(torch.cat, zip(*memories, strict=True)))
+    return memory, type(states[0])(*map(torch.cat, zip(*states, strict=True)))
 
 
 def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,8 +275,10 @@ class _History:
         return torch.stack(words, 2), torch.stack(attention, 2) if attention else None
 
 
-def _captions(pool: _Pool, history: _History, steps: int, count: int) -> list[list[Hypothesis]]:
-    score, log_prob, length, slot = (part[:, :count] for part in pool)
+def _captions(
+    pool: _Pool, history: _History, steps: int, counts: Sequence[int]
+) -> list[list[Hypothesis]]:
+    score, log_prob, length, slot = (part[:, : max(counts)] for part in pool)
     words, attention = history.trace(slot, length, steps)
     if attention is not None:
         attention = attention.float().cpu()
@@ -237,7 +287,7 @@ def _captions(pool: _Pool, history: _History, steps: int, count: int) -> list[li
     for image, row in enumerate(rows):
         hypotheses = []
         for k, (ranked_by, probability, end, ids) in enumerate(zip(*row, strict=True)):
-            if ranked_by == IMPOSSIBLE:
+            if ranked_by == IMPOSSIBLE or k == counts[image]:
                 break
             looked = None if attention is None else attention[image, k, :end].clone()
             hypotheses.append(Hypothesis(tuple(ids[:end]), probability, ranked_by, looked))

@@ -224,6 +224,30 @@ def test_a_result_does_not_depend_on_the_other_images(beam_size: int):
             torch.testing.assert_close(one.attention, other.attention)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_images_with_other_options_share_a_batch_and_change_nothing(seed: int):
+    """Every image of a batch of mixed options has, to the last bit, what it has alone."""
+    decoder = TableDecoder(6, seed=seed)
+    configs = [
+        SearchConfig(beam_size=k, num_captions=n, max_length=length, length_power=power)
+        for k, n, length, power in (
+            (1, 1, 7, 1.0), (3, 1, 2, 1.0), (5, 5, 7, 0.0), (2, 2, 1, 1.0), (10, 4, 9, 0.7),
+            (3, 3, 7, 1.0), (3, 2, 12, 2.0), (10, 10, 3, 1.0), (1, 1, 1, 0.5), (4, 1, 7, 1.0),
+        )
+    ]  # fmt: skip
+    together = search(decoder, images(*range(len(configs))), configs)
+    for image, config in enumerate(configs):
+        (alone,) = search(decoder, images(image), config)
+        assert len(alone) <= config.num_captions
+        for one, other in zip(together[image], alone, strict=True):
+            assert (one.words, one.log_prob, one.score) == (
+                other.words,
+                other.log_prob,
+                other.score,
+            )
+            assert torch.equal(one.attention, other.attention)
+
+
 def test_every_word_carries_the_attention_it_was_written_with():
     decoder = TableDecoder(6, seed=4)
     config = SearchConfig(beam_size=4, num_captions=4, max_length=7)

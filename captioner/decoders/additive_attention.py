@@ -25,7 +25,7 @@ def score_keys(keys: Tensor, query: Tensor, score: Tensor) -> Tensor:
     Shapes:
         keys [..., P, A], query [..., 1, A], score [A] -> [..., P].
     """
-    return torch.sigmoid(2.0 * (keys + query)) @ (2.0 * score)
+    return (torch.sigmoid(2.0 * (keys + query)) * (2.0 * score)).sum(-1)
 
 
 class AdditiveAttention(ABC):

@@ -124,7 +124,11 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:
-        """Return the logits of the next word: words [B, K] with a state of as many rows."""
+        """Return the logits of the next word: words [B, K] with a state of as many rows.
+
+        What a row yields is the same bits whatever the other rows and images are, so that a batch
+        changes no caption (module `steady`).
+        """
 
 
 def dropout(

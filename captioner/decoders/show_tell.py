@@ -18,6 +18,7 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
+from captioner.decoders.steady import steady_linear
 from captioner.lstm.packed import packed_lstm
 from captioner.lstm.pointwise import activate_gates
 from captioner.lstm.products import linear
@@ -78,10 +79,11 @@ class ShowTell(Decoder):
 
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:  # noqa: ARG002
         images, rows = words.shape
-        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(state.h)
+        gates = steady_linear(self.embedding(words), self.input_gates)
+        gates = gates + steady_linear(state.h, self.recurrent_gates)
         hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
         state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
-        return Step(self.output(state.h), state, None)
+        return Step(steady_linear(state.h, self.output), state, None)
 
     def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state after the image's step; with a zero state the forget gate is idle."""

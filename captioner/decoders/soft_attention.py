@@ -21,6 +21,7 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
+from captioner.decoders.steady import steady_linear, steady_mean
 from captioner.lstm.pointwise import activate_gates
 from captioner.lstm.products import linear
 
@@ -101,15 +102,17 @@ class SoftAttention(Decoder):
 
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:
         images, rows = words.shape
-        query = self.attention_query(state.h).unsqueeze(2)
+        query = steady_linear(state.h, self.attention_query).unsqueeze(2)
         scores = score_keys(memory.keys.unsqueeze(1), query, self.attention_score.weight[0])
         attention = scores.softmax(-1)
-        context = torch.bmm(attention, memory.values) * self.context_gate(state.h).sigmoid()
-        gates = self.word_gates(self.embedding(words)) + self.context_gates(context)
-        gates = gates + self.recurrent_gates(state.h)
+        context = steady_mean(attention, memory.values)
+        context = context * steady_linear(state.h, self.context_gate).sigmoid()
+        gates = steady_linear(self.embedding(words), self.word_gates)
+        gates = gates + steady_linear(context, self.context_gates)
+        gates = gates + steady_linear(state.h, self.recurrent_gates)
         hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
         state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
-        return Step(self.output(state.h), state, attention)
+        return Step(steady_linear(state.h, self.output), state, attention)
 
     def _values(self, grid_features: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:
