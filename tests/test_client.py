@@ -88,11 +88,13 @@ def test_a_path_and_bytes_get_typed_captions(
     assert best.attention is not None
     assert best.attention[1][0] == [0.0, 1.0, 0.0]
     assert (answer.width, answer.height, answer.format) == (60, 40, "JPEG")
+    assert answer.seen == (0.0, 0.0, 1.0, 1.0)
     assert answer.timing_ms["total"] == 6.5
 
     data = photographs[1].read_bytes()
     again = client.caption(service.url, data, beam_size=5, max_length=9)
     assert again.captions[0].attention is None
+    assert again.seen is None
     by_path, by_bytes = service.asked
     assert by_path["body"] == photographs[0].read_bytes()
     assert by_path["query"] == {"num_captions": "2", "attention": "true"}

@@ -39,6 +39,7 @@ class Answer:
     width: int  # of the photograph as it stands upright, in pixels
     height: int
     format: str
+    seen: tuple[float, ...] | None  # what attention covers: left, top, right, bottom as fractions
     model_name: str
     model_hash: str
     timing_ms: dict[str, float]
@@ -55,11 +56,13 @@ class Answer:
         captions = tuple(map(ServedCaption.from_json, value["captions"]))
         if not captions:
             raise ValueError("there is no caption in the answer")
+        seen = value["image"].get("seen")
         return cls(
             captions=captions,
             width=int(value["image"]["width"]),
             height=int(value["image"]["height"]),
             format=str(value["image"]["format"]),
+            seen=None if seen is None else tuple(map(float, seen)),
             model_name=str(value["model"]["name"]),
             model_hash=str(value["model"]["hash"]),
             timing_ms={str(name): float(time) for name, time in value["timing_ms"].items()},

@@ -44,10 +44,13 @@ def answer(count: int, *, attention: bool = True) -> dict[str, Any]:
     captions = [
         caption(rank, [*TOKENS, *["again"] * rank], attention=attention) for rank in range(count)
     ]
+    image: dict[str, Any] = {"width": 60, "height": 40, "format": "JPEG"}
+    if attention:
+        image["seen"] = [0.0, 0.0, 1.0, 1.0]
     return {
         "caption": captions[0]["text"],
         "captions": captions,
-        "image": {"width": 60, "height": 40, "format": "JPEG"},
+        "image": image,
         "model": {"name": "stand-in", "hash": "0" * 64},
         "timing_ms": {"queue": 0.1, "decode": 1.0, "encode": 2.0, "search": 3.0, "total": 6.5},
         "request_id": "r-1",
