@@ -1,13 +1,30 @@
-"""The queue before the model: who gets in, who is batched with whom, who is dropped."""
+"""The queue before the model: who gets in, who is batched with whom, who is dropped.
 
-from dataclasses import dataclass
+A request takes a ticket before anything of it is paid for, so that what is uploading, decoding,
+waiting and being captioned is bounded together, in number and in the time it will take. The model
+runs in one thread. A batch starts at once when the model is idle, else when it is free and either
+the batch is full or its first image has waited for the window (as Clipper and Triton batch, but
+without any delay for an idle model). No timer polls; everything belongs to one event loop.
+"""
+
+import asyncio
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
 from torch import Tensor
 
 from captioner.captioner import Caption
-from serving.model import CaptionOptions, LoadedModel
+from captioner.errors import OptionError
+from serving.model import CaptionOptions, LoadedModel, captions_of_batch
+from serving.refusals import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
+
+MEMORY_OF_MEAN = 0.2  # weight of the newest batch in the mean time of an image
+LONGEST_RETRY = 60  # seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +33,7 @@ class Outcome:
 
     captions: list[Caption]
     queue_seconds: float
-    encode_seconds: float  # of the batch that it was part of
+    encode_seconds: float  # of the batch that it was part of, as the next
     search_seconds: float
     batch_size: int
     model: LoadedModel
@@ -25,19 +42,23 @@ class Outcome:
 class BatchObserver(Protocol):
     """Who counts what happens; called on the event loop."""
 
-    def queue_depth(self, images: int) -> None: ...
-    def queue_wait(self, seconds: float) -> None: ...
-    def batch(self, size: int) -> None: ...
-    def stage(self, name: str, seconds: float) -> None: ...  # "encode", "search"
+    def queue_depth(self, number: int, /) -> None: ...
+    def queue_wait(self, seconds: float, /) -> None: ...
+    def batch(self, size: int, /) -> None: ...
+    def stage(self, name: str, seconds: float, /) -> None: ...  # "encode", "search"
     def cancelled(self) -> None: ...
 
 
 class Ticket:
     """The right to be captioned: places, a deadline and the model. Release it by `with`."""
 
-    model: LoadedModel  # what this request runs on, also if models are swapped meanwhile
-    deadline: float  # on the clock of loop.time()
-    images: int
+    def __init__(
+        self, batcher: "MicroBatcher", model: LoadedModel, deadline: float, images: int
+    ) -> None:
+        self.model = model  # what this request runs on, also if models are swapped meanwhile
+        self.deadline = deadline  # on the clock of loop.time()
+        self.images = images
+        self._batcher: MicroBatcher | None = batcher
 
     def __enter__(self) -> Self:
         return self
@@ -52,10 +73,23 @@ class Ticket:
 
     def release(self) -> None:
         """Give the places back; a second time does nothing."""
+        batcher, self._batcher = self._batcher, None
+        if batcher is not None:
+            batcher._leave(self.images)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    pixels: Tensor
+    options: CaptionOptions
+    ticket: Ticket
+    since: float
+    is_idle: bool  # the model was, when this came
+    outcome: "asyncio.Future[Outcome]" = field(repr=False)
 
 
 class MicroBatcher:
-    """One queue and one thread for the model; all methods belong to one event loop."""
+    """One queue and one thread for the model."""
 
     def __init__(
         self,
@@ -65,36 +99,71 @@ class MicroBatcher:
         window_seconds: float,
         queue_size: int,
         observer: BatchObserver,
-    ) -> None: ...
+    ) -> None:
+        for name, value in (("max_batch", max_batch), ("queue_size", queue_size)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= window_seconds <= 1:
+            raise OptionError(f"the batch window is {window_seconds} seconds; give 0 to 1")
+        self._model = model
+        self._max_batch = max_batch
+        self._window = window_seconds
+        self._places = queue_size
+        self._observer = observer
+        self._waiting: deque[_Waiting] = deque()
+        self._arrival = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._admitted = 0
+        self._is_open = False
+        self._is_busy = False
+        self._seconds_per_image = model.seconds_per_image
+        self._thread: ThreadPoolExecutor | None = None
+        self._work: asyncio.Task[None] | None = None
 
     @property
     def model(self) -> LoadedModel:
         """The model that new requests get."""
-        raise NotImplementedError
+        return self._model
 
     @property
     def queue_depth(self) -> int:
         """How many images wait for the model."""
-        return 0
+        return len(self._waiting)
 
     @property
     def admitted(self) -> int:
         """How many places are held: uploading, decoding, waiting or being captioned."""
-        return 0
+        return self._admitted
 
     def expected_wait_seconds(self) -> float:
         """Return how long the images that hold a place will keep the model busy."""
-        return 0.0
+        return self._admitted * self._seconds_per_image
 
     async def start(self) -> None:
         """Begin to admit."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._work = asyncio.create_task(self._run())
+        self._is_open = True
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Admit nobody any more, and return whether all who were admitted left in time."""
-        return True
+        self._is_open = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._empty.wait()
+        return self._empty.is_set()
 
     async def close(self) -> None:
-        """Stop; whoever still waits gets `NotReady`."""
+        """Stop; who still waits gets `NotReady`, a batch that runs is left to its end."""
+        self._is_open = False
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait({self._work})
+        while self._waiting:
+            _fail(self._waiting.popleft(), _closed())
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> Ticket:
         """Return a ticket for `images` places, or refuse at once.
@@ -102,11 +171,29 @@ class MicroBatcher:
         `ahead_seconds` is the wait expected before the model, `DecodePool.expected_wait_seconds`.
 
         Raises:
-            Overloaded: no place is free, or the expected wait ends after the deadline.
+            Overloaded: no place is free, or the answer is expected after the deadline.
             DeadlineExceeded: the deadline has passed.
             NotReady: not started, draining or closed.
         """
-        raise NotImplementedError
+        if not self._is_open:
+            raise _closed()
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise _too_late()
+        wait = ahead_seconds + self.expected_wait_seconds()
+        if self._admitted + images > self._places:
+            raise Overloaded(
+                f"all {self._places} places are taken; try again later", _retry_after(wait)
+            )
+        if wait + images * self._seconds_per_image > left and self._admitted:
+            raise Overloaded(
+                f"the answer is expected in {wait:.1f} seconds, after the request's deadline; "
+                "try again later or allow more time",
+                _retry_after(wait),
+            )
+        self._admitted += images
+        self._empty.clear()
+        return Ticket(self, self._model, deadline, images)
 
     async def submit(self, ticket: Ticket, pixels: Tensor, options: CaptionOptions) -> Outcome:
         """Return the captions of one decoded image; a cancelled call leaves the queue at once.
@@ -116,7 +203,131 @@ class MicroBatcher:
             CaptioningFailed: the model failed at this image, also alone.
             NotReady: the batcher was closed.
         """
-        raise NotImplementedError
+        loop = asyncio.get_running_loop()
+        if self._work is None or self._work.done():
+            raise _closed()
+        is_idle = not self._is_busy and not self._waiting
+        one = _Waiting(pixels, options, ticket, loop.time(), is_idle, loop.create_future())
+        self._waiting.append(one)
+        self._observer.queue_depth(len(self._waiting))
+        self._arrival.set()
+        try:
+            async with asyncio.timeout_at(ticket.deadline):
+                return await one.outcome
+        except TimeoutError:
+            raise _too_late() from None
+        except asyncio.CancelledError:
+            self._observer.cancelled()
+            raise
+        finally:
+            one.outcome.cancel()
+            with suppress(ValueError):  # it is not in the queue once it is in a batch
+                self._waiting.remove(one)
+                self._observer.queue_depth(len(self._waiting))
 
     async def swap(self, model: LoadedModel) -> None:
         """Give new requests another model; those with a ticket finish on theirs."""
+        self._model = model
+
+    def _leave(self, images: int) -> None:
+        self._admitted -= images
+        if not self._admitted:
+            self._empty.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._batch_is_due()
+            batch = self._take()
+            if batch:
+                self._is_busy = True
+                try:
+                    await self._caption(batch)
+                except asyncio.CancelledError:
+                    for one in batch:
+                        _fail(one, _closed())
+                    raise
+                finally:
+                    self._is_busy = False
+
+    async def _batch_is_due(self) -> None:
+        """Wait until the queue holds a batch that is full, old enough, or met an idle model."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._arrival.clear()
+            due = math.inf
+            if self._waiting:
+                first = self._waiting[0]
+                due = first.since + (0.0 if first.is_idle else self._window)
+            if len(self._waiting) >= self._max_batch or due <= loop.time():
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(None if due == math.inf else due):
+                    await self._arrival.wait()
+
+    def _take(self) -> list[_Waiting]:
+        """Return the next batch: the oldest images of one model that are still wanted."""
+        now = asyncio.get_running_loop().time()
+        batch: list[_Waiting] = []
+        passed_over: list[_Waiting] = []
+        while self._waiting and len(batch) < self._max_batch:
+            one = self._waiting.popleft()
+            if one.outcome.done():
+                continue
+            if one.ticket.deadline <= now:
+                _fail(one, _too_late())
+            elif batch and one.ticket.model is not batch[0].ticket.model:
+                passed_over.append(one)
+            else:
+                batch.append(one)
+        self._waiting.extendleft(reversed(passed_over))
+        self._observer.queue_depth(len(self._waiting))
+        return batch
+
+    async def _caption(self, batch: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        began, model = loop.time(), batch[0].ticket.model
+        pixels, options = [one.pixels for one in batch], [one.options for one in batch]
+        try:
+            found, encoding, searching = await loop.run_in_executor(
+                self._thread, captions_of_batch, model, pixels, options
+            )
+        except Exception as problem:  # whatever the network says to an image
+            if len(batch) > 1:
+                for one in batch:
+                    if not one.outcome.done():
+                        await self._caption([one])
+            else:
+                reason = " ".join(str(problem).split()) or type(problem).__name__
+                failure = CaptioningFailed(f"the model failed at this image: {reason[:200]}")
+                failure.__cause__ = problem
+                _fail(batch[0], failure)
+            return
+        each = (loop.time() - began) / len(batch)
+        self._seconds_per_image += MEMORY_OF_MEAN * (each - self._seconds_per_image)
+        self._observer.batch(len(batch))
+        self._observer.stage("encode", encoding)
+        self._observer.stage("search", searching)
+        for one, captions in zip(batch, found, strict=True):
+            wait = began - one.since
+            self._observer.queue_wait(wait)
+            if not one.outcome.done():
+                one.outcome.set_result(
+                    Outcome(captions, wait, encoding, searching, len(batch), model)
+                )
+
+
+def _fail(one: _Waiting, problem: Exception) -> None:
+    if not one.outcome.done():
+        one.outcome.set_exception(problem)
+
+
+def _retry_after(wait: float) -> int:
+    return min(max(1, math.ceil(wait)), LONGEST_RETRY)
+
+
+def _closed() -> NotReady:
+    return NotReady("the service is starting or shutting down")
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's deadline passed before its captions were there")

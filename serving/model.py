@@ -1,12 +1,26 @@
-"""The model that a service runs: a checkpoint with its name and hash."""
+"""The model that a service runs: a checkpoint with its name and hash, tried out before it serves.
 
+`captions_of_batch` is the library's own path from pixels to captions, so a photograph gets here, in
+any batch and beside any options, what `captioner caption` gives it with as many threads.
+"""
+
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from PIL import Image
 from torch import Tensor
 
-from captioner.captioner import Caption, Captioner
+from captioner.captioner import Caption, Captioner, find_checkpoint
+from captioner.checkpoint import load_checkpoint
+from captioner.commands.caption import newest_checkpoint
+from captioner.devices import choose_device
+from captioner.errors import CheckpointError
+from captioner.search import SearchConfig
+
+__all__ = ["CaptionOptions", "LoadedModel", "captions_of_batch", "load_model", "newest_checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,44 +31,77 @@ class CaptionOptions:
         OptionError: an option is out of range, or num_captions exceeds beam_size.
     """
 
-    beam_size: int = 3
-    num_captions: int = 1
-    max_length: int = 20
-    attention: bool = False
+    beam_size: int = SearchConfig.beam_size
+    num_captions: int = SearchConfig.num_captions
+    max_length: int = SearchConfig.max_length  # words
+    attention: bool = False  # whether the answer is to show it; the captions are the same
+
+    def __post_init__(self) -> None:
+        self.search_config()
+
+    def search_config(self) -> SearchConfig:
+        """Return what the search is told."""
+        return SearchConfig(
+            beam_size=self.beam_size, num_captions=self.num_captions, max_length=self.max_length
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A captioner that has proved it runs."""
+    """A captioner that has captioned a picture."""
 
     captioner: Captioner
     name: str  # of the run, such as "flickr8k"
     hash: str  # SHA-256 of the checkpoint's contents
     folder: Path
     loaded_at: float  # seconds since the epoch
+    seconds_per_image: float = 0.05  # alone, as far as one picture tells
 
 
 def load_model(folder: Path, device: str = "cpu") -> LoadedModel:
     """Return the model in a checkpoint's or a run's folder, warmed up; this blocks for seconds.
 
     Raises:
-        CheckpointError: it is no sound checkpoint, or cannot caption an image.
+        CheckpointError: it is no sound checkpoint, or cannot caption a picture.
         OptionError: there is no such device.
     """
-    raise NotImplementedError
-
-
-def newest_checkpoint(root: Path) -> Path:
-    """Return the best checkpoint of the run in `root` that was saved last.
-
-    Raises:
-        CheckpointError: there is none; the message says what to do.
-    """
-    raise NotImplementedError
+    folder = find_checkpoint(Path(folder))
+    checkpoint = load_checkpoint(folder, choose_device(device))
+    captioner = Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
+    whole = folder.resolve()
+    model = LoadedModel(
+        captioner=captioner,
+        name=whole.parent.name if whole.name in ("best", "last") else whole.name,
+        hash=checkpoint.hash,
+        folder=folder,
+        loaded_at=time.time(),
+    )
+    grey = checkpoint.encoder.preprocessing.resize(Image.new("RGB", (640, 480), "grey"))
+    try:
+        # The first picture pays for what is set up once.
+        captions_of_batch(model, [grey], [CaptionOptions()])
+        _, encoding, searching = captions_of_batch(model, [grey], [CaptionOptions()])
+    except Exception as problem:
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise CheckpointError(
+            f"checkpoint {folder} cannot caption a picture ({reason[:200]}); take another"
+        ) from problem
+    return replace(model, seconds_per_image=encoding + searching)
 
 
 def captions_of_batch(
     model: LoadedModel, pixels: Sequence[Tensor], options: Sequence[CaptionOptions]
 ) -> tuple[list[list[Caption]], float, float]:
-    """Return the captions of every image, and the seconds of the encoder and of the search."""
-    raise NotImplementedError
+    """Return the captions of every image, and the seconds of the encoder and of the search.
+
+    All beams of all images share one search. An image's captions and figures are those it gets
+    alone.
+    """
+    began = time.perf_counter()
+    features = model.captioner.features_of_pixels(pixels)
+    if features.is_cuda:
+        torch.cuda.synchronize(features.device)
+    encoded = time.perf_counter()
+    configs = [one.search_config() for one in options]
+    captions = model.captioner.captions_of_features(features, configs)
+    return captions, encoded - began, time.perf_counter() - encoded
