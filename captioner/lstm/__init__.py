@@ -1,21 +1,36 @@
 """h-detach: the masks, and LSTMs whose backward pass honours them.
 
-`hdetach_lstm` is the LSTM as a function.
+`HDetachLSTM` stands in for `torch.nn.LSTM`, `HDetachLSTMCell` for `torch.nn.LSTMCell`;
+`hdetach_lstm` and `hdetach_step` are the functions underneath, `sample_keep` draws their masks.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captioner.lstm.layer import HDetachLSTM
     from captioner.lstm.masks import sample_keep
     from captioner.lstm.operator import hdetach_lstm
+    from captioner.lstm.paths import gradient_paths
+    from captioner.lstm.step import HDetachLSTMCell, hdetach_step
 
 _MODULES = {
+    "gradient_paths": "captioner.lstm.paths",
+    "HDetachLSTM": "captioner.lstm.layer",
+    "HDetachLSTMCell": "captioner.lstm.step",
     "hdetach_lstm": "captioner.lstm.operator",
+    "hdetach_step": "captioner.lstm.step",
     "sample_keep": "captioner.lstm.masks",
 }
 
-__all__ = ["hdetach_lstm", "sample_keep"]
+__all__ = [
+    "HDetachLSTM",
+    "HDetachLSTMCell",
+    "gradient_paths",
+    "hdetach_lstm",
+    "hdetach_step",
+    "sample_keep",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,10 +26,12 @@ def check_arguments(
 
     Under autocast, x and the states may be of another floating dtype than the weights.
     """
-    if x.dim() != 3 or x.shape[0] == 0:
-        raise OptionError(f"x has shape {list(x.shape)}; it must be [T, B, I] with T at least 1")
-    if h0.dim() != 2:
-        raise OptionError(f"h0 has shape {list(h0.shape)}; it must be [B, H]")
+    if x.dim() != 3 or x.shape[0] == 0 or x.shape[2] == 0:
+        raise OptionError(
+            f"x has shape {list(x.shape)}; it must be [T, B, I] with T and I at least 1"
+        )
+    if h0.dim() != 2 or h0.shape[1] == 0:
+        raise OptionError(f"h0 has shape {list(h0.shape)}; it must be [B, H] with H at least 1")
     if not x.is_floating_point():
         raise OptionError(f"x is {x.dtype}; it must be floating point: convert it with .float()")
     (steps, batch_size, inputs), size = x.shape, h0.shape[1]

@@ -68,6 +68,8 @@ def hdetach_lstm(
         None if one is None else one.detach().to(x.device, dtype).contiguous()
         for one in (keep, cell_keep)
     )
+    if x.shape[1] == 0 and backend != "reference":
+        backend = "torch"  # kernels divide the rows among threads
     if backend == "reference":
         if not torch.compiler.is_compiling():
             check_values(x.shape[0], keep, cell_keep, lengths)
@@ -80,7 +82,8 @@ def hdetach_lstm(
         save = torch.is_grad_enabled() and any(
             one is not None and one.requires_grad for one in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
         )
-        outputs, h_n, c_n, _, _ = torch.ops.captioner.hdetach_lstm(
+        run = torch.ops.captioner.hdetach_lstm if torch.compiler.is_compiling() else _Forward.apply
+        outputs, h_n, c_n, _, _ = run(
             x,
             h0,
             c0,
@@ -251,12 +254,30 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]
         return nothing
     x, h0, c0, w_ih, w_hh, b_ih, b_hh = ctx.needs_input_grad[:7]
     needs = [x, h0, c0, w_ih, w_hh, b_ih or b_hh]
-    results = torch.ops.captioner.hdetach_lstm_backward(
-        *grads[:3], *ctx.saved_tensors, ctx.backend, ctx.bf16_products, needs
-    )
+    compiling = torch.compiler.is_compiling()
+    run = torch.ops.captioner.hdetach_lstm_backward if compiling else _Backward.apply
+    results = run(*grads[:3], *ctx.saved_tensors, ctx.backend, ctx.bf16_products, needs)
     found = [grad if needed else None for grad, needed in zip(results, needs, strict=True)]
     return (*found, found[5] if b_hh else None, *nothing[7:])
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 _backward.register_autograd(refuse)
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Stand where torch.func asks for it; the backward pass of a backward pass needs nothing."""
+
+
+class _Forward(torch.autograd.Function):
+    """The operator as torch.func wants it; what the operator itself registers, it refuses."""
+
+    forward = staticmethod(torch.ops.captioner.hdetach_lstm)
+    setup_context = staticmethod(_save_for_backward)
+    backward = staticmethod(_differentiate)
+
+
+class _Backward(torch.autograd.Function):
+    forward = staticmethod(torch.ops.captioner.hdetach_lstm_backward)
+    setup_context = staticmethod(_save_nothing)
+    backward = staticmethod(refuse)
