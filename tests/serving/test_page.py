@@ -339,6 +339,28 @@ def test_everything_works_from_the_keyboard(page: Page, photographs: list[Path])
     expect(page.locator(".frame.lit")).to_have_count(0)
 
 
+def test_the_real_service_and_the_page_understand_each_other(
+    browser: Browser, live: Any, tiny_checkpoint: Path, tmp_path: Path, photographs: list[Path]
+) -> None:
+    import captioner
+
+    wanted = captioner.load(tiny_checkpoint).captions(photographs[:1], num_captions=3)[0]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photographs[0].read_bytes()[:300])
+    for page in opened(browser, live.url):
+        upload(page, photographs[0], broken)
+        words = page.locator(".caption .words")
+        expect(words).to_have_text([caption.text for caption in wanted], timeout=60_000)
+        words.first.get_by_role("button").first.hover()
+        expect(page.locator(".frame.lit")).to_be_visible()
+        assert shade(page, -0.45, 1) > 180  # outside the square in the middle that the model saw
+        expect(page.locator(".state.wrong")).to_contain_text("The image cannot be decoded.")
+    for page in opened(browser, live.url, java_script_enabled=False):
+        upload(page, photographs[0])
+        page.get_by_role("button", name="Caption it").click()
+        expect(page.locator("body")).to_contain_text(f'"caption":"{wanted[0].text}"')
+
+
 def test_a_browser_without_scripts_can_still_send_a_photograph(
     browser: Browser, service: Any, photographs: list[Path]
 ) -> None:
