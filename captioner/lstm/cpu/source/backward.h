@@ -28,7 +28,7 @@ struct Backward {
   const BackwardCall<Real>& call;
   const long hidden, input, batch;
   const GateLayout<Real> layout;
-  const long padded, slices;
+  const long padded, slices, workers;  // a worker is a thread, and takes one slice after another
   const bool sums_weights;
   const Parts columns, input_columns;  // vectors of columns in groups of up to four
   const long factors;                  // what gates were made of: h, x and 1
@@ -38,8 +38,9 @@ struct Backward {
   explicit Backward(const BackwardCall<Real>& call_)
       : call(call_), hidden(call.hidden), input(call.is_projected ? 0 : call.input),
         batch(call.batch), layout(hidden, call.is_projected), padded(layout.panels * lanes),
-        
-        slices(count_slices(call.steps, batch, hidden, input, call.threads)), sums_weights(call.grad_w_hh != nullptr),
+        slices(count_slices(call.steps, batch, hidden, input, call.threads)),
+        workers(slices < call.threads ? slices : call.threads),
+        sums_weights(call.grad_w_hh != nullptr),
         columns(layout.panels, 4), input_columns(ceil_div(input, lanes), 4),
         factors(hidden + input + 1) {
     const long slice_rows = ceil_div(batch, slices);
@@ -53,7 +54,7 @@ struct Backward {
   long factors_row() const { return apart<Real>(factors); }
   long inward_size() const { return call.grad_x ? layout.row * input_columns.count * lanes : 0; }
   long scratch_size() const {
-    return layout.row * padded + inward_size() + slices * thread_size;
+    return layout.row * padded + inward_size() + workers * thread_size;
   }
 
   void use_scratch(Real* scratch) {
@@ -62,8 +63,15 @@ struct Backward {
     threads = inward + inward_size();
   }
 
-  long packs() const { return columns.parts + (call.grad_x ? input_columns.parts : 0); }
+  // Weights to pack, then sums to start at zero.
+  long packs() const { return workers + columns.parts + (call.grad_x ? input_columns.parts : 0); }
   void pack(long number) {
+    if (number < workers) {
+      if (sums_weights)
+        memset(workplace(number).grad_weights, 0, sizeof(Real) * factors * layout.row);
+      return;
+    }
+    number -= workers;
     if (number < columns.parts)
       pack_transposed(recurrent, call.w_hh, layout, hidden, hidden, columns, number);
     else
@@ -80,9 +88,10 @@ struct Backward {
     long filled;                    // rows of the chunk
   };
 
-  Workplace workplace(long number, long slice_rows) const {
+  Workplace workplace(long worker) const {
+    const long slice_rows = ceil_div(batch, slices);
     Workplace place;
-    place.grad_hidden = threads + number * thread_size;
+    place.grad_hidden = threads + worker * thread_size;
     place.grad_cell = place.grad_hidden + slice_rows * padded;
     place.grad_gates = place.grad_cell + slice_rows * padded;
     place.made_of = place.grad_gates + chunk_rows * gates_row();
@@ -101,11 +110,10 @@ struct Backward {
     return factor(call.cell_keep, call.cell_keep_per_sample, batch, t, row);
   }
 
-  void run(long number, const Slice& slice) const {
-    Workplace place = workplace(number, ceil_div(batch, slices));
+  void run(long worker, const Slice& slice) const {
+    Workplace place = workplace(worker);
     memset(place.grad_hidden, 0, sizeof(Real) * slice.rows * padded);
     memset(place.grad_cell, 0, sizeof(Real) * slice.rows * padded);
-    if (sums_weights) memset(place.grad_weights, 0, sizeof(Real) * factors * layout.row);
     for (long t = call.steps - 1; t >= 0; --t) {
       const long running = slice.running(t);
       if (place.filled + running > chunk_rows) add_to_weights(place);
@@ -145,7 +153,8 @@ struct Backward {
       const long unit = panel * lanes, left = hidden - unit;
       const Real* gates = call.gates + at * layout.row + panel * layout.panel;
       const Vec<Real> into = load(gates), forget = load(gates + layout.gate);
-      const Vec<Real> candidate = load(gates + 2 * layout.gate), out = load(gates + 3 * layout.gate);
+      const Vec<Real> candidate = load(gates + 2 * layout.gate);
+      const Vec<Real> out = load(gates + 3 * layout.gate);
       const Vec<Real> before = load(call.cells + at * padded + unit);
       const Vec<Real> cell = load(call.cells + (at + batch) * padded + unit);
       Vec<Real> grad_hidden = load(place.grad_hidden + r * padded + unit);
@@ -174,8 +183,9 @@ struct Backward {
       memset(place.grad_hidden, 0, sizeof(Real) * running * padded);
       return;
     }
-    multiply_by_weights(slice, place, t, running, recurrent, columns,
-                        [&](long r, long column) { return place.grad_hidden + r * padded + column; });
+    multiply_by_weights(slice, place, t, running, recurrent, columns, [&](long r, long column) {
+      return place.grad_hidden + r * padded + column;
+    });
     for (long r = 0; r < running; ++r) {
       const Real kept = keep_hidden(t, slice.row(r));
       if (kept == 1) continue;
@@ -216,6 +226,8 @@ struct Backward {
             }
           multiply(rows, vectors, sums, gates_of(slice, place, t, r) + k, left_row, 1, right,
                    vectors * lanes, depths.size(part));
+          prefetch(right + depths.size(part) * vectors * lanes, depths.size(part) * vectors * lanes,
+                   blocks, block);
           for (long i = 0; i < rows; ++i)
             for (long c = 0; c < vectors; ++c) {
               const long at = column + c * lanes;
@@ -231,7 +243,8 @@ struct Backward {
     for (long r = 0; r < running; ++r) {
       const long row = slice.row(r);
       Real* to = place.made_of + (place.filled + r) * factors_row();
-      const Real* before = t ? call.outputs + ((t - 1) * batch + row) * hidden : call.h0 + row * hidden;
+      const Real* before =
+          t ? call.outputs + ((t - 1) * batch + row) * hidden : call.h0 + row * hidden;
       memcpy(to, before, sizeof(Real) * hidden);
       memcpy(to + hidden, call.x + (t * batch + row) * input, sizeof(Real) * input);
       to[hidden + input] = 1;
@@ -262,15 +275,14 @@ struct Backward {
     place.filled = 0;
   }
 
-  // Add up what the threads found for one panel, in the order of their slices.
+  // Add up what the threads found for one panel, always in the same order.
   void collect(long panel) const {
     for (long f = 0; f < factors; ++f)
       for (long g = 0; g < 4; ++g)
         for (long u = panel * lanes; u < (panel + 1) * lanes && u < hidden; ++u) {
           Real sum = 0;
-          for (long number = 0; number < slices; ++number)
-            sum += workplace(number, ceil_div(batch, slices))
-                       .grad_weights[f * layout.row + layout.place(g, u)];
+          for (long worker = 0; worker < workers; ++worker)
+            sum += workplace(worker).grad_weights[f * layout.row + layout.place(g, u)];
           const long row = g * hidden + u;
           if (f < hidden)
             call.grad_w_hh[row * hidden + f] = sum;

@@ -22,8 +22,8 @@ struct Forward {
   const ForwardCall<Real>& call;
   const long hidden, input, batch;
   const GateLayout<Real> layout;
-  const long padded, slices;
-  const long factors;  // what gates are made of: h, x and 1, or h alone where the rest is in already
+  const long padded, slices, workers;  // a worker is a thread, and takes one slice after another
+  const long factors;  // what gates are made of: h, x and 1; h alone where the rest is in
   const long factors_row, slice_size;
   Real *weights, *states;
 
@@ -31,15 +31,16 @@ struct Forward {
       : call(call_), hidden(call.hidden), input(call.is_projected ? 0 : call.input),
         batch(call.batch), layout(hidden, call.is_projected), padded(layout.panels * lanes),
         slices(count_slices(call.steps, batch, hidden, input, call.threads)),
+        workers(slices < call.threads ? slices : call.threads),
         factors(call.is_projected ? hidden : hidden + input + 1),
         factors_row(apart<Real>(factors > padded ? factors : padded)),
         slice_size(2 * ceil_div(batch, slices) * factors_row) {}
 
-  long scratch_size() const { return layout.row * factors + slices * slice_size; }
+  long scratch_size() const { return layout.row * factors + workers * slice_size; }
 
   void use_scratch(Real* scratch) {
     states = scratch;
-    weights = states + slices * slice_size;
+    weights = states + workers * slice_size;
   }
 
   // A factor's weights in all four gates of a panel's units: the rows of W_hh and W_ih, transposed,
@@ -69,15 +70,15 @@ struct Forward {
   }
 
   // One row each for the factors of step t; those of the step before are still being read.
-  Real* factors_at(long number, long t, long r) const {
+  Real* factors_at(long worker, long t, long r) const {
     const long rows = ceil_div(batch, slices);
-    return states + number * slice_size + (t % 2 * rows + r) * factors_row;
+    return states + worker * slice_size + (t % 2 * rows + r) * factors_row;
   }
 
-  void run(long number, const Slice& slice) const {
+  void run(long worker, const Slice& slice) const {
     for (long r = 0; r < slice.rows; ++r) {
       const long row = slice.row(r);
-      memcpy(factors_at(number, 0, r), call.h0 + row * hidden, sizeof(Real) * hidden);
+      memcpy(factors_at(worker, 0, r), call.h0 + row * hidden, sizeof(Real) * hidden);
       for (long u = 0; u < padded; u += lanes)
         store(cells_at(0, row) + u, load(call.c0 + row * hidden + u, hidden - u));
     }
@@ -85,15 +86,15 @@ struct Forward {
       const long running = slice.running(t);
       if (!call.is_projected)
         for (long r = 0; r < running; ++r) {
-          Real* to = factors_at(number, t, r) + hidden;
+          Real* to = factors_at(worker, t, r) + hidden;
           memcpy(to, call.x + (t * batch + slice.row(r)) * input, sizeof(Real) * input);
           to[input] = 1;
         }
       for (long panel = 0; running && panel < layout.panels; ++panel)
-        run_panel(number, slice, running, t, panel);
+        run_panel(worker, slice, running, t, panel);
       for (long r = 0; r < slice.rows; ++r) {
         const long row = slice.row(r);
-        const Real* state = factors_at(number, t + 1, r);
+        const Real* state = factors_at(worker, t + 1, r);
         Real* output = call.outputs + (t * batch + row) * hidden;
         if (r >= running) {
           memset(output, 0, sizeof(Real) * hidden);
@@ -108,12 +109,13 @@ struct Forward {
   }
 
   // One step of one panel for all rows of the slice. A deep sum is taken in parts, so that the part
-  // of the weights stays in the L1 cache for all rows; unfinished sums wait where the gates will be.
-  void run_panel(long number, const Slice& slice, long running, long t, long panel) const {
+  // of the weights stays in the L1 cache for all rows; unfinished sums wait in the gates' place.
+  void run_panel(long worker, const Slice& slice, long running, long t, long panel) const {
     const Parts depths(factors, DEPTH), blocks(running, TILE_ROWS);
     Vec<Real> sums[TILE_ROWS * 4];
     for (long part = 0; part < depths.parts; ++part) {
-      const long k = depths.begin(part);
+      const long k = depths.begin(part), size = depths.size(part) * 4 * lanes;
+      const Real* right = weights + (panel * factors + k) * 4 * lanes;
       const bool is_first = part == 0 && !call.is_projected, is_last = part + 1 == depths.parts;
       for (long block = 0; block < blocks.parts; ++block) {
         const long r = blocks.begin(block), rows = blocks.size(block);
@@ -122,16 +124,15 @@ struct Forward {
           for (long g = 0; g < 4; ++g)
             sums[4 * i + g] = is_first ? Vec<Real>{} : load(gates + g * layout.gate);
         }
-        multiply<Real, 4>(rows, sums, factors_at(number, t, r) + k, factors_row, 1,
-                          weights + (panel * factors + k) * 4 * lanes, 4 * lanes,
-                          depths.size(part));
-        for (long i = 0; i < rows; ++i) {
-          const long row = slice.row(r + i);
-          if (is_last)
-            activate(t, row, panel, sums + 4 * i, factors_at(number, t + 1, r + i));
-          else
-            store_gates(gates_at(t, row) + panel * layout.panel, sums + 4 * i);
+        multiply<Real, 4>(rows, sums, factors_at(worker, t, r) + k, factors_row, 1,
+                          right, 4 * lanes, depths.size(part));
+        prefetch(right + size, size, blocks, block);
+        if (is_last) {
+          activate(worker, slice, t, r, rows, panel, sums);
+          continue;
         }
+        for (long i = 0; i < rows; ++i)
+          store_gates(gates_at(t, slice.row(r + i)) + panel * layout.panel, sums + 4 * i);
       }
     }
   }
@@ -140,15 +141,23 @@ struct Forward {
     for (long g = 0; g < 4; ++g) store(gates + g * layout.gate, values[g]);
   }
 
-  // From finished sums to gates, c_t and h_t. The last vector of a row of h may reach into x, which
-  // is written after it.
-  void activate(long t, long row, long panel, const Vec<Real>* sums, Real* state) const {
+  // From a tile's finished sums to gates, c_t and h_t. Each is a long chain of operations that wait
+  // for each other, so rows go through it side by side. The last vector of a row of h may reach
+  // into x, which is written after it.
+  void activate(long worker, const Slice& slice, long t, long r, long rows, long panel,
+                const Vec<Real>* sums) const {
     const long unit = panel * lanes;
-    const Vec<Real> gates[4] = {sigmoid<Real>(sums[0]), sigmoid<Real>(sums[1]),
-                                hyperbolic_tangent<Real>(sums[2]), sigmoid<Real>(sums[3])};
-    const Vec<Real> cell = gates[1] * load(cells_at(t, row) + unit) + gates[0] * gates[2];
-    store(cells_at(t + 1, row) + unit, cell);
-    store(state + unit, gates[3] * hyperbolic_tangent<Real>(cell));
-    if (call.is_kept) store_gates(gates_at(t, row) + panel * layout.panel, gates);
+    Vec<Real> out[TILE_ROWS], cell[TILE_ROWS];
+    for (long i = 0; i < rows; ++i, sums += 4) {
+      const long row = slice.row(r + i);
+      const Vec<Real> gates[4] = {sigmoid<Real>(sums[0]), sigmoid<Real>(sums[1]),
+                                  hyperbolic_tangent<Real>(sums[2]), sigmoid<Real>(sums[3])};
+      out[i] = gates[3];
+      cell[i] = gates[1] * load(cells_at(t, row) + unit) + gates[0] * gates[2];
+      store(cells_at(t + 1, row) + unit, cell[i]);
+      if (call.is_kept) store_gates(gates_at(t, row) + panel * layout.panel, gates);
+    }
+    for (long i = 0; i < rows; ++i)
+      store(factors_at(worker, t + 1, r + i) + unit, out[i] * hyperbolic_tangent<Real>(cell[i]));
   }
 };

@@ -35,20 +35,21 @@ class NoDenormals {
   const State before;
 };
 
-// The work of one call: pack, a barrier, the time loop of each slice, a barrier, the sums. There
-// may be fewer threads than slices, if OpenMP says so.
+// The work of one call: pack, a barrier, the time loop of each slice, a barrier, the sums. OpenMP
+// may give fewer threads than there are workers.
 template <class Real, class Pass, class Pack, class Run, class Collect>
 int in_parallel(Pass& pass, long size, long packs, Pack pack, Run run, long sums, Collect collect) {
   Block scratch(size);
   if (!scratch.address) return 1;
   pass.use_scratch(static_cast<Real*>(scratch.address));
-#pragma omp parallel num_threads(pass.slices) if (pass.slices > 1)
+#pragma omp parallel num_threads(pass.workers) if (pass.workers > 1)
   {
     const NoDenormals no_denormals;
 #pragma omp for schedule(static)
     for (long number = 0; number < packs; ++number) pack(number);
 #pragma omp for schedule(static)
-    for (long number = 0; number < pass.slices; ++number) run(number);
+    for (long number = 0; number < pass.slices; ++number)
+      run(omp_get_thread_num(), Slice(number, pass.slices, pass.batch, pass.call.lengths));
 #pragma omp for schedule(static)
     for (long number = 0; number < sums; ++number) collect(number);
   }
@@ -61,8 +62,7 @@ int forward(const ForwardCall<Real>& call) {
   return in_parallel<Real>(
       pass, pass.scratch_size() * sizeof(Real), pass.layout.panels,
       [&](long panel) { pass.pack(panel); },
-      [&](long number) { pass.run(number, Slice(number, pass.slices, call.batch, call.lengths)); }, 0,
-      [](long) {});
+      [&](long worker, const Slice& slice) { pass.run(worker, slice); }, 0, [](long) {});
 }
 
 template <class Real>
@@ -71,7 +71,7 @@ int backward(const BackwardCall<Real>& call) {
   return in_parallel<Real>(
       pass, pass.scratch_size() * sizeof(Real), pass.packs(),
       [&](long number) { pass.pack(number); },
-      [&](long number) { pass.run(number, Slice(number, pass.slices, call.batch, call.lengths)); },
+      [&](long worker, const Slice& slice) { pass.run(worker, slice); },
       pass.sums_weights ? pass.layout.panels : 0, [&](long panel) { pass.collect(panel); });
 }
 

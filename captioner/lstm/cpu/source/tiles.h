@@ -1,7 +1,7 @@
 // The one matrix product behind all others, and how an LSTM's matrices are cut for it.
 //
-// A tile of the result, a few rows by four vectors, stays in registers while the sum runs: per step of
-// the sum 4 vectors and TILE_ROWS single numbers are read for 4 * TILE_ROWS vector operations, so
+// A tile of the result, a few rows by four vectors, stays in registers while the sum runs: per step
+// of the sum 4 vectors and TILE_ROWS numbers are read for 4 * TILE_ROWS vector operations, so
 // that arithmetic and not memory is the limit (K. Goto, R. van de Geijn: Anatomy of
 // high-performance matrix multiplication, 2008).
 //
@@ -12,7 +12,7 @@
 
 #include "vectors.h"
 
-constexpr long DEPTH = 144;  // steps of a sum at a time: 144 x 4 vectors of weights stay in the L1 cache
+constexpr long DEPTH = 144;  // steps of a sum at a time: 144 x 4 vectors of weights fit the L1
 
 inline long ceil_div(long number, long divisor) { return (number + divisor - 1) / divisor; }
 
@@ -24,7 +24,7 @@ long apart(long row) {
   return (ceil_div(row, line) | 1) * line;
 }
 
-// sums[r][c] += sum over k of left[r * left_row + k * left_step] * right[k * right_step + c * lanes]
+// sums[r][c] += left[r * left_row + k * left_step] * right[k * right_step + c * lanes], for all k
 template <class Real, int ROWS, int VECTORS>
 __attribute__((noinline)) void multiply_tile(Vec<Real>* sums, const Real* left, long left_row,
                                              long left_step, const Real* right, long right_step,
@@ -109,14 +109,27 @@ struct Slice {
   }
 };
 
-// How many slices are worth their threads: waking one up takes as long as a small sequence, and a
-// slice thinner than a tile reads all the weights for little.
+// How many slices to cut. Waking a thread up takes as long as a small sequence, and a slice thinner
+// than a tile reads all the weights for little. One too thick outgrows its core's cache: threads
+// take several in turn then, unless the weights are too large for the cache anyway.
 inline long count_slices(long steps, long batch, long hidden, long input, long threads) {
   constexpr double WORTH = 2e5;  // products, about 10 microseconds
-  const double products = 4.0 * steps * batch * hidden * (hidden + input);
+  const double weights = 4.0 * hidden * (hidden + input), products = weights * steps * batch;
+  const long thickest = weights > 3e5 ? 256 : 64;  // rows
   long slices = threads < ceil_div(batch, TILE_ROWS) ? threads : ceil_div(batch, TILE_ROWS);
   if (products < WORTH * slices) slices = static_cast<long>(products / WORTH);
-  return slices > 1 ? ceil_div(batch, ceil_div(batch, slices)) : 1;
+  if (slices < 1) slices = 1;
+  slices *= ceil_div(batch, slices * thickest);
+  return ceil_div(batch, ceil_div(batch, slices));
+}
+
+// Ask for a share of the weights that come next, so that they are there in time: part `number` of
+// `count`, where each does some work on the weights at hand.
+template <class Real>
+void prefetch(const Real* next, long size, const Parts& blocks, long number) {
+  constexpr long line = 64 / sizeof(Real);
+  const long end = size * (number + 1) / blocks.parts;
+  for (long at = size * number / blocks.parts; at < end; at += line) __builtin_prefetch(next + at);
 }
 
 // Where gate g of hidden unit u stands in a row of gates (each row padded to whole vectors).
@@ -149,7 +162,7 @@ void pack_panel(Real* to, const Real* weight, long hidden, long depth, long pane
     }
 }
 
-// weight [4 * H, width] -> for each group of at most four vectors of columns [place of gate][column],
+// weight [4 * H, width] -> for each group of up to four vectors of columns [place of gate][column],
 // for the products with gradients of gates. Groups follow each other; `columns` counts vectors.
 template <class Real>
 void pack_transposed(Real* to, const Real* weight, const GateLayout<Real>& layout, long hidden,

@@ -57,7 +57,7 @@ inline void store(Real* to, Vec<Real> value) {
   *reinterpret_cast<typename Numbers<Real>::Anywhere*>(to) = value;
 }
 
-// The same number in every lane. Minus, since x - 0 is x whatever its sign, and needs no arithmetic.
+// The same number in every lane. Minus, since x - 0 is x whatever its sign: no arithmetic is left.
 template <class Real>
 inline Vec<Real> broadcast(Real value) {
   return value - Vec<Real>{};
@@ -157,7 +157,8 @@ template <class Real>
 inline Vec<Real> hyperbolic_tangent(Vec<Real> x) {
   const Vec<Real> none = {};
   const Vec<Real> size = x < none ? -x : x;
-  const Vec<Real> far = Real(1) - Real(2) * reciprocal<Real>(exponential<Real>(size + size) + Real(1));
+  const Vec<Real> over = reciprocal<Real>(exponential<Real>(size + size) + Real(1));
+  const Vec<Real> far = Real(1) - Real(2) * over;
   const Vec<Real> signed_far = x < none ? -far : far;
   return size < broadcast(Real(0.625)) ? tanh_near_zero(x) : signed_far;
 }
