@@ -4,10 +4,27 @@ Native code reads memory by these sizes, so nothing that does not fit may reach 
 checked where the operator is called, values where it runs: tracing knows no values.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from captioner.errors import OptionError
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype in which autocast wants results of `x`; None where it stays out of it."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which products keep the dtype of their operands."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def check_arguments(
@@ -35,7 +52,7 @@ def check_arguments(
     if not x.is_floating_point():
         raise OptionError(f"x is {x.dtype}; it must be floating point: convert it with .float()")
     (steps, batch_size, inputs), size = x.shape, h0.shape[1]
-    mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    mixed = autocast_dtype(x) is not None
     for name, one, shape in (
         ("h0", h0, (batch_size, size)),
         ("c0", c0, (batch_size, size)),

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from captioner.errors import OptionError
-from captioner.lstm.arguments import check_arguments, check_values
+from captioner.lstm.arguments import (
+    autocast_dtype,
+    check_arguments,
+    check_values,
+    without_autocast,
+)
 from captioner.lstm.backends import load, resolve
 from captioner.lstm.once import differentiable_once, refuse
 from captioner.lstm.reference import loop
@@ -58,9 +63,7 @@ def hdetach_lstm(
     check_arguments(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep, cell_keep, lengths)
     if precision not in PRECISIONS:
         raise OptionError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    result_dtype = x.dtype
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
-        result_dtype = torch.get_autocast_dtype(x.device.type)
+    result_dtype = autocast_dtype(x) or x.dtype
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, h0, c0, w_ih, w_hh = (one.to(dtype).contiguous() for one in (x, h0, c0, w_ih, w_hh))
     b_ih, b_hh = (None if one is None else one.to(dtype).contiguous() for one in (b_ih, b_hh))
@@ -73,10 +76,8 @@ def hdetach_lstm(
     if backend == "reference":
         if not torch.compiler.is_compiling():
             check_values(x.shape[0], keep, cell_keep, lengths)
-        with torch.autocast(x.device.type, enabled=False):
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh = differentiable_once(
-                x, h0, c0, w_ih, w_hh, b_ih, b_hh
-            )
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh = differentiable_once(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+        with without_autocast(x):
             outputs, h_n, c_n = loop(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep, cell_keep, lengths)
     else:
         save = torch.is_grad_enabled() and any(
@@ -118,18 +119,20 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_values(x.shape[0], keep, cell_keep, lengths)
-    return load(resolve(backend, x.device, x.dtype, h0.shape[1])).forward(
-        x,
-        h0,
-        c0,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        lengths=lengths,
-        save=save,
-        bf16_products=bf16_products,
-    )
+    module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
+    with without_autocast(x):
+        return module.forward(
+            x,
+            h0,
+            c0,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            lengths=lengths,
+            save=save,
+            bf16_products=bf16_products,
+        )
 
 
 @_forward.register_fake
@@ -185,26 +188,28 @@ def _backward(
     bf16_products: bool,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = load(resolve(backend, x.device, x.dtype, h0.shape[1])).backward(
-        None if grad_outputs is None else grad_outputs.contiguous(),
-        None if grad_h_n is None else grad_h_n.contiguous(),
-        None if grad_c_n is None else grad_c_n.contiguous(),
-        x,
-        h0,
-        c0,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        outputs,
-        gates,
-        cells,
-        keep=keep,
-        cell_keep=cell_keep,
-        lengths=lengths,
-        needs=needs,
-        bf16_products=bf16_products,
-    )
+    module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
+    with without_autocast(x):
+        grads = module.backward(
+            None if grad_outputs is None else grad_outputs.contiguous(),
+            None if grad_h_n is None else grad_h_n.contiguous(),
+            None if grad_c_n is None else grad_c_n.contiguous(),
+            x,
+            h0,
+            c0,
+            w_ih,
+            w_hh,
+            b_ih,
+            b_hh,
+            outputs,
+            gates,
+            cells,
+            keep=keep,
+            cell_keep=cell_keep,
+            lengths=lengths,
+            needs=needs,
+            bf16_products=bf16_products,
+        )
     # An operator returns tensors only: an empty one stands for a gradient that nobody needs.
     return tuple(  # type: ignore[return-value]
         grad if needed and grad is not None else x.new_empty(0)

@@ -29,3 +29,18 @@ def test_p_is_the_probability_to_detach():
 def test_a_value_that_is_no_probability_is_named(p):
     with pytest.raises(OptionError, match=f"p is {p}; a probability lies between 0 and 1"):
         sample_keep(3, p, generator=torch.Generator())
+
+
+def test_rows_draw_for_themselves_when_asked():
+    keep = sample_keep(2000, 0.25, batch_size=4, generator=torch.Generator().manual_seed(1))
+    assert keep.shape == (2000, 4)
+    assert not torch.equal(keep[:, 0], keep[:, 1])
+    assert (keep.mean(0) - 0.75).abs().max() < 0.05
+
+
+def test_without_a_generator_the_draw_follows_torchs_seed():
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        draws.append(sample_keep(50, 0.5, generator=None))
+    assert torch.equal(*draws)
