@@ -23,6 +23,7 @@ from serving.settings import (
     default_text,
     unknown_variables,
 )
+from serving.signals import take_early_signals
 
 BAD_INPUT = 2
 BACKLOG = 512  # connections that the kernel keeps until they are accepted
@@ -55,6 +56,7 @@ def main(words: Sequence[str] | None = None, program: str = "python -m serving")
         from serving.supervisor import Supervisor
 
         return Supervisor(settings, listener).run()
+    take_early_signals()
     from serving.server import serve
 
     return serve(settings, listener)

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError
@@ -32,15 +32,6 @@ log = structlog.get_logger("serving.captions")
 router = APIRouter(tags=["captions"])
 
 Options = Annotated[OptionFields, Query()]
-Timeout = Annotated[
-    float | None,
-    Header(
-        alias=TIMEOUT_HEADER,
-        gt=0,
-        description="Seconds this request may take; more than the service's limit is cut to it.",
-        examples=[5],
-    ),
-]
 _FORM_OPTIONS = {
     name: OptionFields.model_json_schema()["properties"][name] for name in OptionFields.model_fields
 }
@@ -94,11 +85,12 @@ SEVERAL_IMAGES = {
     responses=problems(*IMAGE_CODES, *COMMON_CODES),
     openapi_extra={"requestBody": ONE_IMAGE},
 )
-async def caption(request: Request, query: Options, timeout: Timeout = None) -> JSONResponse:  # noqa: ARG001
+async def caption(request: Request, query: Options) -> JSONResponse:
     """Send the image as the field `image` (or `file`) of a form, as the body itself, or as JSON.
 
     Options may stand in the query, in the form or in the JSON. What the image is, its content
-    decides. The same image always gets the same caption.
+    decides. The same image always gets the same caption. The header `X-Request-Timeout` may give
+    the request fewer seconds than it would have.
     """
     service = service_of(request)
     deadline = deadline_of(request)
@@ -124,7 +116,7 @@ async def caption(request: Request, query: Options, timeout: Timeout = None) -> 
     responses=problems("missing_file", "unsupported_format", *COMMON_CODES),
     openapi_extra={"requestBody": SEVERAL_IMAGES},
 )
-async def captions(request: Request, query: Options, timeout: Timeout = None) -> JSONResponse:  # noqa: ARG001
+async def captions(request: Request, query: Options) -> JSONResponse:
     """Send up to 16 images in one form, all in fields `image`; each gets a result or an error."""
     service = service_of(request)
     deadline = deadline_of(request)

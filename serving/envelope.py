@@ -81,7 +81,7 @@ class Envelope:
                 await response(inner, receive, send_in_envelope)
         except ClientGone:
             status = HUNG_UP
-            self.metrics.cancelled()
+            self.metrics.cancelled_requests.inc()
         finally:
             self._record(inner, status, time.perf_counter() - started, notes, headers)
 

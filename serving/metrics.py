@@ -120,4 +120,4 @@ class Metrics:
         self.stage_seconds.labels(name).observe(seconds)
 
     def cancelled(self) -> None:
-        self.cancelled_requests.inc()
+        """Count nothing: a request that leaves the queue early is counted once, where it ends."""

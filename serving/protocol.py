@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serving.problems import PROBLEM_JSON, Problem
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -93,6 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
         limits: ConnectionLimits,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.app = self._announcing_the_end(self.app)
         self.limits = limits
         self.receiving = Receiving.HEADER
         self.waiting_since = self.loop.time()
@@ -201,6 +203,20 @@ class GuardedProtocol(HttpToolsProtocol):
     @property
     def is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _announcing_the_end(self, app: "ASGIApp") -> "ASGIApp":
+        """Return `app` with `Connection: close` in answers to bodies that are not wholly there."""
+
+        async def announcing(scope: "Scope", receive: "Receive", send: "Send") -> None:
+            async def send_knowingly(message: "Message") -> None:
+                is_begun = message["type"] == "http.response.start"
+                if is_begun and self.receiving is Receiving.BODY and not self.pipeline:
+                    self.cycle.keep_alive = False
+                await send(message)
+
+            await app(scope, receive, send_knowingly)
+
+        return announcing
 
     def _expect(self, part: Receiving) -> None:
         self.receiving = part

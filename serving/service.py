@@ -102,9 +102,9 @@ class Service:
             Overloaded: there is no place, or the wait would be too long.
             NotReady: the service is starting or shutting down.
         """
-        reason = self.why_not_ready()
-        if reason is not None or self._batcher is None or self._pool is None:
-            raise NotReady(reason or "the model is being loaded")
+        if self.is_draining or self._batcher is None or self._pool is None:
+            raise NotReady(self.why_not_ready() or "the model is being loaded")
+        # Without a process to decode, for a moment, requests wait: that costs them less than a 503.
         ahead = self._pool.expected_wait_seconds()
         return self._batcher.admit(deadline, images=images, ahead_seconds=ahead)
 
@@ -165,14 +165,19 @@ class Service:
             )
             await batcher.start()
             self._batcher = batcher
-            self._pool = DecodePool(
+            pool = DecodePool(
                 workers=settings.decoders_per_worker,
                 limits=self.image_limits,
                 timeout_seconds=settings.decode_timeout_seconds,
                 address_space_bytes=settings.decode_memory_bytes,
                 on_killed=self.metrics.decoders_killed.inc,
             )
-            await self._pool.start()
+            try:
+                await pool.start()
+            except BaseException:
+                await pool.close()
+                raise
+            self._pool = pool
             self._use(model)
         except CaptionerError as problem:
             self.failure = problem

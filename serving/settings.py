@@ -11,6 +11,7 @@ import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -157,6 +158,11 @@ class Settings:
             problems.append(
                 f"tracing_endpoint is {self.tracing_endpoint!r}; it looks like "
                 "http://collector:4318/v1/traces"
+            )
+        elif self.tracing_endpoint is not None and not _has_tracing():
+            problems.append(
+                f"tracing_endpoint is {self.tracing_endpoint!r} and OpenTelemetry is not "
+                "installed; install captioner[tracing], or drop the setting"
             )
         if self.checkpoint is not None and not self.checkpoint.is_dir():
             problems.append(
@@ -307,6 +313,13 @@ _READERS: dict[Any, Callable[[str], Any]] = {
 
 def _shown(name: str, value: Any) -> str:
     return "not usable" if "keys" in name else repr(value)
+
+
+def _has_tracing() -> bool:
+    try:
+        return find_spec("opentelemetry.instrumentation.asgi") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _is_rate(text: str) -> bool:

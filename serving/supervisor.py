@@ -20,6 +20,7 @@ from types import FrameType
 
 from serving.metrics import FOLDER_VARIABLE
 from serving.settings import Settings
+from serving.signals import take_early_signals
 
 CHECK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # before a worker that dies is replaced
@@ -164,8 +165,7 @@ class Supervisor:
 
 def run_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
     """Serve in this process, which the supervisor started."""
-    # Until its own handlers are there, a signal for the worker must not end it half-way.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    take_early_signals()
     from serving.server import serve
 
     sys.exit(serve(settings, listener, supervisor=pipe))

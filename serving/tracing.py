@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from captioner import __version__
-from captioner.errors import OptionError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -27,22 +26,13 @@ def stage(name: str) -> Iterator[None]:
 
 
 def traced(app: "ASGIApp", endpoint: str) -> "ASGIApp":
-    """Return `app` with a span for each request, sent to `endpoint` in batches.
+    """Return `app` with a span for each request, sent to `endpoint` in batches."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    Raises:
-        OptionError: OpenTelemetry is not installed.
-    """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as problem:
-        raise OptionError(
-            f"tracing_endpoint is {endpoint!r} and OpenTelemetry is not installed "
-            f"({problem.name}); install captioner[tracing], or drop the setting"
-        ) from problem
     resource = Resource.create({"service.name": "captioner", "service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))

@@ -124,6 +124,9 @@ class Running:
         status = self.process.wait(START_SECONDS)
         for reader in self._readers:
             reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
         return status
 
     def _read_log(self) -> None:
