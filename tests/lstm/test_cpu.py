@@ -28,7 +28,7 @@ def _compiler() -> None:
 @pytest.fixture(params=["at hand", "plain"])
 def instruction_set(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+) -> Iterator[None]:
     """The processor's own instruction set, then the one that every processor has."""
     if request.param == "plain":
         monkeypatch.setattr(library, "at_hand", lambda: library.PLAIN)
@@ -122,7 +122,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor], limit: float) -> N
         assert error <= limit, f"{name}: {error:.1e}"
 
 
-@pytest.mark.usefixtures("_instruction_set")
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("mask", ["none", "ones", "zeros", "shared", "fractional", "per sample"])
