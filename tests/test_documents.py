@@ -11,6 +11,8 @@ from captioner.cli import build_parser
 from serving.__main__ import build_parser as build_serving_parser
 from training.arguments import build_parser as build_training_parser
 from training.evaluate_coco import _parser as build_evaluation_parser
+from training.gradient_paths import build_parser as build_paths_parser
+from training.vanishing_gradients import build_parser as build_vanishing_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -40,6 +42,8 @@ def test_every_option_in_a_document_exists(page: Path) -> None:
         *options(build_parser()),
         *options(build_training_parser()),
         *options(build_evaluation_parser()),
+        *options(build_paths_parser()),
+        *options(build_vanishing_parser()),
         *options(build_serving_parser("serving")),
         *options_of_scripts(),
         *OF_OTHER_PROGRAMS,

@@ -131,13 +131,21 @@ def measure(x: Tensor, weights: Sequence[Tensor], grad_outputs: Tensor) -> dict[
 
     The rest under h-detach is its mean over all masks (Corollary 1): each step's way through h
     is damped by 1 - p.
+
+    Raises:
+        TrainingError: a gradient has exploded so far that it is no number.
     """
+    w_ih, w_hh, b_ih, b_hh = weights
     rest = {}
     for p in DETACH:
         keep = torch.full((len(x),), 1 - p)
-        along_cell, others = gradient_paths(
-            x, None, None, *weights, grad_outputs, keep=keep
-        ).norms()
+        paths = gradient_paths(x, None, None, w_ih, w_hh, b_ih, b_hh, grad_outputs, keep=keep)
+        along_cell, others = paths.norms()
+        if not (along_cell.isfinite().all() and others.isfinite().all()):
+            raise TrainingError(
+                "a gradient has grown beyond the largest float32; "
+                "give fewer --lags, or a smaller --learning-rate"
+            )
         rest[f"{p:g}"] = others.tolist()
     return {"cell": along_cell.tolist(), "rest": rest}
 
@@ -223,11 +231,6 @@ def in_training(config: PathsConfig, progress: Progress) -> Iterator[dict[str, A
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimiser.step()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} after {update + 1:,} updates; "
-                "try a smaller --learning-rate"
-            )
         progress.advance(loss=loss.item())
 
 
@@ -240,7 +243,7 @@ def measure_copier(
     (grads,) = torch.autograd.grad(loss, outputs)
     measured = measure(inputs, list(model.lstm.parameters()), grads)
     right = model.head(outputs[-config.digits :]).argmax(dim=-1) == targets[-config.digits :]
-    recurrent = model.lstm.weight_hh_l0.detach()
+    recurrent = model.lstm.get_parameter("weight_hh_l0").detach()
     return {
         "loss": loss.item(),
         "accuracy": float(right.float().mean()),
@@ -335,12 +338,16 @@ def _study(words: Sequence[str] | None) -> None:
     out, values = parse_study(build_parser(), words)
     config = PathsConfig(**values)
     use_threads(config)
+    figures = compute(config)
+    write_study(out, NAME, config, figures, draw(config, figures))
+
+
+def compute(config: PathsConfig) -> dict[str, Any]:
+    """Return the figures of both experiments, with their progress on standard error."""
     with Progress(config.draws, "untrained LSTMs", unit="draws") as progress:
         before = untrained(config, progress)
     with Progress(config.updates, "an LSTM in training", unit="updates") as progress:
-        training = list(in_training(config, progress))
-    figures = {"untrained": before, "training": training}
-    write_study(out, NAME, config, figures, draw(config, figures))
+        return {"untrained": before, "training": list(in_training(config, progress))}
 
 
 def build_parser() -> OneLineParser:

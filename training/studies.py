@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
 _DOTS_PER_INCH = 120
+_LARGEST = 1e6  # rate or norm; far beyond what learns, and far from what overflows
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 INK, FAINT = "#222222", "#777777"
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -63,8 +64,10 @@ class StudyConfig:
             least = 0 if item.name == "seed" else 1
             if isinstance(value, int) and value < least:
                 raise OptionError(f"{_flag(item.name)} is {value}; it must be at least {least}")
-            if isinstance(value, float) and not 0 < value < float("inf"):
-                raise OptionError(f"{_flag(item.name)} is {value}; it must be a positive number")
+            if isinstance(value, float) and not 0 < value <= _LARGEST:
+                raise OptionError(
+                    f"{_flag(item.name)} is {value:g}; it must be above 0 and at most {_LARGEST:g}"
+                )
         if self.seed >= 2**63:
             raise OptionError(f"--seed is {self.seed}; it must be below 2**63")
 

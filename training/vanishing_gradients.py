@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError, TrainingError
+from captioner.errors import OptionError
 from captioner.progress import Progress
 from training.mnist import load_mnist
 from training.randomness import derived_generator
@@ -156,7 +156,7 @@ def train_deep(
         with torch.no_grad():
             for parameter in network.parameters():
                 if parameter.grad is not None:
-                    parameter -= config.learning_rate * parameter.grad
+                    parameter.sub_(parameter.grad, alpha=config.learning_rate)
         progress.advance(loss=loss.item())
     return found
 
@@ -191,7 +191,8 @@ def train_reader(
     """Train an RNN or an LSTM; return the gradient by time lag before, during and after.
 
     Entry k of `norms` is the norm of the derivative of the loss, which reads the last hidden
-    state only, with respect to the state k steps earlier.
+    state only, with respect to the state k steps earlier: h of an RNN, c of an LSTM (by every
+    way on from c, its own step's h included).
     """
     reader = Reader(config, kind, derived_generator(config.seed, kind))
     optimiser = torch.optim.Adam(reader.parameters(), lr=SEQUENCE_RATE)
@@ -214,11 +215,6 @@ def train_reader(
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), config.clip_norm)
         optimiser.step()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss of the {kind} is {loss.item()} after {update + 1:,} updates; "
-                "try another --seed"
-            )
         progress.advance(loss=loss.item())
     return snapshots
 
@@ -227,14 +223,15 @@ def draw(config: VanishingConfig, figures: dict[str, Any]) -> "Figure":
     """Draw the norms per layer without and with clipping, then those by time lag, and losses."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm
+    from matplotlib.colors import BoundaryNorm, ListedColormap
 
     with matplotlib.rc_context(STYLE):
         figure = new_figure(11.5, 10.2)
         axes = figure.subplots(3, 3)
         layers = config.depth + 1
         clipping = ((False, ""), (True, f", clipped to a norm of {config.clip_norm:g}"))
-        colours = matplotlib.colormaps["viridis"].resampled(layers + 1)
+        whole = matplotlib.colormaps["viridis"]  # its brightest end is too pale for a line
+        colours = ListedColormap([whole(0.93 * n / config.depth) for n in range(layers)])
         for row, (clips, words) in enumerate(clipping):
             axes[row, 0].set_ylabel("norm of the gradient")
             for place, activation in zip(axes[row], ACTIVATIONS, strict=True):
@@ -242,7 +239,7 @@ def draw(config: VanishingConfig, figures: dict[str, Any]) -> "Figure":
                 place.set_title(f"{activation}{words}")
                 place.sharey(axes[0, 0])
         bounds = [number + 0.5 for number in range(layers + 1)]
-        shown = ScalarMappable(BoundaryNorm(bounds, layers), colours.resampled(layers))
+        shown = ScalarMappable(BoundaryNorm(bounds, layers), colours)
         bar = figure.colorbar(shown, ax=axes[:2, :], aspect=50, pad=0.01)
         bar.set_label(f"layer: 1 at the input, {layers} at the output")
         bar.set_ticks([1, layers])
@@ -303,6 +300,12 @@ def _study(words: Sequence[str] | None) -> None:
     use_threads(config)
     pixels, labels = load_mnist(folder, download=download)
     images = Images(pixels.flatten(1), labels)
+    figures = compute(config, images)
+    write_study(out, NAME, config, figures, draw(config, figures))
+
+
+def compute(config: VanishingConfig, images: Images) -> dict[str, Any]:
+    """Return the figures over depth and over time, with their progress on standard error."""
     deep, total = {}, 2 * len(ACTIVATIONS) * config.updates
     with Progress(total, "deep networks", unit="updates") as progress:
         for activation in ACTIVATIONS:
@@ -311,9 +314,9 @@ def _study(words: Sequence[str] | None) -> None:
                     config, images, activation, clips=clips, progress=progress
                 )
     with Progress(2 * config.sequence_updates, "RNN and LSTM", unit="updates") as progress:
-        sequences = {kind: train_reader(config, images, kind, progress) for kind in ("RNN", "LSTM")}
-    figures = {"deep": deep, "sequences": sequences}
-    write_study(out, NAME, config, figures, draw(config, figures))
+        kinds = ("RNN", "LSTM")
+        sequences = {kind: train_reader(config, images, kind, progress) for kind in kinds}
+    return {"deep": deep, "sequences": sequences}
 
 
 def build_parser() -> OneLineParser:

@@ -264,3 +264,9 @@ def test_shapes_that_do_not_belong_together_are_named():
         gradient_paths(x, None, None, *weights, grads[1:])
     with pytest.raises(OptionError, match=r"keep is \[6\]; it must be \[5\]"):
         gradient_paths(x, None, None, *weights, grads, keep=torch.ones(6))
+
+
+def test_the_package_offers_the_function():
+    import captioner.lstm
+
+    assert captioner.lstm.gradient_paths is gradient_paths
