@@ -325,7 +325,7 @@ def test_unfinished_captions_still_compete(beam_size: int):
         assert len(hypotheses) == beam_size
         for hypothesis in hypotheses:
             assert len(hypothesis.words) == 6
-            assert hypothesis.score == pytest.approx(hypothesis.log_prob / 6)
+            assert hypothesis.score == pytest.approx(hypothesis.log_prob / 6**config.length_power)
 
 
 def test_the_captions_of_an_image_all_differ():
