@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import captioner
-from captioner.captioner import Caption, Captioner, find_checkpoint
+from captioner.captioner import DEFAULTS, Caption, Captioner, find_checkpoint
 from captioner.decoders import DecoderConfig, build_decoder
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ImageError, OptionError
@@ -62,7 +62,7 @@ def test_a_caption_holds_text_tokens_probabilities_and_attention(photographs: li
         assert 1 <= len(caption.tokens) <= 6
         assert caption.probability == pytest.approx(math.exp(caption.log_prob))
         tokens = min(len(caption.tokens) + 1, 6)  # the end counts, unless the caption was cut
-        assert caption.score == pytest.approx(caption.log_prob / tokens)
+        assert caption.score == pytest.approx(caption.log_prob / tokens**DEFAULTS.length_power)
         assert caption.attention.shape == (len(caption.tokens), GRID, GRID)
         assert caption.attention.sum((1, 2)) == pytest.approx(1.0, abs=1e-5)
 
