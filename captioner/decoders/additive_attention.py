@@ -8,6 +8,8 @@ cannot be had, PyTorch does it in one buffer for all steps.
 
 import ctypes
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,7 +134,7 @@ class Compiled(AdditiveAttention):
         return super().gradients()
 
     def _run(
-        self, function: "ctypes._CFuncPtr", query: Tensor, step: PackedStep, *tensors: Tensor
+        self, function: Callable[..., Any], query: Tensor, step: PackedStep, *tensors: Tensor
     ) -> None:
         queries = _exponential(query).contiguous()
         call = self._Call(
