@@ -20,6 +20,7 @@ from captioner.errors import ImageError
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PIXEL_LIMIT = 89_478_485  # where Pillow begins to warn: 256 MiB at three bytes a pixel
 PAPER = (255, 255, 255)  # what shows through a transparent pixel
+ROWS_AT_ONCE = 64  # of deep grey: as floating point a photograph takes eight times its memory
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 ImageSource = Path | str | Image.Image | bytes | BinaryIO
@@ -95,9 +96,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_deep_grey(image)
     if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         opaque = Image.new("RGBA", layer.size, (*PAPER, 255))
-        return Image.alpha_composite(opaque, layer).convert("RGB")
+        opaque = Image.alpha_composite(opaque, layer)
+        return opaque.convert("RGB")
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -107,17 +109,21 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     Conversions elsewhere cut off what exceeds 255. Integers are taken as 16 bits wide, as PNG
     and TIFF store them; floating point values are stretched from their least to their most.
     """
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     low, high = 0.0, 65_535.0
     if image.mode == "F":
         finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     elif image.mode == "I":
-        most = values.max()
+        most = float(values.max())
         high = 255.0 if most <= 255 else max(high, most)
-    scaled = np.nan_to_num((values - low) / max(high - low, 1e-12), posinf=1.0, neginf=0.0)
-    grey = Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
-    return grey.convert("RGB")
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        scaled = (values[rows].astype(np.float64) - low) / max(high - low, 1e-12)
+        scaled = np.nan_to_num(scaled, posinf=1.0, neginf=0.0)
+        grey[rows] = np.rint(np.clip(scaled, 0, 1) * 255)
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _name(source: ImageSource) -> str:

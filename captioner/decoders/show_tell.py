@@ -18,7 +18,7 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
-from captioner.decoders.steady import steady_linear
+from captioner.decoders.steady import in_blocks
 from captioner.lstm.packed import packed_lstm
 from captioner.lstm.pointwise import activate_gates
 from captioner.lstm.products import linear
@@ -78,12 +78,17 @@ class ShowTell(Decoder):
         return State(memory.keys.unsqueeze(1), memory.values.unsqueeze(1))
 
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:  # noqa: ARG002
-        images, rows = words.shape
-        gates = steady_linear(self.embedding(words), self.input_gates)
-        gates = gates + steady_linear(state.h, self.recurrent_gates)
-        hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
-        state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
-        return Step(steady_linear(state.h, self.output), state, None)
+        shape = words.shape
+        rows = (words.flatten(), *(one.flatten(0, 1) for one in state))
+        hidden, cell, logits = in_blocks(self._advance, self.config.hidden_size, *rows)
+        state = State(hidden.view(*shape, -1), cell.view(*shape, -1))
+        return Step(logits.view(*shape, -1), state, None)
+
+    def _advance(self, words: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
+        """Return hidden state, cell and logits after a word."""
+        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(hidden)
+        hidden, cell, _ = activate_gates(gates, cell)
+        return hidden, cell, self.output(hidden)
 
     def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state after the image's step; with a zero state the forget gate is idle."""

@@ -8,7 +8,6 @@ word. The word is predicted from the hidden state.
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.additive_attention import score_keys
 from captioner.decoders.attention_lstm import AttentionWeights, Course, attention_lstm
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
@@ -21,7 +20,7 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
-from captioner.decoders.steady import steady_linear, steady_mean
+from captioner.decoders.steady import attend, in_blocks
 from captioner.lstm.pointwise import activate_gates
 from captioner.lstm.products import linear
 
@@ -101,18 +100,28 @@ class SoftAttention(Decoder):
         return State(hidden.unsqueeze(1), cell.unsqueeze(1))
 
     def step(self, words: Tensor, state: State, memory: Memory) -> Step:
-        images, rows = words.shape
-        query = steady_linear(state.h, self.attention_query).unsqueeze(2)
-        scores = score_keys(memory.keys.unsqueeze(1), query, self.attention_score.weight[0])
-        attention = scores.softmax(-1)
-        context = steady_mean(attention, memory.values)
-        context = context * steady_linear(state.h, self.context_gate).sigmoid()
-        gates = steady_linear(self.embedding(words), self.word_gates)
-        gates = gates + steady_linear(context, self.context_gates)
-        gates = gates + steady_linear(state.h, self.recurrent_gates)
-        hidden, cell, _ = activate_gates(gates.flatten(0, 1), state.c.flatten(0, 1))
-        state = State(hidden.view(images, rows, -1), cell.view(images, rows, -1))
-        return Step(steady_linear(state.h, self.output), state, attention)
+        size, shape = self.config.hidden_size, words.shape
+        query, beta = in_blocks(self._ask, size, state.h.flatten(0, 1))
+        score = self.attention_score.weight[0]
+        context, attention = attend(memory.keys, memory.values, query.view(*shape, -1), score)
+        rows = (words.flatten(), context.flatten(0, 1), beta, *(one.flatten(0, 1) for one in state))
+        hidden, cell, logits = in_blocks(self._advance, size, *rows)
+        state = State(hidden.view(*shape, -1), cell.view(*shape, -1))
+        return Step(logits.view(*shape, -1), state, attention)
+
+    def _ask(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return what rows ask the attention, and how much they want of its answer."""
+        gate = (hidden * self.context_gate.weight[0]).sum(1, keepdim=True)
+        return self.attention_query(hidden), (gate + self.context_gate.bias).sigmoid()
+
+    def _advance(
+        self, words: Tensor, context: Tensor, beta: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return hidden state, cell and logits after a word."""
+        gates = self.word_gates(self.embedding(words)) + self.context_gates(context * beta)
+        gates = gates + self.recurrent_gates(hidden)
+        hidden, cell, _ = activate_gates(gates, cell)
+        return hidden, cell, self.output(hidden)
 
     def _values(self, grid_features: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:
