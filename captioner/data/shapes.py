@@ -22,7 +22,7 @@ from captioner.files import folder_written_aside, recover_folder, write_atomical
 
 __all__ = ["JSON_NAME", "SIZES", "VERSION", "ensure", "generate", "named_rightly"]
 
-VERSION = 3  # raised when the same seed gives other pictures or captions
+VERSION = 4  # raised when the same seed gives other pictures or captions
 SIZES = (3000, 300, 300)  # train, val, test
 JSON_NAME = "dataset_shapes.json"
 IMAGES = "images"

@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "pair left": ((NEAR, NEAR), (NEAR, FAR), (FAR, MIDDLE)),
     "pair right": ((FAR, NEAR), (FAR, FAR), (NEAR, MIDDLE)),
 }
-SHARE_OF_COUNTS = {1: 0.14, 2: 0.83, 3: 0.03}
+SHARE_OF_COUNTS = {1: 0.22, 2: 0.75, 3: 0.03}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
