@@ -212,6 +212,16 @@ def test_a_second_derivative_is_an_error_not_a_wrong_number(backend):
     assert weight.grad is None
 
 
+def test_the_registered_operator_has_no_second_derivative_either():
+    tensors = [one.requires_grad_() for one in arguments(4, 2, 2, 3)]
+    outputs, *_ = torch.ops.captioner.hdetach_lstm(
+        *tensors, torch.ones(4, dtype=torch.float64), None, None, "torch", False, True
+    )
+    (grad,) = torch.autograd.grad(outputs.square().sum(), tensors[0], create_graph=True)
+    with pytest.raises(CaptionerError, match="has no second derivative"):
+        grad.square().sum().backward()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_graph_can_be_used_twice(backend):
     tensors = [one.float().requires_grad_() for one in arguments(6, 3, 2, 4)]
