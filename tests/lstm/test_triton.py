@@ -34,7 +34,7 @@ COMPARE = """
 
     def masks_of(kind, steps, rows):
         if kind == "shared":
-            return (torch.rand(steps) < 0.5).float(), torch.rand(steps)
+            return (torch.rand(steps) - 0.4).clamp_min(0.0), torch.rand(steps)
         if kind == "per sample":
             return torch.rand(steps, rows), (torch.rand(steps, rows) < 0.5).float()
         return None, None
