@@ -120,8 +120,8 @@ def _schema(app: FastAPI, *, has_keys: bool) -> dict[str, Any]:
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     for path, operations in schema["paths"].items():
-        if is_guarded(path):
-            for operation in operations.values():
+        for method, operation in operations.items():
+            if is_guarded(path, method.upper()):
                 operation["security"] = [{"bearer": []}, {"header": []}]
     return schema
 

@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse
 from captioner.errors import CaptionerError
 from serving.answers import BatchAnswer, CaptionAnswer, caption_answer
 from serving.batching import Ticket
-from serving.described import BINARY, COMMON_CODES, IMAGE_CODES, problems
+from serving.described import BINARY, COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, problems
 from serving.model import CaptionOptions
-from serving.options import TIMEOUT_HEADER, OptionFields, options_of, timeout_of
+from serving.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, timeout_of
 from serving.problems import Problem, problem_of
 from serving.refusals import DeadlineExceeded
 from serving.service import Captioned, Service
@@ -32,24 +32,23 @@ log = structlog.get_logger("serving.captions")
 router = APIRouter(tags=["captions"])
 
 Options = Annotated[OptionFields, Query()]
+_JSON_OPTIONS = OptionFields.model_json_schema()["properties"]
 _FORM_OPTIONS = {
-    name: OptionFields.model_json_schema()["properties"][name] for name in OptionFields.model_fields
+    **_JSON_OPTIONS,
+    "attention": {"type": "string", "enum": [*BOOLEANS], "default": "false"},
 }
-_EXAMPLE_IMAGE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
-)
 _IMAGE_TEXT = {
     "type": "string",
     "description": "The file as base64, or a `data:` URL of base64.",
-    "examples": [_EXAMPLE_IMAGE],
+    "examples": [EXAMPLE_IMAGE],
 }
 
 
-def _form(image: dict[str, Any], required: str) -> dict[str, Any]:
+def _with(options: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {required: image, **_FORM_OPTIONS},
-        "required": [required],
+        "properties": {"image": image, **options},
+        "required": ["image"],
         "additionalProperties": False,
     }
 
@@ -57,10 +56,10 @@ def _form(image: dict[str, Any], required: str) -> dict[str, Any]:
 ONE_IMAGE = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _form(BINARY, "image")},
+        "multipart/form-data": {"schema": _with(_FORM_OPTIONS, BINARY)},
         "application/json": {
-            "schema": _form(_IMAGE_TEXT, "image"),
-            "example": {"image": _EXAMPLE_IMAGE, "num_captions": 3},
+            "schema": _with(_JSON_OPTIONS, _IMAGE_TEXT),
+            "example": {"image": EXAMPLE_IMAGE, "num_captions": 3},
         },
         "application/octet-stream": {"schema": BINARY},
         "image/*": {"schema": BINARY},
@@ -70,8 +69,15 @@ SEVERAL_IMAGES = {
     "required": True,
     "content": {
         "multipart/form-data": {
-            "schema": _form(
-                {"type": "array", "items": BINARY, "minItems": 1, "maxItems": MOST_IMAGES}, "image"
+            "schema": _with(
+                _FORM_OPTIONS,
+                # An empty file is an error of its own, not of the request: no minLength here.
+                {
+                    "type": "array",
+                    "items": {"type": "string", "format": "binary"},
+                    "minItems": 1,
+                    "maxItems": MOST_IMAGES,
+                },
             )
         }
     },

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from captioner.captioner import Caption
 from captioner.search import SearchConfig
 from serving.captions import before, deadline_of, note, service_of, unless_gone
-from serving.described import COMMON_CODES, IMAGE_CODES, openai_problems
+from serving.described import COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, openai_problems
 from serving.model import CaptionOptions
 from serving.options import MOST_BEAMS, invalid
 from serving.problems import Problem
@@ -30,7 +30,7 @@ class ImageUrl(BaseModel):
 
     url: str = Field(
         description="A `data:` URL of base64. Nothing is fetched from elsewhere.",
-        examples=["data:image/jpeg;base64,..."],
+        examples=[f"data:image/png;base64,{EXAMPLE_IMAGE}"],
     )
 
 

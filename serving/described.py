@@ -6,7 +6,10 @@ from typing import Any
 from serving.answers import ProblemAnswer
 from serving.problems import KINDS, PROBLEM_JSON, Problem, response_to
 
-BINARY = {"type": "string", "format": "binary"}
+BINARY = {"type": "string", "format": "binary", "minLength": 1}
+EXAMPLE_IMAGE = (  # a PNG of one pixel, as base64
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
 IMAGE_CODES = ("missing_file", "corrupt_image", "unsupported_format", "image_too_large")
 COMMON_CODES = (
     "bad_request",

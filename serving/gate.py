@@ -18,7 +18,14 @@ from serving.keys import KeyHash, matching_key
 from serving.problems import Problem
 from serving.settings import Settings
 
-GUARDED = ("/caption", "/captions", "/model/predict", "/v1/", "/admin/")
+GUARDED = {
+    "/caption": "POST",
+    "/captions": "POST",
+    "/model/predict": "POST",
+    "/v1/chat/completions": "POST",
+    "/v1/models": "GET",
+    "/admin/reload": "POST",
+}
 ADMIN = "/admin/"
 
 
@@ -33,7 +40,7 @@ class Gate:
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and is_guarded(scope["path"]):
+        if scope["type"] == "http" and is_guarded(scope["path"], scope["method"]):
             key = self._checked_key(scope["path"], Headers(scope=scope))
             if self.rates:
                 await self._count(key.hex() if key else _network(scope))
@@ -64,8 +71,9 @@ class Gate:
                 )
 
 
-def is_guarded(path: str) -> bool:
-    return path.startswith(GUARDED)
+def is_guarded(path: str, method: str) -> bool:
+    """Return whether a request needs a key, where there are keys, and counts for the rate."""
+    return GUARDED.get(path) == method
 
 
 def _network(scope: Scope) -> str:

@@ -95,6 +95,8 @@ class FormReader:
             raise malformed("a part has no name")
         name = _text(parameters[b"name"])
         is_image = name in self._image_fields
+        if is_image and self._most_images > 1 and b"filename" not in parameters:
+            raise malformed(f"field {name!r} is text; send each image as a file")
         if is_image and len(self.images) == self._most_images:
             raise Problem(
                 "invalid_parameter",

@@ -16,6 +16,7 @@ from serving.uploads import Upload
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 MOST_BEAMS = 10
+BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
 _SHOWN_CHARACTERS = 60
 
 
@@ -57,8 +58,19 @@ def options_of(query: OptionFields, upload: Upload, *, longest_caption: int) -> 
     Raises:
         Problem: one is unknown, out of range, or contradicts another.
     """
+    given = dict(upload.options)
+    if not upload.is_json and "attention" in given:
+        if given["attention"] not in BOOLEANS:
+            raise _bad_option(
+                "attention", f"attention is {given['attention'][:9]!r}; give true or false"
+            )
+        given["attention"] = BOOLEANS[given["attention"]]
+    if upload.is_json:  # JSON has one kind of number: 3.0 is the integer 3
+        for name, value in given.items():
+            if isinstance(value, float) and value.is_integer():
+                given[name] = int(value)
     try:
-        body = OptionFields.model_validate(upload.options, strict=upload.is_json)
+        body = OptionFields.model_validate(given, strict=upload.is_json)
     except ValidationError as error:
         raise invalid(error.errors()) from None
     fields = query.model_copy(update=body.model_dump(exclude_unset=True))

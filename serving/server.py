@@ -77,16 +77,18 @@ def serve(
     listener: socket.socket,
     *,
     supervisor: Connection | None = None,
+    loads_first: bool = False,
 ) -> int:
     """Serve until a signal ends it, and return the exit status.
 
     With a `supervisor`, a byte tells it that this worker is ready, another that all workers shall
-    reload, and its end is the worker's end.
+    reload, and its end is the worker's end. With `loads_first` it listens when it is ready.
     """
     writer = configure_logs(settings.log_level)
     _allow_many_files()
     app = create_app(settings)
     service: Service = app.state.service
+    service.loads_first = loads_first
     limits = ConnectionLimits(
         connections=settings.connection_limit,
         header_bytes=settings.header_limit_bytes,

@@ -49,6 +49,7 @@ class Service:
         self.metrics = Metrics()
         self.failure: CaptionerError | None = None  # why there will never be a model
         self.is_draining = False
+        self.loads_first = False  # others serve meanwhile, so that nobody need ask this one
         self.reload_elsewhere: Callable[[], None] = lambda: None  # in the other workers
         self._model: LoadedModel | None = None
         self._batcher: MicroBatcher | None = None
@@ -59,6 +60,8 @@ class Service:
     async def start(self) -> None:
         """Begin to load the model; until it is there, `why_not_ready` says so."""
         self._loading = asyncio.create_task(self._load())
+        if self.loads_first:
+            await asyncio.wait([self._loading])
 
     async def stop(self) -> None:
         """Finish what was accepted, then end the decoding processes and the model's thread."""

@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType
 
@@ -28,14 +28,17 @@ STABLE_SECONDS = 10.0
 KILL_AFTER_SECONDS = 5.0  # beyond the time to drain
 BAD_INPUT = 2
 
-_context = multiprocessing.get_context("spawn")
+# A new worker is a fork of a process that has imported everything and done nothing: it is ready in
+# a second or two, where importing torch anew takes several.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["serving.server"])
 
 
 @dataclass(eq=False)
 class Worker:
     """One serving process and the pipe to it."""
 
-    process: SpawnProcess
+    process: ForkServerProcess
     pipe: Connection
     started: float = field(default_factory=time.monotonic)
 
@@ -82,7 +85,9 @@ class Supervisor:
         while len(self.workers) < self.settings.workers and now >= self._next_start:
             ours, theirs = _context.Pipe()
             process = _context.Process(
-                target=run_worker, args=(self.settings, self.listener, theirs), daemon=False
+                target=run_worker,
+                args=(self.settings, self.listener, theirs, self._was_ready),
+                daemon=False,
             )
             process.start()
             theirs.close()
@@ -163,9 +168,14 @@ class Supervisor:
         return taken
 
 
-def run_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
-    """Serve in this process, which the supervisor started."""
+def run_worker(
+    settings: Settings, listener: socket.socket, pipe: Connection, is_replacement: bool
+) -> None:
+    """Serve in this process, which the supervisor started.
+
+    A replacement takes no connections before its model is there, since the others can.
+    """
     take_early_signals()
     from serving.server import serve
 
-    sys.exit(serve(settings, listener, supervisor=pipe))
+    sys.exit(serve(settings, listener, supervisor=pipe, loads_first=is_replacement))

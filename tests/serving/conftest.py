@@ -146,7 +146,7 @@ def running(*arguments: str, environ: dict[str, str] | None = None) -> Iterator[
     finally:
         if service.process.poll() is None:
             service.process.kill()
-            service.wait()
+        service.wait()
 
 
 @pytest.fixture(scope="session")

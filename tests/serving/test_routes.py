@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
 
 from captioner.errors import CheckpointError
@@ -254,18 +255,21 @@ def test_a_large_body_is_refused(engine: StandInEngine) -> None:  # noqa: ARG001
 
 
 def test_what_nobody_foresaw_is_told_without_its_cause(
-    client: TestClient, engine: StandInEngine, caplog: pytest.LogCaptureFixture
+    client: TestClient, engine: StandInEngine
 ) -> None:
     engine.caption_error = RuntimeError("the secret of /root")
-    answer = client.post("/caption", files=FORM)
-    assert problem(answer) == (500, "internal_error")
-    assert "secret" not in answer.text
-    assert "Traceback" not in answer.text
-    engine.caption_error = CaptioningFailed("not a number")
-    assert problem(client.post("/caption", files=FORM)) == (500, "internal_error")
-    several = client.post("/captions", files=FORM).json()["results"][0]["error"]
-    assert several["code"] == "internal_error"
-    del caplog
+    with structlog.testing.capture_logs() as lines:
+        answer = client.post("/caption", files=FORM)
+        assert problem(answer) == (500, "internal_error")
+        assert "secret" not in answer.text
+        assert "Traceback" not in answer.text
+        failed, request = lines
+        assert failed["exc_info"]
+        assert failed["request_id"] == request["request_id"] == answer.headers["x-request-id"]
+        engine.caption_error = CaptioningFailed("not a number")
+        assert problem(client.post("/caption", files=FORM)) == (500, "internal_error")
+        several = client.post("/captions", files=FORM).json()["results"][0]["error"]
+        assert several["code"] == "internal_error"
 
 
 def test_unknown_paths_and_methods_are_problems_too(client: TestClient) -> None:
