@@ -91,7 +91,12 @@ class Running:
         ]
         for reader in self._readers:
             reader.start()
-        self.url = self.wait_for(lambda: next(iter(self.events("listening")), None))["url"]
+        try:
+            self.url = self.wait_for(lambda: next(iter(self.events("listening")), None))["url"]
+        except BaseException:
+            self.process.kill()
+            self.wait()
+            raise
         self.port = int(self.url.rpartition(":")[2])
 
     def wait_until_ready(self) -> None:
