@@ -18,8 +18,10 @@ from playwright.sync_api import (  # noqa: E402
     Browser,
     FileChooser,
     Page,
-    TimeoutError as PlaywrightTimeout,
     expect,
+)
+from playwright.sync_api import (
+    TimeoutError as PlaywrightTimeout,
 )
 
 _spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
