@@ -14,15 +14,7 @@ import pytest
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import (  # noqa: E402
-    Browser,
-    FileChooser,
-    Page,
-    expect,
-)
-from playwright.sync_api import (
-    TimeoutError as PlaywrightTimeout,
-)
+from playwright.sync_api import Browser, FileChooser, Page, expect  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
 stand_in = importlib.util.module_from_spec(_spec)
@@ -332,7 +324,7 @@ def file_chooser_by_key(page: Page) -> FileChooser:
             with page.expect_file_chooser(timeout=5000) as choosing:
                 page.keyboard.press("Enter")
             return choosing.value
-        except PlaywrightTimeout:
+        except playwright.TimeoutError:
             if attempt == 2:
                 raise
     raise AssertionError
