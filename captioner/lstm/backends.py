@@ -13,9 +13,17 @@ from functools import cache
 from typing import Protocol, cast
 
 import torch
-from torch import Tensor
 
 from captioner.errors import OptionError
+from captioner.lstm.operands import (
+    Gradients,
+    Incoming,
+    Masks,
+    Needs,
+    Operands,
+    Passed,
+    Saved,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +38,7 @@ PREFERRED = {"cpu": "cpu", "cuda": "triton"}
 
 
 class Backend(Protocol):
-    """What a backend's module holds.
-
-    All tensors are contiguous, of one floating dtype (never half precision) and on one device;
-    sizes have been checked. Only `lengths` (int64, decreasing, on the CPU) is different: row r
-    takes part in step t while t < lengths[r], its outputs after that are zero, and its h_n and
-    c_n are those of its last step. Results are contiguous, new tensors.
-    """
+    """What a backend's module holds; results are contiguous, new tensors."""
 
     def missing(self) -> str | None:
         """Return why this machine cannot have the backend at all, None where it can (cached)."""
@@ -53,52 +55,15 @@ class Backend(Protocol):
         may be symbols while torch.compile traces.
         """
 
-    def forward(
-        self,
-        x: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor | None,
-        b_hh: Tensor | None,
-        *,
-        lengths: Tensor | None,
-        save: bool,
-        bf16_products: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return outputs [T, B, H], h_n and c_n [B, H], and the two workspaces.
-
-        Without `save` the workspaces are empty, of shape [0].
-        """
+    def forward(self, operands: Operands, *, save: bool) -> Passed:
+        """Run all steps. Without `save` the workspaces are empty, of shape [0]."""
 
     def backward(
-        self,
-        grad_outputs: Tensor | None,
-        grad_h_n: Tensor | None,
-        grad_c_n: Tensor | None,
-        x: Tensor,
-        h0: Tensor,
-        c0: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor | None,
-        b_hh: Tensor | None,
-        outputs: Tensor,
-        gates: Tensor,
-        cells: Tensor,
-        *,
-        keep: Tensor | None,
-        cell_keep: Tensor | None,
-        lengths: Tensor | None,
-        needs: Sequence[bool],
-        bf16_products: bool,
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, h0, c0, w_ih, w_hh and of either bias, in this order.
+        self, incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+    ) -> Gradients:
+        """Return the gradients of the operands.
 
-        A gradient that nobody asked for (grad_...) is None, not a tensor of zeros, but not all
-        three are. The masks are [T] or [T, B]. `needs` has a flag for each result; what it does
-        not ask for may be None. Nothing that came in is written to: the caller may call twice.
+        Nothing that came in is written to: the caller may call twice.
         """
 
 

@@ -20,6 +20,7 @@ from captioner.lstm.arguments import (
 )
 from captioner.lstm.backends import load, resolve
 from captioner.lstm.once import differentiable_once, refuse
+from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
 
 PRECISIONS = ("full", "bf16")
@@ -120,19 +121,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_values(x.shape[0], keep, cell_keep, lengths)
     module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
+    operands = Operands(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bf16_products)
     with without_autocast(x):
-        return module.forward(
-            x,
-            h0,
-            c0,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            lengths=lengths,
-            save=save,
-            bf16_products=bf16_products,
-        )
+        return module.forward(operands, save=save)
 
 
 @_forward.register_fake
@@ -189,26 +180,14 @@ def _backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
+    incoming = (grad_outputs, grad_h_n, grad_c_n)
     with without_autocast(x):
         grads = module.backward(
-            None if grad_outputs is None else grad_outputs.contiguous(),
-            None if grad_h_n is None else grad_h_n.contiguous(),
-            None if grad_c_n is None else grad_c_n.contiguous(),
-            x,
-            h0,
-            c0,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            outputs,
-            gates,
-            cells,
-            keep=keep,
-            cell_keep=cell_keep,
-            lengths=lengths,
-            needs=needs,
-            bf16_products=bf16_products,
+            Incoming(*(None if one is None else one.contiguous() for one in incoming)),
+            Operands(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bf16_products),
+            Saved(outputs, gates, cells),
+            Masks(keep, cell_keep),
+            Needs(*needs),
         )
     # An operator returns tensors only: an empty one stands for a gradient that nobody needs.
     return tuple(  # type: ignore[return-value]

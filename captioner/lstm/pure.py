@@ -10,6 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from captioner.lstm.operands import (
+    Gradients,
+    Incoming,
+    Masks,
+    Needs,
+    Operands,
+    Passed,
+    Saved,
+)
 from captioner.lstm.pointwise import gate_gradients
 from captioner.lstm.products import linear, weight_gradient
 
@@ -40,23 +49,11 @@ def workspace_shapes(
     return (steps, batch_size, 4 * hidden_size), (steps, batch_size, hidden_size)
 
 
-def forward(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    *,
-    lengths: Tensor | None,
-    save: bool,
-    bf16_products: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward(operands: Operands, *, save: bool) -> Passed:
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
     steps, batch_size, _ = x.shape
     size = h0.shape[1]
-    bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
-    gates = linear(x, w_ih, bias, torch.bfloat16 if bf16_products else None)
+    gates = linear(x, w_ih, operands.bias, operands.product_dtype)
     # Rows that have ended are zero; the workspace has zeros there only to be repeatable.
     outputs, cells = (
         (torch.empty if lengths is None else torch.zeros)(
@@ -76,43 +73,27 @@ def forward(
         torch.mul(new_cell.tanh(), out, out=outputs[t, :rows])
         hidden, cell = outputs[t], cells[t if save else 0]
     if not save:
-        return outputs, last_of(outputs, lengths), cell, x.new_empty(0), x.new_empty(0)
-    return outputs, last_of(outputs, lengths), last_of(cells, lengths), gates, cells
+        return Passed(outputs, last_of(outputs, lengths), cell, x.new_empty(0), x.new_empty(0))
+    return Passed(outputs, last_of(outputs, lengths), last_of(cells, lengths), gates, cells)
 
 
 def backward(
-    grad_outputs: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,  # noqa: ARG001
-    b_hh: Tensor | None,  # noqa: ARG001
-    outputs: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    *,
-    keep: Tensor | None,
-    cell_keep: Tensor | None,
-    lengths: Tensor | None,
-    needs: Sequence[bool],
-    bf16_products: bool,
-) -> tuple[Tensor | None, ...]:
-    needs_x, needs_h0, needs_c0, needs_w_ih, needs_w_hh, needs_bias = needs
-    dtype = torch.bfloat16 if bf16_products else None
+    incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+) -> Gradients:
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    outputs, gates, cells = saved
+    grad_outputs, grad_h_n, grad_c_n = incoming
+    dtype = operands.product_dtype
     steps, batch_size, _ = x.shape
     grad_hidden = torch.zeros_like(h0) if grad_h_n is None else grad_h_n.clone()
     grad_cell = torch.zeros_like(c0) if grad_c_n is None else grad_c_n.clone()
-    grad_x = torch.empty_like(x) if needs_x else None
-    grad_w_ih = torch.zeros_like(w_ih) if needs_w_ih else None
-    grad_w_hh = torch.zeros_like(w_hh) if needs_w_hh else None
-    grad_bias = w_hh.new_zeros(w_hh.shape[0]) if needs_bias else None
+    grad_x = torch.empty_like(x) if needs.x else None
+    grad_w_ih = torch.zeros_like(w_ih) if needs.w_ih else None
+    grad_w_hh = torch.zeros_like(w_hh) if needs.w_hh else None
+    grad_bias = w_hh.new_zeros(w_hh.shape[0]) if needs.bias else None
     buffer = x.new_empty(min(CHUNK, steps), batch_size, w_hh.shape[0])
     rows_of = running_rows(steps, batch_size, lengths)
-    hidden_factors, cell_factors = factors(keep, steps), factors(cell_keep, steps)
+    hidden_factors, cell_factors = factors(masks.keep, steps), factors(masks.cell_keep, steps)
     faded = FADED.get(x.dtype)
     for end in range(steps, 0, -CHUNK):
         start = max(end - CHUNK, 0)
@@ -129,9 +110,9 @@ def backward(
                 gates[t, :rows], before, squashed, grad, grad_cell[:rows], out=now[:rows]
             )
             now[rows:] = 0.0
-            if t or needs_h0:
+            if t or needs.h0:
                 _pass_on(grad_hidden[:rows], now[:rows], w_hh, hidden_factors[t], faded)
-            if t or needs_c0:
+            if t or needs.c0:
                 _pass_on(grad_cell[:rows], earlier_cell, None, cell_factors[t], faded)
         flat = grad_gates.flatten(0, 1)
         if grad_x is not None:
@@ -145,7 +126,7 @@ def backward(
             grad_w_hh += weight_gradient(flat, hidden.flatten(0, 1), dtype)
         if grad_bias is not None:
             grad_bias += flat.sum(0)
-    return grad_x, grad_hidden, grad_cell, grad_w_ih, grad_w_hh, grad_bias
+    return Gradients(grad_x, grad_hidden, grad_cell, grad_w_ih, grad_w_hh, grad_bias)
 
 
 def running_rows(steps: int, batch_size: int, lengths: Tensor | None) -> list[int]:

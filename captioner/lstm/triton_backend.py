@@ -14,6 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioner.lstm.operands import (
+    Gradients,
+    Incoming,
+    Masks,
+    Needs,
+    Operands,
+    Passed,
+    Saved,
+)
 from captioner.lstm.products import linear, weight_gradient
 from captioner.lstm.pure import last_of
 
@@ -46,25 +55,13 @@ def workspace_shapes(
     return (steps, batch_size, 4 * hidden_size), (steps, batch_size, hidden_size)
 
 
-def forward(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    *,
-    lengths: Tensor | None,
-    save: bool,
-    bf16_products: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward(operands: Operands, *, save: bool) -> Passed:
     from captioner.lstm.triton_kernels import forward_kernel
 
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
     steps, batch_size, _ = x.shape
     size = h0.shape[1]
-    bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
-    gates = linear(x, w_ih, bias, torch.bfloat16 if bf16_products else None)
+    gates = linear(x, w_ih, operands.bias, operands.product_dtype)
     outputs = _states(x, steps, size, lengths)
     cells = _states(x, steps if save else 1, size, lengths)
     forward_kernel[_grid(batch_size)](
@@ -84,35 +81,20 @@ def forward(
     )
     h_n = last_of(outputs, lengths)
     if save:
-        return outputs, h_n, last_of(cells, lengths), gates, cells
-    return outputs, h_n, cells[0], x.new_empty(0), x.new_empty(0)
+        return Passed(outputs, h_n, last_of(cells, lengths), gates, cells)
+    return Passed(outputs, h_n, cells[0], x.new_empty(0), x.new_empty(0))
 
 
 def backward(
-    grad_outputs: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,  # noqa: ARG001
-    b_hh: Tensor | None,  # noqa: ARG001
-    outputs: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    *,
-    keep: Tensor | None,
-    cell_keep: Tensor | None,
-    lengths: Tensor | None,
-    needs: Sequence[bool],
-    bf16_products: bool,
-) -> tuple[Tensor | None, ...]:
+    incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+) -> Gradients:
     from captioner.lstm.triton_kernels import backward_kernel
 
-    needs_x, _, _, needs_w_ih, needs_w_hh, needs_bias = needs
-    dtype = torch.bfloat16 if bf16_products else None
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    outputs, gates, cells = saved
+    grad_outputs, grad_h_n, grad_c_n = incoming
+    keep, cell_keep = masks
+    dtype = operands.product_dtype
     steps, batch_size, _ = x.shape
     size = h0.shape[1]
     grad_hidden = torch.zeros_like(h0) if grad_h_n is None else grad_h_n.clone()
@@ -141,18 +123,18 @@ def backward(
     )
     flat = grad_gates.flatten(0, 1)
     grad_w_hh = None
-    if needs_w_hh:
+    if needs.w_hh:
         grad_w_hh = weight_gradient(grad_gates[0], h0, dtype)
         if steps > 1:
             earlier = outputs[:-1].flatten(0, 1)
             grad_w_hh += weight_gradient(grad_gates[1:].flatten(0, 1), earlier, dtype)
-    return (
-        linear(grad_gates, w_ih.t(), None, dtype) if needs_x else None,
+    return Gradients(
+        linear(grad_gates, w_ih.t(), None, dtype) if needs.x else None,
         grad_hidden,
         grad_cell,
-        weight_gradient(flat, x.flatten(0, 1), dtype) if needs_w_ih else None,
+        weight_gradient(flat, x.flatten(0, 1), dtype) if needs.w_ih else None,
         grad_w_hh,
-        flat.sum(0) if needs_bias else None,
+        flat.sum(0) if needs.bias else None,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from captioner.errors import CaptionerError
 from captioner.lstm import cpu
 from captioner.lstm.cpu import buffers, library
+from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -57,26 +58,23 @@ class Case:
 
     def run(self, dtype: torch.dtype, **given: Tensor | None) -> list[Tensor]:
         to = [one.to(dtype) for one in self.arguments]
-        outputs, h_n, c_n, gates, cells = cpu.forward(
-            *to, lengths=self.lengths, save=True, bf16_products=False
-        )
+        operands = Operands(*to, lengths=self.lengths)
+        passed = cpu.forward(operands, save=True)
         grads = [one.to(dtype) for one in self.grads]
-        masks = {
-            name: None if mask is None else mask.to(dtype)
-            for name, mask in (("keep", self.keep), ("cell_keep", self.cell_keep))
-        }
+        masks = (None if mask is None else mask.to(dtype) for mask in (self.keep, self.cell_keep))
         found = cpu.backward(
-            *(given.get(name, grad) for name, grad in zip(("out", "h", "c"), grads, strict=True)),
-            *to,
-            outputs,
-            gates,
-            cells,
-            **masks,
-            lengths=self.lengths,
-            needs=[True] * 6,
-            bf16_products=False,
+            Incoming(
+                *(
+                    given.get(name, grad)
+                    for name, grad in zip(("out", "h", "c"), grads, strict=True)
+                )
+            ),
+            operands,
+            Saved(passed.outputs, passed.gates, passed.cells),
+            Masks(*masks),
+            Needs(*[True] * 6),
         )
-        return [outputs, h_n, c_n, *(one for one in found if one is not None)]
+        return [*passed[:3], *(one for one in found if one is not None)]
 
 
 def make_case(
@@ -166,8 +164,8 @@ def test_gradients_that_nobody_gave_count_as_zero() -> None:
 def test_without_saving_the_values_are_the_same() -> None:
     for sizes in ((9, 5, 1, 20), (5, 5, 300, 70)):
         arguments = [one.float() for one in make_case(*sizes).arguments]
-        saved = cpu.forward(*arguments, lengths=None, save=True, bf16_products=False)
-        light = cpu.forward(*arguments, lengths=None, save=False, bf16_products=False)
+        saved = cpu.forward(Operands(*arguments), save=True)
+        light = cpu.forward(Operands(*arguments), save=False)
         assert all(torch.equal(one, other) for one, other in zip(saved[:3], light[:3], strict=True))
         assert light[3].numel() == light[4].numel() == 0
 
@@ -175,7 +173,7 @@ def test_without_saving_the_values_are_the_same() -> None:
 def test_workspaces_have_the_promised_shapes() -> None:
     for sizes in ((9, 5, 1, 20), (5, 5, 300, 70)):
         arguments = make_case(*sizes).arguments
-        found = cpu.forward(*arguments, lengths=None, save=True, bf16_products=False)
+        found = cpu.forward(Operands(*arguments), save=True)
         shapes = [tuple(one.shape) for one in found[3:]]
         assert shapes == [tuple(shape) for shape in cpu.workspace_shapes(*sizes)]
 
