@@ -10,7 +10,7 @@ the extra `serving` brings.
 
 from captioner.client.answers import Answer, ServedCaption
 from captioner.client.asynchronous import AsyncCaptionClient
-from captioner.client.exchange import Patience, Photograph
+from captioner.client.exchange import Options, Patience, Photograph
 from captioner.client.synchronous import CaptionClient
 from captioner.errors import ServiceError
 
@@ -18,6 +18,7 @@ __all__ = [
     "Answer",
     "AsyncCaptionClient",
     "CaptionClient",
+    "Options",
     "Patience",
     "Photograph",
     "ServedCaption",

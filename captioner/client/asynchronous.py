@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from captioner.client.answers import Answer
 from captioner.client.exchange import (
     Exchange,
+    Options,
     Patience,
     Photograph,
     concerns_all,
@@ -36,22 +37,9 @@ class AsyncCaptionClient:
         self._httpx = import_httpx()
         self._http = self._httpx.AsyncClient(**settings)
 
-    async def caption(
-        self,
-        photograph: Photograph,
-        *,
-        beam_size: int | None = None,
-        num_captions: int = 1,
-        max_length: int | None = None,
-        attention: bool = False,
-    ) -> Answer:
+    async def caption(self, photograph: Photograph, **options: Unpack[Options]) -> Answer:
         """Return the captions of a photograph, as `CaptionClient.caption` does."""
-        query = query_of(
-            beam_size=beam_size,
-            num_captions=num_captions,
-            max_length=max_length,
-            attention=attention,
-        )
+        query = query_of(**options)
         return await self._ask(photograph, query)
 
     async def caption_many(
@@ -60,20 +48,12 @@ class AsyncCaptionClient:
         *,
         concurrency: int = 8,
         progress: bool = True,
-        beam_size: int | None = None,
-        num_captions: int = 1,
-        max_length: int | None = None,
-        attention: bool = False,
+        **options: Unpack[Options],
     ) -> list[Answer | CaptionerError]:
         """Return each photograph's answer or error, as `CaptionClient.caption_many` does."""
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
-        query = query_of(
-            beam_size=beam_size,
-            num_captions=num_captions,
-            max_length=max_length,
-            attention=attention,
-        )
+        query = query_of(**options)
         waiting = list(photographs)
         found: dict[int, Answer | CaptionerError] = {}
         places = iter(range(len(waiting)))

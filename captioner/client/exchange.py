@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
 from captioner.client.answers import Answer
@@ -26,6 +26,15 @@ FIRST_WAIT_SECONDS = 0.5  # where the service does not say how long; twice as lo
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 3.0  # below what servers keep an unused connection open for, uvicorn 5 s
 _TRY_LATER = (429, 503)
+
+
+class Options(TypedDict, total=False):
+    """What may be asked of the service with a photograph; the rest is left to the service."""
+
+    beam_size: int | None
+    num_captions: int  # 1 where it is not given
+    max_length: int | None  # words
+    attention: bool  # weights for every word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,11 @@ def import_httpx() -> Any:
 
 
 def query_of(
-    *, beam_size: int | None, num_captions: int, max_length: int | None, attention: bool
+    *,
+    beam_size: int | None = None,
+    num_captions: int = 1,
+    max_length: int | None = None,
+    attention: bool = False,
 ) -> dict[str, str]:
     """Return the options as a query; what is None is left to the service."""
     options = {"beam_size": beam_size, "num_captions": num_captions, "max_length": max_length}

@@ -4,11 +4,12 @@ import threading
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 from captioner.client.answers import Answer
 from captioner.client.exchange import (
     Exchange,
+    Options,
     Patience,
     Photograph,
     concerns_all,
@@ -40,29 +41,16 @@ class CaptionClient:
         self._httpx = import_httpx()
         self._http = self._httpx.Client(**settings)
 
-    def caption(
-        self,
-        photograph: Photograph,
-        *,
-        beam_size: int | None = None,
-        num_captions: int = 1,
-        max_length: int | None = None,
-        attention: bool = False,
-    ) -> Answer:
+    def caption(self, photograph: Photograph, **options: Unpack[Options]) -> Answer:
         """Return the captions of a photograph: a path, or the bytes of an image file.
 
-        Options that are not given are left to the service.
+        `options` are those of `captioner.client.Options`.
 
         Raises:
             ImageError: the file cannot be read.
             ServiceError: the service refused it or cannot be reached; `code` and `detail` say why.
         """
-        query = query_of(
-            beam_size=beam_size,
-            num_captions=num_captions,
-            max_length=max_length,
-            attention=attention,
-        )
+        query = query_of(**options)
         return self._ask(photograph, query, threading.Event())
 
     def caption_many(
@@ -71,10 +59,7 @@ class CaptionClient:
         *,
         concurrency: int = 8,
         progress: bool = True,
-        beam_size: int | None = None,
-        num_captions: int = 1,
-        max_length: int | None = None,
-        attention: bool = False,
+        **options: Unpack[Options],
     ) -> list[Answer | CaptionerError]:
         """Return for each photograph, in their order, its answer or the error it met.
 
@@ -88,14 +73,7 @@ class CaptionClient:
         found: list[Answer | CaptionerError] = []
         shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
         with shown:
-            for outcome in self.caption_each(
-                waiting,
-                concurrency=concurrency,
-                beam_size=beam_size,
-                num_captions=num_captions,
-                max_length=max_length,
-                attention=attention,
-            ):
+            for outcome in self.caption_each(waiting, concurrency=concurrency, **options):
                 found.append(outcome)
                 shown.advance()
         return found
@@ -105,20 +83,12 @@ class CaptionClient:
         photographs: Sequence[Photograph],
         *,
         concurrency: int = 8,
-        beam_size: int | None = None,
-        num_captions: int = 1,
-        max_length: int | None = None,
-        attention: bool = False,
+        **options: Unpack[Options],
     ) -> Generator[Answer | CaptionerError, None, None]:
         """Yield what `caption_many` returns, each as soon as it and those before it are there."""
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
-        query = query_of(
-            beam_size=beam_size,
-            num_captions=num_captions,
-            max_length=max_length,
-            attention=attention,
-        )
+        query = query_of(**options)
         stop = threading.Event()
 
         def outcome_of(photograph: Photograph) -> Answer | CaptionerError:
