@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
-from training.config import TrainingConfig, flag, option_type
+from training.config import TrainingConfig
+from training.options import add_flags, check_changes
 from training.recipes import check_with_any_recipe
 
 _DESCRIPTION = (
@@ -39,7 +40,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> Arguments:
     if resume is None:
         check_with_any_recipe(values)  # what is wrong whatever the data is said before reading any
     else:
-        _check_changes(values, out)
+        if out is not None:
+            raise OptionError(
+                "--out and --resume exclude each other; a resumed run keeps its folder"
+            )
+        check_changes(values, TrainingConfig)
     return Arguments(given=values, out=out, resume=resume)
 
 
@@ -53,8 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    for item in fields(TrainingConfig):
-        parser.add_argument(flag(item.name), **_argument(item.name, item.default, item.metadata))
+    add_flags(parser, TrainingConfig)
     parser.add_argument(
         "--out",
         type=Path,
@@ -70,34 +74,3 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on with the run in this folder, exactly where its last/ stands",
     )
     return parser
-
-
-def _argument(name: str, default: Any, metadata: Any) -> dict[str, Any]:
-    kind, _ = option_type(name)
-    text = metadata["description"].replace("%", "%%")
-    if default is not None and kind is not bool:
-        text += f" (default: {default:g})" if kind is float else f" (default: {default})"
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction, "help": text}
-    settings: dict[str, Any] = {"type": kind, "help": text}
-    if metadata["choices"]:
-        settings["choices"] = metadata["choices"]
-    else:
-        settings["metavar"] = metadata["metavar"] or _METAVARS[kind]
-    if metadata["bare"] is not None:
-        settings.update(nargs="?", const=metadata["bare"])
-    return settings
-
-
-_METAVARS = {int: "N", float: "X", str: "PATH"}
-
-
-def _check_changes(given: dict[str, Any], out: Path | None) -> None:
-    if out is not None:
-        raise OptionError("--out and --resume exclude each other; a resumed run keeps its folder")
-    changeable = [item.name for item in fields(TrainingConfig) if item.metadata["changeable"]]
-    if fixed := [flag(name) for name in given if name not in changeable]:
-        raise OptionError(
-            f"{', '.join(fixed)} cannot be changed when a run is resumed; only "
-            f"{', '.join(map(flag, changeable))} can; start a new run for the rest"
-        )

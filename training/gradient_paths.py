@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError, TrainingError
 from captioner.lstm.paths import gradient_paths
 from captioner.progress import Progress
+from training.options import OneLineParser
 from training.randomness import derived_generator
 from training.studies import (
     BLUE,
@@ -25,7 +26,6 @@ from training.studies import (
     ORANGE,
     PURPLE,
     STYLE,
-    OneLineParser,
     StudyConfig,
     new_figure,
     parse_study,

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_atomically, write_json
+from training.options import OneLineParser, flag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,20 +64,13 @@ class StudyConfig:
             value = getattr(self, item.name)
             least = 0 if item.name == "seed" else 1
             if isinstance(value, int) and value < least:
-                raise OptionError(f"{_flag(item.name)} is {value}; it must be at least {least}")
+                raise OptionError(f"{flag(item.name)} is {value}; it must be at least {least}")
             if isinstance(value, float) and not 0 < value <= _LARGEST:
                 raise OptionError(
-                    f"{_flag(item.name)} is {value:g}; it must be above 0 and at most {_LARGEST:g}"
+                    f"{flag(item.name)} is {value:g}; it must be above 0 and at most {_LARGEST:g}"
                 )
         if self.seed >= 2**63:
             raise OptionError(f"--seed is {self.seed}; it must be below 2**63")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are errors of this project: one line, with the remedy."""
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; --help lists the options")
 
 
 def study_parser(
@@ -104,7 +98,7 @@ def study_parser(
     for field_name, text in known.items():
         default = getattr(defaults, field_name)
         parser.add_argument(
-            _flag(field_name),
+            flag(field_name),
             type=type(default) if default is not None else int,
             metavar="X" if isinstance(default, float) else "N",
             help=text if default is None else f"{text} (default: {default:g})",
@@ -174,7 +168,3 @@ def parse_study(
     out = values.pop("out")
     check_folder(out)
     return out, values
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

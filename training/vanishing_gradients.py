@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.progress import Progress
 from training.mnist import load_mnist
+from training.options import OneLineParser
 from training.randomness import derived_generator
 from training.studies import (
     BLUE,
@@ -29,7 +30,6 @@ from training.studies import (
     GREEN,
     ORANGE,
     STYLE,
-    OneLineParser,
     StudyConfig,
     new_figure,
     parse_study,

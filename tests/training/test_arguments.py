@@ -7,7 +7,8 @@ import pytest
 
 from captioner.errors import OptionError
 from training.arguments import Arguments, build_parser, parse_arguments
-from training.config import TrainingConfig, flag
+from training.config import TrainingConfig
+from training.options import flag
 from training.recipes import RECIPES, recipe_for, with_recipe
 
 
