@@ -7,6 +7,7 @@ that the folder holds, needs no network and none of the training code.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from captioner.decoders import Decoder, DecoderConfig, build_decoder
@@ -22,11 +23,18 @@ from captioner.encoder.config import EncoderConfig
 from captioner.encoder.model import ImageEncoder
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import CaptionerError, CheckpointError
-from captioner.files import file_hash, folder_written_aside, read_json, recover_folder, write_json
+from captioner.files import read_json, write_json
+from captioner.hashed_folder import (
+    HASHES,
+    hashed_folder_written_aside,
+    read_extra,
+    read_hashes,
+    verified,
+)
 from captioner.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
-MODEL, VOCABULARY, HASHES = "model.json", "vocabulary.json", "hashes.json"
+MODEL, VOCABULARY = "model.json", "vocabulary.json"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
 _OWN_FILES = (MODEL, VOCABULARY, ENCODER, DECODER)
 
@@ -66,7 +74,7 @@ def save_checkpoint(
     assert len(vocabulary) == decoder.config.vocabulary_size
     assert encoder.feature_size == decoder.config.feature_size
     weights_hash = encoder.weights_hash()
-    with folder_written_aside(folder) as aside:
+    with hashed_folder_written_aside(folder) as aside:
         model = {
             "format_version": FORMAT_VERSION,
             "encoder": {"config": encoder.config.to_json(), "weights_hash": weights_hash},
@@ -85,6 +93,8 @@ def save_checkpoint(
             write_json(_extra_path(aside, name, ".json"), value)
         for name, tensors in (extra_tensors or {}).items():
             save_file(_for_file(tensors), _extra_path(aside, name, ".safetensors"))
+        for path in aside.glob("*.safetensors"):
+            shutil.copymode(aside / MODEL, path)  # the library writes for its own user alone
         hashes = {path.name: file_hash(path) for path in sorted(aside.iterdir())}
         write_json(aside / HASHES, hashes)
 
@@ -97,9 +107,9 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             files, which the message names, is missing, truncated or altered.
     """
     folder = Path(folder)
-    hashes = _read_hashes(folder)
+    hashes = read_hashes(folder, _OWN_FILES)
     for name in hashes:
-        _verify(folder, hashes, name)
+        verified(folder, hashes, name)
     model = read_json(folder / MODEL, "the checkpoint's description", CheckpointError)
     version = model.get("format_version") if isinstance(model, dict) else None
     if version != FORMAT_VERSION:
@@ -142,37 +152,7 @@ def load_extra(folder: Path, name: str) -> Any:
         CheckpointError: there is no such extra, or its file is missing, truncated or altered.
     """
     folder = Path(folder)
-    hashes = _read_hashes(folder)
-    for suffix in (".json", ".safetensors"):
-        if name + suffix in hashes:
-            path = _verify(folder, hashes, name + suffix)
-            if suffix == ".json":
-                return read_json(path, f"the checkpoint's {name}", CheckpointError)
-            return load_file(path)
-    raise CheckpointError(
-        f"checkpoint {folder} holds no {name}; training can go on only from a checkpoint that "
-        "keeps its state, such as last/ of a run"
-    )
-
-
-def _extra_path(folder: Path, name: str, suffix: str) -> Path:
-    path = folder / (name + suffix)
-    assert path.parent == folder
-    assert path.name not in (*_OWN_FILES, HASHES)
-    return path
-
-
-def _for_file(tensors: Mapping[str, Tensor], *, as_float32: bool = False) -> dict[str, Tensor]:
-    """Return the tensors as safetensors takes them: on the CPU, dense, none sharing memory."""
-    ready: dict[str, Tensor] = {}
-    places = set()
-    for name, tensor in tensors.items():
-        to_single = as_float32 and tensor.is_floating_point()
-        ready[name] = tensor.detach().to("cpu", torch.float32 if to_single else None).contiguous()
-        if ready[name].data_ptr() in places:
-            ready[name] = ready[name].clone()
-        places.add(ready[name].data_ptr())
-    return ready
+    return read_extra(folder, read_hashes(folder, _OWN_FILES), name)
 
 
 def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
@@ -181,52 +161,11 @@ def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
         model = read_json(source / MODEL, "an earlier checkpoint", CheckpointError)
         if model["encoder"]["weights_hash"] != weights_hash:
             return False
-        _verify(source, _read_hashes(source), ENCODER)
+        verified(source, read_hashes(source, _OWN_FILES), ENCODER)
         os.link(source / ENCODER, target)
     except (CheckpointError, OSError, KeyError, TypeError):
         return False  # no whole checkpoint, or a file system without links
     return True
-
-
-def _read_hashes(folder: Path) -> dict[str, str]:
-    recover_folder(folder)
-    if not (folder / HASHES).is_file():
-        inside = [name for name in ("best", "last") if (folder / name / HASHES).is_file()]
-        if inside:
-            raise CheckpointError(
-                f"{folder} is a run, not a checkpoint; take "
-                f"{' or '.join(str(folder / name) for name in inside)}"
-            )
-        raise CheckpointError(
-            f"{folder} is not a checkpoint, it has no {HASHES}; give a folder such as "
-            "runs/NAME/best"
-        )
-    hashes = read_json(folder / HASHES, "the checkpoint's list of hashes", CheckpointError)
-    if not isinstance(hashes, dict) or not set(_OWN_FILES) <= hashes.keys():
-        raise CheckpointError(
-            f"{folder / HASHES} does not list {', '.join(_OWN_FILES)}; it was altered: restore it "
-            "or take another checkpoint"
-        )
-    return hashes
-
-
-def _verify(folder: Path, hashes: Mapping[str, str], name: str) -> Path:
-    """Return the path of one file of the checkpoint, which holds what was written."""
-    path = folder / name
-    if Path(name).name != name or not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing from the checkpoint; restore it or take another checkpoint"
-        )
-    try:
-        found = file_hash(path)
-    except OSError as problem:
-        raise CheckpointError(f"{path} cannot be read: {problem.strerror}") from problem
-    if found != hashes[name]:
-        raise CheckpointError(
-            f"{path} is truncated or was altered: its hash is not the one in {HASHES}; restore it "
-            "or take another checkpoint"
-        )
-    return path
 
 
 def _check_sizes(

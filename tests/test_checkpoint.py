@@ -87,6 +87,12 @@ def test_what_is_loaded_is_what_was_saved(
     assert not loaded.decoder.training
 
 
+def test_whoever_may_read_the_description_may_read_the_weights(saved: Path) -> None:
+    modes = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    assert len(modes) == 5
+    assert set(modes.values()) == {modes["model.json"]}
+
+
 def test_it_loads_without_network_and_without_the_training_code(saved: Path) -> None:
     script = f"""
         import socket, sys
