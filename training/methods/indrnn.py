@@ -19,25 +19,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
 from training.methods import MethodOptions, RecurrentMethod
-from training.options import option
+from training.options import AT_LEAST_ONE, Range, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MethodOptions):
-    layers: int = option(2, "layers, each reading the one before")
-    recurrent_bound: float = option(1.0, "largest absolute value of a recurrent weight")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers < 1:
-            raise OptionError(f"--layers is {self.layers}; it must be at least 1")
-        if not 0 < self.recurrent_bound <= 2:
-            raise OptionError(
-                f"--recurrent-bound is {self.recurrent_bound:g}; it must be above 0 and at most 2, "
-                "and above 1 a state can grow without limit"
-            )
+    layers: int = option(2, "layers, each reading the one before", within=AT_LEAST_ONE)
+    recurrent_bound: float = option(
+        1.0,
+        "largest absolute value of a recurrent weight; above 1 a state can grow without limit",
+        within=Range("it must be above 0 and at most 2", lambda value: 0 < value <= 2),
+    )
 
 
 class Method(RecurrentMethod):
@@ -46,7 +39,8 @@ class Method(RecurrentMethod):
     def __init__(
         self, input_size: int, hidden_size: int, options: Options, *, generator: torch.Generator
     ) -> None:
-        super().__init__(input_size, hidden_size, options, generator=generator)
+        super().__init__()
+        self.hidden_size = self.output_size = hidden_size
         self.bound = options.recurrent_bound
         self.weights, self.recurrents, self.biases = (nn.ParameterList() for _ in range(3))
         for layer in range(options.layers):

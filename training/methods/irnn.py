@@ -16,24 +16,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
 from training.methods import MethodOptions, RecurrentMethod
-from training.options import option
+from training.options import Range, option
 
 _INPUT_DEVIATION = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MethodOptions):
-    recurrent_scale: float = option(1.0, "what the identity is multiplied by at first")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.recurrent_scale <= 2:
-            raise OptionError(
-                f"--recurrent-scale is {self.recurrent_scale:g}; it must be above 0 and at most 2, "
-                "and 1 keeps a state as it is"
-            )
+    recurrent_scale: float = option(
+        1.0,
+        "what the identity is multiplied by at first",
+        within=Range("it must be above 0 and at most 2", lambda value: 0 < value <= 2),
+    )
 
 
 class Method(RecurrentMethod):
@@ -42,7 +37,8 @@ class Method(RecurrentMethod):
     def __init__(
         self, input_size: int, hidden_size: int, options: Options, *, generator: torch.Generator
     ) -> None:
-        super().__init__(input_size, hidden_size, options, generator=generator)
+        super().__init__()
+        self.hidden_size = self.output_size = hidden_size
         drawn = torch.randn(hidden_size, input_size, generator=generator)
         self.weight_ih = nn.Parameter(_INPUT_DEVIATION * drawn)
         self.weight_hh = nn.Parameter(options.recurrent_scale * torch.eye(hidden_size))

@@ -15,8 +15,9 @@ the memory begins with the zero state.
 Where text and code differ, or are silent: the code's threshold is the k-th score, which leaves
 k - 1 states; here it is the (k+1)-th. With no more than k states there is no threshold, and the
 scores are the weights as they are (code). The code scores without a hidden layer,
-w . tanh([h', m_i]), which is a sum of a term in h' and one in m_i: after the threshold its weights do
-not depend on the present state at all. Here the layer is there, as the paper says. Defaults are ours.
+w . tanh([h', m_i]): a term in h' plus one in m_i, so that behind the threshold its weights do not
+depend on the present state at all. Here the layer is there, the MLP of the paper. Defaults are
+ours.
 
 Memory: at most --memory-size states are kept, the newest; a row then needs memory-size * H numbers,
 however long the sequence. With the default and --store-every 20 the first is dropped after 10,240
@@ -28,9 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
-from training.methods import MethodOptions, RecurrentMethod
-from training.options import option
+from training.methods import MethodOptions, RecurrentMethod, draw_uniform
+from training.options import AT_LEAST_ONE, option
 
 State = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -39,19 +39,15 @@ _LEAST_SUM = 1e-8  # that weights are divided by, where scores tie
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MethodOptions):
-    top_k: int = option(10, "stored states that a step attends to, at most")
-    truncation: int = option(20, "steps after which the gradient along the LSTM is cut")
-    store_every: int = option(20, "steps from one stored state to the next")
-    attention_size: int = option(32, "units of the hidden layer that scores a stored state")
-    memory_size: int = option(512, "stored states that are kept, the newest")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("top_k", "truncation", "store_every", "attention_size", "memory_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1"
-                )
+    top_k: int = option(10, "stored states that a step attends to, at most", within=AT_LEAST_ONE)
+    truncation: int = option(
+        20, "steps after which the gradient along the LSTM is cut", within=AT_LEAST_ONE
+    )
+    store_every: int = option(20, "steps from one stored state to the next", within=AT_LEAST_ONE)
+    attention_size: int = option(
+        32, "units of the hidden layer that scores a stored state", within=AT_LEAST_ONE
+    )
+    memory_size: int = option(512, "stored states that are kept, the newest", within=AT_LEAST_ONE)
 
 
 class Method(RecurrentMethod):
@@ -60,21 +56,18 @@ class Method(RecurrentMethod):
     def __init__(
         self, input_size: int, hidden_size: int, options: Options, *, generator: torch.Generator
     ) -> None:
-        super().__init__(input_size, hidden_size, options, generator=generator)
+        super().__init__()
         self.options = options
-        self.output_size = 2 * hidden_size
-        bound = hidden_size**-0.5
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * bound)
-
-        self.weight_ih = uniform(4 * hidden_size, input_size)
-        self.weight_hh = uniform(4 * hidden_size, hidden_size)
-        self.bias_ih, self.bias_hh = uniform(4 * hidden_size), uniform(4 * hidden_size)
-        self.query = uniform(options.attention_size, hidden_size)
-        self.key = uniform(options.attention_size, hidden_size)
-        self.key_bias = uniform(options.attention_size)
-        self.score = uniform(options.attention_size)
+        self.hidden_size, self.output_size = hidden_size, 2 * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden_size))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden_size))
+        self.query = nn.Parameter(torch.empty(options.attention_size, hidden_size))
+        self.key = nn.Parameter(torch.empty(options.attention_size, hidden_size))
+        self.key_bias = nn.Parameter(torch.empty(options.attention_size))
+        self.score = nn.Parameter(torch.empty(options.attention_size))
+        draw_uniform(self, hidden_size**-0.5, generator)
 
     def forward(
         self,

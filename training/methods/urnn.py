@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from training.methods import MethodOptions, RecurrentMethod
 
-_SMALLEST = 1e-6  # modulus that modReLU divides by
+_SMALLEST = 1e-12  # squared modulus that modReLU divides by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,15 @@ class Method(RecurrentMethod):
     permutation: Tensor
 
     def __init__(
-        self, input_size: int, hidden_size: int, options: Options, *, generator: torch.Generator
+        self,
+        input_size: int,
+        hidden_size: int,
+        options: Options,  # noqa: ARG002 - there are none
+        *,
+        generator: torch.Generator,
     ) -> None:
-        super().__init__(input_size, hidden_size, options, generator=generator)
-        self.output_size = 2 * hidden_size
+        super().__init__()
+        self.hidden_size, self.output_size = hidden_size, 2 * hidden_size
 
         def uniform(bound: float, *shape: int) -> nn.Parameter:
             return nn.Parameter((2 * torch.rand(*shape, generator=generator) - 1) * bound)
@@ -77,21 +82,19 @@ class Method(RecurrentMethod):
         *,
         generator: torch.Generator | None = None,  # noqa: ARG002 - nothing is drawn
     ) -> tuple[Tensor, tuple[Tensor]]:
-        """Run all steps; `state` is the complex z [B, H]."""
-        real, imaginary = nn.functional.linear(x, self.weight_ih).chunk(2, dim=-1)
-        projected = torch.complex(real.contiguous(), imaginary.contiguous())
+        """Run all steps; `state` is the real and the imaginary part of z [B, 2 H]."""
+        projected = nn.functional.linear(x, self.weight_ih)
         # Row n is W applied to unit vector n, so a row vector times this is its turn.
-        turned = self.turn(torch.eye(self.hidden_size, dtype=projected.dtype, device=x.device))
-        if state:
-            z = state[0]
-        else:
-            z = torch.complex(*self.first_state).expand(x.shape[1], -1)
+        unit = torch.eye(self.hidden_size, dtype=self.angles.dtype, device=x.device)
+        turned = self.turn(torch.complex(unit, torch.zeros_like(unit)))
+        upper = torch.cat([turned.real, turned.imag], dim=1)
+        turned = torch.cat([upper, torch.cat([-turned.imag, turned.real], dim=1)])
+        z = state[0] if state else self.first_state.flatten().expand(x.shape[1], -1)
         outputs = []
         for now in projected.unbind():
             z = self._mod_relu(torch.addmm(now, z, turned))
             outputs.append(z)
-        seen = torch.stack(outputs)
-        return torch.cat([seen.real, seen.imag], dim=-1), (z,)
+        return torch.stack(outputs), (z,)
 
     def _reflect(self, z: Tensor, which: int) -> Tensor:
         v = torch.complex(*self.reflections[which])
@@ -99,5 +102,8 @@ class Method(RecurrentMethod):
         return z - 2 * along * v
 
     def _mod_relu(self, z: Tensor) -> Tensor:
+        parts = z.unflatten(1, (2, -1))
+        inverse = parts.square().sum(dim=1).clamp_min(_SMALLEST).rsqrt()
         # The factor 1 + b / |z| is exactly 1 where b = 0, so that nothing is lost over many steps.
-        return z * (1 + self.bias / z.abs().clamp_min(_SMALLEST)).relu()
+        factor = torch.addcmul(torch.ones_like(inverse), inverse, self.bias).relu()
+        return (parts * factor.unsqueeze(1)).flatten(1)

@@ -21,30 +21,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
-from captioner.lstm.masks import check_probability
-from training.methods import MethodOptions, RecurrentMethod
-from training.options import option
+from training.methods import MethodOptions, RecurrentMethod, draw_uniform
+from training.options import PROBABILITY, SHARE, option
 
 State = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MethodOptions):
-    p: float = option(0.0, "probability that a step's hidden state is detached; 0 is zoneout alone")
-    zoneout_c: float = option(0.15, "probability that a cell keeps its value for a step")
-    zoneout_h: float = option(0.15, "probability that a hidden unit keeps its value for a step")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_probability(self.p, "--p")
-        for name in ("zoneout_c", "zoneout_h"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} is {value:g}; it must be at least 0 and below 1, "
-                    "where no unit would ever change"
-                )
+    p: float = option(
+        0.0,
+        "probability that a step's hidden state is detached; 0 is zoneout alone",
+        within=PROBABILITY,
+    )
+    zoneout_c: float = option(
+        0.15, "probability that a cell keeps its value for a step", within=SHARE
+    )
+    zoneout_h: float = option(
+        0.15, "probability that a hidden unit keeps its value for a step", within=SHARE
+    )
 
 
 class Method(RecurrentMethod):
@@ -53,15 +48,15 @@ class Method(RecurrentMethod):
     def __init__(
         self, input_size: int, hidden_size: int, options: Options, *, generator: torch.Generator
     ) -> None:
-        super().__init__(input_size, hidden_size, options, generator=generator)
+        super().__init__()
+        self.hidden_size = self.output_size = hidden_size
         self.p = options.p
         self.zoneout_c, self.zoneout_h = options.zoneout_c, options.zoneout_h
-        bound = hidden_size**-0.5
-        shapes = (4 * hidden_size, input_size), (4 * hidden_size, hidden_size)
-        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = (
-            nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * bound)
-            for shape in (*shapes, (4 * hidden_size,), (4 * hidden_size,))
-        )
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden_size))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden_size))
+        draw_uniform(self, hidden_size**-0.5, generator)
 
     def forward(
         self, x: Tensor, state: State | None = None, *, generator: torch.Generator | None = None
