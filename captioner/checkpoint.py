@@ -7,7 +7,6 @@ that the folder holds, needs no network and none of the training code.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from captioner.hashed_folder import (
     read_extra,
     read_hashes,
     verified,
+    write_extras,
+    write_tensors,
 )
 from captioner.vocabulary import Vocabulary
 
@@ -87,16 +88,9 @@ def save_checkpoint(
         if link_encoder_from is None or not _link_encoder(
             link_encoder_from, aside / ENCODER, weights_hash
         ):
-            save_file(_for_file(encoder.network.state_dict(), as_float32=True), aside / ENCODER)
-        save_file(_for_file(decoder.state_dict(), as_float32=True), aside / DECODER)
-        for name, value in (extra_json or {}).items():
-            write_json(_extra_path(aside, name, ".json"), value)
-        for name, tensors in (extra_tensors or {}).items():
-            save_file(_for_file(tensors), _extra_path(aside, name, ".safetensors"))
-        for path in aside.glob("*.safetensors"):
-            shutil.copymode(aside / MODEL, path)  # the library writes for its own user alone
-        hashes = {path.name: file_hash(path) for path in sorted(aside.iterdir())}
-        write_json(aside / HASHES, hashes)
+            write_tensors(aside / ENCODER, encoder.network.state_dict(), as_float32=True)
+        write_tensors(aside / DECODER, decoder.state_dict(), as_float32=True)
+        write_extras(aside, extra_json, extra_tensors)
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
