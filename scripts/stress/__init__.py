@@ -1,0 +1,1 @@
+"""What `stress_serving.py` does to a caption service, one module for each kind of trouble."""

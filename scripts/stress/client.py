@@ -1,0 +1,170 @@
+"""A client that costs next to nothing: one connection for each request, nothing retried.
+
+It shares the machine with what it measures, so it does as little as a client can. Every picture
+has a size of its own among those in flight and every request an id, so an answer that belongs to
+another request shows.
+"""
+
+import asyncio
+import io
+import json
+import random
+import statistics
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Address = tuple[str, int]
+TIMEOUT_SECONDS = 60.0  # beyond any deadline of the service
+STATED = (503, 504)  # the only statuses above 499 that a client may meet
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photograph as a file, with the size that tells it from others."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+@dataclass
+class Exchange:
+    """One request and what became of it."""
+
+    request_id: str
+    began: float = 0.0  # on the clock of time.perf_counter()
+    seconds: float = 0.0
+    status: int | None = None  # None where no whole answer came
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    failure: str = ""
+    was_sent: bool = False  # wholly, on a connection that was taken
+    size: tuple[int, int] | None = None  # of the picture
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def is_its_own(self) -> bool:
+        """Say whether an answer with captions belongs to this request and its picture."""
+        answer = self.json()
+        image = answer["image"]
+        return (
+            answer["request_id"] == self.request_id == self.headers.get("x-request-id")
+            and bool(answer["caption"])
+            and self.size in (None, (image["width"], image["height"]))
+        )
+
+
+def photographs(count: int, seed: int = 0) -> list[Picture]:
+    """Return `count` JPEGs of different sizes around 400 by 300."""
+    source = np.random.default_rng(seed)
+    coarse = Image.fromarray(source.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    large = coarse.resize((600, 500), Image.Resampling.BICUBIC)
+    found = []
+    for index in range(count):
+        size = (320 + index % 200, 240 + index // 200)
+        left, top = int(source.integers(0, 80)), int(source.integers(0, 100))
+        buffer = io.BytesIO()
+        large.crop((left, top, left + size[0], top + size[1])).save(buffer, "JPEG", quality=85)
+        found.append(Picture(buffer.getvalue(), size))
+    return found
+
+
+def endless(pictures: Sequence[Picture], seed: int = 0) -> Iterator[Picture]:
+    """Return the pictures again and again, beginning anywhere."""
+    start = random.Random(seed).randrange(len(pictures))
+    return cycle([*pictures[start:], *pictures[:start]])
+
+
+def request_bytes(
+    body: bytes,
+    *,
+    path: str = "/caption",
+    kind: str = "image/jpeg",
+    request_id: str = "",
+    method: str = "POST",
+) -> bytes:
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: stress\r\nConnection: close\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+    )
+    if request_id:
+        head += f"X-Request-ID: {request_id}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+async def ask(
+    address: Address, body: bytes, *, size: tuple[int, int] | None = None, **head: str
+) -> Exchange:
+    """Send one request and return what came of it; nothing is raised for what the service does."""
+    exchange = Exchange(uuid.uuid4().hex, began=time.perf_counter(), size=size)
+    writer = None
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(request_bytes(body, request_id=exchange.request_id, **head))
+            try:
+                await writer.drain()
+                exchange.was_sent = True
+            except ConnectionError:  # refused before the body was there: the answer says why
+                pass
+            await _read(reader, exchange)
+    except TimeoutError:
+        exchange.failure = "no answer in time"
+    except asyncio.IncompleteReadError:
+        exchange.failure = "the connection ended before the answer"
+    except OSError as problem:
+        exchange.failure = type(problem).__name__
+    finally:
+        exchange.seconds = time.perf_counter() - exchange.began
+        if writer is not None:
+            writer.close()
+    return exchange
+
+
+async def ask_for(address: Address, picture: Picture) -> Exchange:
+    return await ask(address, picture.data, size=picture.size)
+
+
+async def _read(reader: asyncio.StreamReader, exchange: Exchange) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    for line in lines:
+        name, _, value = line.partition(":")
+        exchange.headers[name.lower()] = value.strip()
+    exchange.body = await reader.readexactly(int(exchange.headers.get("content-length", 0)))
+    exchange.status = int(first.split()[1])
+
+
+def statuses(exchanges: Iterable[Exchange]) -> dict[str, int]:
+    """Return how many had each status, or failed."""
+    found = Counter(str(one.status) if one.status else one.failure for one in exchanges)
+    return dict(sorted(found.items()))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that `share` of the values do not exceed; nan of none."""
+    if not values:
+        return float("nan")
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def seconds_of(exchanges: Iterable[Exchange], status: int = 200) -> list[float]:
+    return [one.seconds for one in exchanges if one.status == status]
+
+
+def latency(exchanges: Iterable[Exchange]) -> dict[str, float]:
+    """Return what the answered ones took, in seconds."""
+    values = seconds_of(exchanges)
+    return {
+        "median": statistics.median(values) if values else float("nan"),
+        "p99": percentile(values, 0.99),
+        "longest": max(values, default=float("nan")),
+    }

@@ -1,0 +1,49 @@
+"""What a scenario found: figures, and the demands on them with a verdict for each.
+
+Everything is printed as it is found, so that a run that is cut short has still said something.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Report:
+    """The findings of one scenario."""
+
+    scenario: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    demands: list[dict[str, Any]] = field(default_factory=list)
+
+    def figure(self, name: str, value: Any) -> None:
+        """Keep and print a figure that nothing is demanded of."""
+        self.figures[name] = value
+        print(f"  {'':5} {name}: {_text(value)}", flush=True)
+
+    def demand(self, name: str, value: Any, is_met: bool) -> None:
+        """Keep and print a figure, and whether it is as `name` demands."""
+        self.demands.append({"demand": name, "value": value, "is_met": is_met})
+        print(f"  {'ok' if is_met else 'FAILS':5} {name}: {_text(value)}", flush=True)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether every demand is, and there was one."""
+        return bool(self.demands) and all(one["is_met"] for one in self.demands)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario,
+            "is_met": self.is_met,
+            "figures": self.figures,
+            "demands": self.demands,
+        }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_text, value)) or "none"
+    return str(value)
