@@ -37,11 +37,15 @@ SIGHUP loads the checkpoint anew; SIGTERM finishes what was accepted, then ends.
 def main(words: Sequence[str] | None = None, program: str = "python -m serving") -> int:
     """Serve, and return the exit status."""
     arguments = vars(build_parser(program).parse_args(words))
+    is_check = arguments.pop("check")
     try:
         settings = Settings.from_environment(os.environ, **arguments)
         _check_checkpoint(settings)
         for name in unknown_variables(os.environ):
             print(f"warning: {name} is no setting of the service; see --help", file=sys.stderr)
+        if is_check:
+            print(_loaded(settings))
+            return 0
         listener = listen(settings.host, settings.port)
     except SettingsError as error:
         for problem in error.problems:
@@ -71,6 +75,9 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    parser.add_argument(
+        "--check", action="store_true", help="check the settings, load the model, and end"
+    )
     for one in fields(Settings):
         flag = "--" + one.name.replace("_", "-")
         default = default_text(one.name)
@@ -108,6 +115,14 @@ def listen(host: str, port: int) -> socket.socket:
             "--port"
         ) from problem
     return listener
+
+
+def _loaded(settings: Settings) -> str:
+    """Return what would be served, tried out as at a start; raise `CaptionerError` for the rest."""
+    from serving.model import load_model
+
+    model = load_model(settings.checkpoint or newest_checkpoint(Path("runs")), settings.device)
+    return f"{model.folder}: {model.name}, {model.hash}"
 
 
 def _check_checkpoint(settings: Settings) -> None:

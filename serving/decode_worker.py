@@ -118,6 +118,8 @@ def _restrain(address_space_bytes: int) -> None:
         resource.setrlimit(kind, (most, most))
     if sys.platform != "linux":
         return
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where memory runs out, this process goes and the service stays
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)

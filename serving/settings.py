@@ -21,6 +21,7 @@ from serving.keys import KeyHash, hash_key, hashes_in_file
 PREFIX = "CAPTIONER_"
 NOT_OURS = frozenset({"CAPTIONER_SHARED"})  # read by the tests of this project
 MIB = 1024 * 1024
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -248,10 +249,23 @@ def available_cores() -> int:
     """Return how many cores this process may use: its affinity, and its control group's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = _cpu_quota()
         return max(1, min(cores or 1, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups here, or no quota: "max"
         return cores or 1
+
+
+def _cpu_quota() -> tuple[str, str]:
+    """Return the microseconds of computing in a period, and the period, as the kernel writes them.
+
+    Without a quota the first is "max".
+    """
+    if (CONTROL_GROUP / "cpu.max").exists():
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text(encoding="ascii").split()
+    else:
+        quota = (CONTROL_GROUP / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+        period = (CONTROL_GROUP / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+    return ("max" if quota == "-1" else quota), period
 
 
 def _problems_of_fields(settings: Settings) -> list[str]:

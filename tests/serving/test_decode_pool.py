@@ -152,6 +152,8 @@ def test_a_process_holds_neither_torch_nor_the_secrets_of_its_parent(
                   ("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_CORE")}  # fmt: skip
         assert limits["RLIMIT_AS"][1] <= process.memory_info().vms + (1 << 30) + (64 << 20)
         assert (limits["RLIMIT_FSIZE"][1], limits["RLIMIT_CORE"][1]) == (0, 0)
+        # Where memory runs out, the kernel ends this process rather than the service.
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
 
     run(test)
 

@@ -1,6 +1,8 @@
 """The settings: what is set where, what counts more, and how bad ones are named."""
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,6 +12,7 @@ import pytest
 
 from captioner.commands import serve
 from captioner.errors import OptionError
+from serving import settings as settings_module
 from serving.__main__ import build_parser, listen, main
 from serving.settings import Settings, SettingsError, is_loopback, unknown_variables
 
@@ -99,6 +102,46 @@ def test_this_machine_needs_none(host: str) -> None:
 def test_contradictions_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_cores_are_those_of_the_quota_in_both_forms_of_control_groups(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(settings_module, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert settings_module.available_cores() == cores
+
+
+def test_a_check_loads_the_model_and_listens_to_nothing(
+    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.__main__.listen", pytest.fail)
+    assert main(["--check", "--checkpoint", str(tiny_checkpoint.parent)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tiny_checkpoint}: tiny, ")
+
+    damaged = Path(shutil.copytree(tiny_checkpoint, tmp_path / "damaged"))
+    (damaged / "decoder.safetensors").write_bytes(b"")
+    assert main(["--check", "--checkpoint", str(damaged)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(damaged / "decoder.safetensors") in line
 
 
 def test_misspelt_variables_are_found() -> None:
