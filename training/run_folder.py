@@ -12,21 +12,24 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from captioner.errors import OptionError, StorageError, TrainingError
 from captioner.files import read_json, recover_folder, write_json
-from training.config import TrainingConfig
 
 _FORMAT = 1  # of config.json
 _LOCK = ".lock"
 
 
+class Storable(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
 class RunFolder:
     """The paths of one run, and its log.
 
-    Files: config.json, metrics.jsonl, events/ (TensorBoard), curves.png, captions_val.json,
-    samples.png, best/ and last/ (checkpoints).
+    Files: config.json, metrics.jsonl, events/ (TensorBoard), curves.png, best/ and last/
+    (checkpoints); of a captioner captions_val.json and samples.png, of a benchmark result.json.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +40,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.captions = path / "captions_val.json"
         self.samples = path / "samples.png"
+        self.result = path / "result.json"
         self.best = path / "best"
         self.last = path / "last"
 
@@ -77,7 +81,7 @@ class RunFolder:
             "give the folder of a run, such as runs/NAME"
         )
 
-    def write_config(self, config: TrainingConfig, facts: Mapping[str, Any]) -> None:
+    def write_config(self, config: Storable, facts: Mapping[str, Any]) -> None:
         """Keep the effective configuration, and beside it `facts` about data and versions."""
         write_json(self.config, {"format": _FORMAT, "config": config.to_json(), **facts})
 
@@ -87,13 +91,25 @@ class RunFolder:
         Raises:
             TrainingError: the file is damaged, or of another version.
         """
+        return dict(self.read_description()["config"])
+
+    def read_description(self) -> dict[str, Any]:
+        """Return all of config.json: the configuration as `config`, and the facts beside it.
+
+        Raises:
+            TrainingError: the file is damaged, or of another version.
+        """
         stored = read_json(self.config, "the run's configuration", TrainingError)
-        if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        if (
+            not isinstance(stored, dict)
+            or stored.get("format") != _FORMAT
+            or not isinstance(stored.get("config"), dict)
+        ):
             raise TrainingError(
                 f"{self.config} is not a configuration of format {_FORMAT}; "
                 "start a new run with the same options"
             )
-        return dict(stored["config"])
+        return stored
 
     @contextmanager
     def locked(self) -> Iterator[None]:

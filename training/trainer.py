@@ -252,7 +252,13 @@ class Trainer:
         """Refresh the files that show how the run goes."""
         folder, images = self._folder, self._parts.validator.images
         write_captions(folder.captions, images, validation.captions)
-        draw_curves(read_metrics(folder), folder.curves)
+        draw_curves(
+            read_metrics(folder),
+            folder.curves,
+            scores=("CIDEr", "METEOR", "Bleu_4"),
+            loss_label="training loss per word",
+            score_label="score of generated captions",
+        )
         captioned = [image for image in images if image.image_id in validation.captions]
         shown = captioned[:: max(1, len(captioned) // _NUM_SAMPLES)][:_NUM_SAMPLES]
         draw_samples(
