@@ -70,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         BodyLimit,
         limit_bytes=settings.body_limit_bytes,
+        together_bytes=settings.body_limit_bytes * settings.queue_size,
         timeout_seconds=settings.receive_timeout_seconds,
     )
     app.add_middleware(Gate, settings=settings)

@@ -1,10 +1,11 @@
 """The queue before the model: who gets in, who is batched with whom, who is dropped.
 
-A request takes a ticket before anything of it is paid for, so that what is uploading, decoding,
-waiting and being captioned is bounded together, in number and in the time it will take. The model
-runs in one thread. A batch starts at once when the model is idle, else when it is free and either
-the batch is full or its first image has waited for the window (as Clipper and Triton batch, but
-without any delay for an idle model). No timer polls; everything belongs to one event loop.
+A request without a chance is refused before its body is read; any other takes a ticket when its
+body is there, so that slow uploads hold nobody's place. What is decoding, waiting and being
+captioned is bounded together, in number and in the time it will take. The model runs in one
+thread. A batch starts at once when the model is idle, else when it is free and either the batch is
+full or its first image has waited for the window (as Clipper and Triton batch, but without any
+delay for an idle model). No timer polls; everything belongs to one event loop.
 """
 
 import asyncio
@@ -133,7 +134,7 @@ class MicroBatcher:
 
     @property
     def admitted(self) -> int:
-        """How many places are held: uploading, decoding, waiting or being captioned."""
+        """How many places are held: decoding, waiting or being captioned."""
         return self._admitted
 
     def expected_wait_seconds(self) -> float:
@@ -166,7 +167,14 @@ class MicroBatcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> Ticket:
-        """Return a ticket for `images` places, or refuse at once.
+        """Return a ticket for `images` places; raise as `check` does."""
+        self.check(deadline, images=images, ahead_seconds=ahead_seconds)
+        self._admitted += images
+        self._empty.clear()
+        return Ticket(self, self._model, deadline, images)
+
+    def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:
+        """Raise where nobody is admitted now, and take nothing.
 
         `ahead_seconds` is the wait expected before the model, `DecodePool.expected_wait_seconds`.
 
@@ -191,9 +199,6 @@ class MicroBatcher:
                 "try again later or allow more time",
                 _retry_after(wait),
             )
-        self._admitted += images
-        self._empty.clear()
-        return Ticket(self, self._model, deadline, images)
 
     async def submit(self, ticket: Ticket, pixels: Tensor, options: CaptionOptions) -> Outcome:
         """Return the captions of one decoded image; a cancelled call leaves the queue at once.

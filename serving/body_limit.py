@@ -2,21 +2,29 @@
 
 Pure ASGI, so that it holds under every server. A body that says it is too large is refused unread;
 one that lies, or that has no stated length, is cut at the limit; one that dawdles is cut in time.
+The bodies of all requests together are bounded as well, since they are kept in memory.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.problems import Problem
 
+RETRY_SECONDS = 1
+
 
 class BodyLimit:
     """ASGI middleware whose `receive` raises a `Problem` at the limit of size or time."""
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limit_bytes: int, together_bytes: int, timeout_seconds: float
+    ) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.together_bytes = together_bytes
+        self.held_bytes = 0
         self.timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,15 +34,25 @@ class BodyLimit:
         declared = _declared_length(scope)
         if declared is not None and declared > self.limit_bytes:
             raise self._too_large(declared)
-        await self.app(scope, self._limited(receive), send)
-
-    def _limited(self, receive: Receive) -> Receive:
-        deadline = asyncio.get_running_loop().time() + self.timeout_seconds
         received = 0
+
+        def count(size: int) -> int:
+            nonlocal received
+            received += size
+            self.held_bytes += size
+            return received
+
+        try:
+            await self.app(scope, self._limited(receive, count), send)
+        finally:
+            self.held_bytes -= received
+
+    def _limited(self, receive: Receive, count: Callable[[int], int]) -> Receive:
+        deadline = asyncio.get_running_loop().time() + self.timeout_seconds
         is_complete = False
 
         async def limited() -> Message:
-            nonlocal received, is_complete
+            nonlocal is_complete
             if is_complete:  # the next message can only be that the client has gone
                 return await receive()
             try:
@@ -43,9 +61,11 @@ class BodyLimit:
             except TimeoutError:
                 raise self._too_slow() from None
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                received = count(len(message.get("body", b"")))
                 if received > self.limit_bytes:
                     raise self._too_large(received)
+                if self.held_bytes > self.together_bytes:
+                    raise self._too_much()
                 is_complete = not message.get("more_body", False)
             return message
 
@@ -57,6 +77,14 @@ class BodyLimit:
             f"the body has at least {received:,} bytes, the limit is {self.limit_bytes:,}; send "
             "a smaller or more compressed image",
             members={"limit": self.limit_bytes},
+            closes_connection=True,
+        )
+
+    def _too_much(self) -> Problem:
+        return Problem(
+            "overloaded",
+            "the bodies that are being received fill the memory for them; try again later",
+            retry_after_seconds=RETRY_SECONDS,
             closes_connection=True,
         )
 

@@ -1,13 +1,13 @@
 """The routes of our own: `POST /caption` for one image and `POST /captions` for several.
 
-A request gets its place in the queue before its body is read, is decoded in another process, waits
-for its batch, and is dropped at whatever stage it is in when its client hangs up.
+A request that has no chance is refused before its body is read; one whose body is there gets its
+place in the queue, is decoded in another process, waits for its batch, and is dropped at whatever
+stage it is in when its client hangs up.
 """
 
 import asyncio
 import time
 from collections.abc import Coroutine
-from contextlib import nullcontext
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -100,9 +100,9 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     """
     service = service_of(request)
     deadline = deadline_of(request)
+    upload = await received(request, deadline)
+    options = options_of(query, upload, longest_caption=service.settings.longest_caption)
     with service.admit(deadline) as ticket:
-        upload = await received(request, deadline)
-        options = options_of(query, upload, longest_caption=service.settings.longest_caption)
         captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
     note(request, captioned)
     return JSONResponse(
@@ -126,17 +126,14 @@ async def captions(request: Request, query: Options) -> JSONResponse:
     """Send up to 16 images in one form, all in fields `image`; each gets a result or an error."""
     service = service_of(request)
     deadline = deadline_of(request)
-    with service.admit(deadline) as first:
-        upload = await received(request, deadline, most_images=MOST_IMAGES)
-        options = options_of(query, upload, longest_caption=service.settings.longest_caption)
-        others = len(upload.images) - 1
-        with service.admit(deadline, images=others) if others else nullcontext(first) as rest:
-            tickets = [first] + [rest] * others
-            work = [
-                _entry(request, index, ticket, data, options)
-                for index, (ticket, data) in enumerate(zip(tickets, upload.images, strict=True))
-            ]
-            results = await unless_gone(request, _together(work))
+    upload = await received(request, deadline, most_images=MOST_IMAGES)
+    options = options_of(query, upload, longest_caption=service.settings.longest_caption)
+    with service.admit(deadline, images=len(upload.images)) as ticket:
+        work = [
+            _entry(request, index, ticket, data, options)
+            for index, data in enumerate(upload.images)
+        ]
+        results = await unless_gone(request, _together(work))
     request.state.notes["images"] = len(results)
     return JSONResponse({"results": results, "request_id": request.state.request_id})
 
@@ -181,7 +178,11 @@ def deadline_of(request: Request) -> float:
 
 
 async def received(request: Request, deadline: float, *, most_images: int = 1) -> Upload:
-    """Return what the body holds, which must arrive before the deadline."""
+    """Return what the body holds, which must arrive before the deadline.
+
+    It is not read where the request would be refused for want of room.
+    """
+    service_of(request).check_room(deadline)
     async with before(deadline):
         started = time.perf_counter()
         upload = await read_upload(request, most_images=most_images)

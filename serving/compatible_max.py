@@ -69,8 +69,8 @@ async def predict(request: Request) -> JSONResponse:
     service = service_of(request)
     deadline = deadline_of(request)
     options = CaptionOptions(beam_size=PREDICTIONS, num_captions=PREDICTIONS)
+    upload = await received(request, deadline)
     with service.admit(deadline) as ticket:
-        upload = await received(request, deadline)
         captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
     note(request, captioned)
     found = [

@@ -103,12 +103,13 @@ async def chat_completions(request: Request) -> Response:
     """Send a conversation with an `image_url` that is a `data:` URL; the caption is the answer."""
     service = service_of(request)
     deadline = deadline_of(request)
+    service.check_room(deadline)
+    async with before(deadline):
+        value = await read_json(request)
+    chat = _read_chat(value)
+    data = _last_image(chat)
+    options = _options(chat, service.settings.longest_caption)
     with service.admit(deadline) as ticket:
-        async with before(deadline):
-            value = await read_json(request)
-        chat = _read_chat(value)
-        data = _last_image(chat)
-        options = _options(chat, service.settings.longest_caption)
         captioned = await unless_gone(request, service.caption(ticket, data, options))
     note(request, captioned)
     outcome = captioned.outcome

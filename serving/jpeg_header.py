@@ -25,6 +25,8 @@ def jpeg_size(data: bytes, budget: Budget) -> tuple[int, int]:
     size: tuple[int, int] | None = None
     position = 2
     while (found := _MARKER.search(data, position)) is not None:
+        if not budget.scans_met:  # Pillow takes fill bytes one by one, at a microsecond each
+            budget.add_text(found.start() - position)
         marker, position = data[found.start() + 1], found.end()
         if marker in _ALONE:
             budget.add_chunk()

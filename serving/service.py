@@ -98,8 +98,8 @@ class Service:
             return "no process is there to decode images; new ones are being started"
         return None
 
-    def admit(self, deadline: float, *, images: int = 1) -> Ticket:
-        """Return places in the queue, got before anything of the request is paid for.
+    def check_room(self, deadline: float) -> None:
+        """Raise where a request would be refused now, before anything of it is paid for.
 
         Raises:
             Overloaded: there is no place, or the wait would be too long.
@@ -107,6 +107,15 @@ class Service:
         """
         if self.is_draining or self._batcher is None or self._pool is None:
             raise NotReady(self.why_not_ready() or "the model is being loaded")
+        self._batcher.check(deadline, ahead_seconds=self._pool.expected_wait_seconds())
+
+    def admit(self, deadline: float, *, images: int = 1) -> Ticket:
+        """Return places in the queue for a request whose body is there; raise as `check_room`.
+
+        Whoever came before the end began is still let in.
+        """
+        if self._batcher is None or self._pool is None:
+            raise NotReady("the model is being loaded")
         # Without a process to decode, for a moment, requests wait: that costs them less than a 503.
         ahead = self._pool.expected_wait_seconds()
         return self._batcher.admit(deadline, images=images, ahead_seconds=ahead)

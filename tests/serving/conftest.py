@@ -262,11 +262,14 @@ class _Batcher:
     async def swap(self, model: Any) -> None:
         self.model = model
 
-    def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:  # noqa: ARG002
+    def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
         from serving.refusals import Overloaded
 
         if self.held + images > self.engine.places:
             raise Overloaded("the queue is full", retry_after_seconds=3)
+
+    def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:
+        self.check(deadline, images=images, ahead_seconds=ahead_seconds)
         return _Ticket(self, deadline, images)
 
     async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:

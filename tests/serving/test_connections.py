@@ -117,7 +117,8 @@ def test_endless_extensions_and_trailers_are_cut(live: Running, start: bytes) ->
 def test_two_hundred_slow_connections_are_dropped_and_others_served_meanwhile(
     live: Running,
 ) -> None:
-    starts = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", POST + b"Content-Length: 9\r\n\r\na"]
+    half = POST + b"Content-Length: 9\r\n\r\na"  # 100 of them, and the queue has 64 places
+    starts = [b"", b"GET / HTTP/1.1\r\nX: ", half, half]
     connections = [connect(live) for _ in range(200)]
     try:
         for index, connection in enumerate(connections):

@@ -184,6 +184,8 @@ def test_texts_and_parts_are_limited():
     comment = b"\xff\xfe\x03\xea" + bytes(1000)
     assert inspect(jpeg[:2] + comment * 5 + jpeg[2:], few).width == 8
     assert "bytes of text" in refusal(jpeg[:2] + comment * 6 + jpeg[2:], few).detail
+    assert inspect(jpeg[:2] + b"\xff" * 4000 + jpeg[2:], few).width == 8
+    assert "bytes of text" in refusal(jpeg[:2] + b"\xff" * 5001 + jpeg[2:], few).detail
     gif = saved(picture(8, 8), "GIF")
     start = 13 + (3 << ((gif[10] & 7) + 1))
     blocks = b"\x21\xfe" + (b"\xff" + bytes(255)) * 20 + b"\0"
