@@ -1,0 +1,99 @@
+"""The command that reruns an exhibit: what it refuses, and one small grid from end to end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training import reproduce
+from training.benchmarks.grid import Exhibit, Row, Setting
+
+TINY = Exhibit(
+    title="A tiny figure",
+    says="nothing.",
+    settings=(
+        Setting(
+            "copying, T = 3",
+            "copying",
+            (("delay", 3), ("symbols", 1), ("hidden_size", 4), ("updates", 2)),
+            2,
+            "tiny",
+        ),
+    ),
+    rows=(Row("vanilla LSTM", "lstm", (("p", 0.0),)), Row("IRNN", "irnn")),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["figure9"], "argument exhibit: invalid choice: 'figure9'"),
+        (["figure2", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        (["figure2", "--budget", "-1"], "--budget is -1.0; it must be above 0"),
+        (["figure2", "--budget", "nan"], "--budget is nan; it must be a finite number"),
+        (["figure2", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
+        (["figure2", "--lr", "5"], "--lr is 5; it must be above 0 and below 1"),
+        (["figure2", "--device", "tpu9"], "device is 'tpu9', which this machine cannot use"),
+        (["figure3", "--mnist", "nowhere"], "MNIST is not in nowhere"),
+        (["figure2", "--out", "/dev/null"], "--out /dev/null: /dev/null is not a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"reproduce.py: {message}")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_is_trained_told_and_then_only_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(reproduce.EXHIBITS, "figure2", TINY)
+    words = ["figure2", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main(words) == 0
+    assert "2 runs" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "figure2.json").read_text())
+    assert [run["epochs"] for run in figures["runs"].values()] == [2.0, 2.0]
+    assert figures["origin"]["command"].endswith("--device cpu")
+    page = (tmp_path / "figure2.md").read_text()
+    assert "2 of 2 runs came to the end" in page
+    assert (tmp_path / "figure2.png").stat().st_size > 1000
+
+    before = (tmp_path / "figure2.json").read_text()
+    started = time_of_run(tmp_path)
+    assert reproduce.main(words) == 0
+    assert time_of_run(tmp_path) == started
+    assert reproduce.main([*words, "--report", "--seeds", "2"]) == 0
+    assert time_of_run(tmp_path) == started
+    more = json.loads((tmp_path / "figure2.json").read_text())
+    assert sum(run["epochs"] == 0 for run in more["runs"].values()) == 2
+    assert json.loads(before)["runs"].items() <= more["runs"].items()
+
+
+def time_of_run(out: Path) -> list[int]:
+    return [path.stat().st_mtime_ns for path in sorted((out / "runs").glob("*/result.json"))]
+
+
+def test_on_a_gpu_memory_and_cores_say_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def room(free_gigabytes: int, cores: int, **words: Any) -> int:
+        monkeypatch.setattr(reproduce.os, "sched_getaffinity", lambda _: range(cores))
+        free = free_gigabytes << 30
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+        return reproduce._room(torch.device(words.get("device", "cuda")), words.get("threads", 1))
+
+    assert room(139, 16) == 32
+    assert room(10, 16) == 3
+    assert room(1, 16) == 1
+    assert room(0, 8, device="cpu") == 8
+    assert room(0, 8, device="cpu", threads=3) == 2
+    assert room(0, 2, device="cpu", threads=4) == 1

@@ -1,0 +1,131 @@
+"""Draws what the runs of an exhibit came to: curves of training, or numbers by column."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.benchmarks.grid import Exhibit, Row
+from training.benchmarks.tables import Finding, Outcomes
+from training.studies import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    STYLE,
+    new_figure,
+    write_picture,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = (INK, BLUE, ORANGE, GREEN, PURPLE, FAINT)
+
+
+def draw(exhibit: Exhibit, findings: Sequence[Finding], outcomes: Outcomes, out: Path) -> None:
+    """Write the picture of an exhibit."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        if exhibit.delays:
+            figure = _over_delays(exhibit, findings)
+        elif exhibit.is_table:
+            figure = _beside_the_paper(exhibit, findings)
+        else:
+            figure = _curves(exhibit, outcomes)
+        write_picture(out, figure)
+
+
+def _curves(exhibit: Exhibit, outcomes: Outcomes) -> Any:
+    """A panel for each setting and learning rate; a line for each seed."""
+    panels = [
+        (setting, lr)
+        for setting in exhibit.settings
+        for lr in sorted({run.lr for run in outcomes}, reverse=True)
+    ]
+    figure = new_figure(4.2 * len(panels) + 0.6, 4.2)
+    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (setting, lr) in zip(every, panels, strict=True):
+        for number, row in enumerate(exhibit.rows):
+            label: str | None = row.label
+            for run, outcome in outcomes.items():
+                if (run.row, run.setting, run.lr) == (row, setting, lr) and outcome.curve:
+                    epochs, accuracies = zip(*outcome.curve, strict=True)
+                    axes.plot(
+                        epochs,
+                        accuracies,
+                        color=_COLOURS[number % len(_COLOURS)],
+                        label=label,
+                        linewidth=1.2,
+                        marker="." if len(epochs) < 3 else None,
+                    )
+                    label = None
+        axes.set(xlabel="epoch", title=f"{setting.title}, lr {lr:g}", ylim=(0, 101))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower right")
+    every[0].set_ylabel("validation accuracy, %")
+    return figure
+
+
+def _over_delays(exhibit: Exhibit, findings: Sequence[Finding]) -> Any:
+    figure = new_figure(7, 4.4)
+    axes = figure.subplots()
+    for number, row in enumerate(exhibit.rows):
+        mine = [one for one in findings if one.row == row]
+        colour = _COLOURS[number % len(_COLOURS)]
+        at = dict(zip(exhibit.delays, mine, strict=True))
+        published = {delay: one.paper for delay, one in at.items() if one.paper is not None}
+        if published:
+            axes.plot(
+                list(published),
+                list(published.values()),
+                color=colour,
+                linestyle="--",
+                linewidth=1,
+                alpha=0.7,
+            )
+        known = {delay: one for delay, one in at.items() if one.values}
+        if known:
+            axes.errorbar(
+                list(known),
+                [statistics.fmean(one.values) for one in known.values()],
+                yerr=[one.spread or 0.0 for one in known.values()],
+                color=colour,
+                label=row.label,
+                marker="o",
+                capsize=3,
+            )
+    axes.set_xscale("log")
+    axes.set_xticks(exhibit.delays, [str(delay) for delay in exhibit.delays])
+    axes.minorticks_off()
+    axes.set(xlabel="delay T (dashed: the paper)", ylabel="accuracy, %", ylim=(0, 101))
+    axes.set_title(exhibit.title)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    return figure
+
+
+def _beside_the_paper(exhibit: Exhibit, findings: Sequence[Finding]) -> Any:
+    """A panel for each setting, a line for each row: the paper's number, each seed, their mean."""
+    figure = new_figure(4.6 * len(exhibit.settings) + 1.5, 0.4 * len(exhibit.rows) + 1.6)
+    every = figure.subplots(1, len(exhibit.settings), squeeze=False, sharey=True)[0]
+    for axes, setting in zip(every, exhibit.settings, strict=True):
+        for one in findings:
+            if one.column == setting.title:
+                _mark(axes, one, exhibit.rows)
+        axes.set(xlabel="test accuracy, %", title=setting.title)
+        axes.set_yticks(range(len(exhibit.rows)), [row.label for row in exhibit.rows])
+        axes.set_ylim(len(exhibit.rows) - 0.5, -0.5)
+    return figure
+
+
+def _mark(axes: "Axes", one: Finding, rows: Sequence[Row]) -> None:
+    height = rows.index(one.row)
+    if one.paper is not None:
+        axes.plot(one.paper, height, marker="|", color=ORANGE, markersize=16, markeredgewidth=2.5)
+    axes.plot(one.values, [height] * len(one.values), ".", color=BLUE, alpha=0.5)
+    if one.values:
+        axes.plot(statistics.fmean(one.values), height, "o", color=BLUE)

@@ -1,0 +1,77 @@
+"""What a run of a benchmark has come to so far, read from its folder while or after it trains."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captioner.errors import TrainingError
+from captioner.files import read_json
+from training.run_folder import RunFolder
+
+_DELAY = "delay_"  # what tests of transfer copying are named by
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies are in per cent."""
+
+    epochs: float = 0.0  # done; the last one may be cut short
+    seconds: float = 0.0  # of training and validation
+    curve: tuple[tuple[float, float], ...] = ()  # epochs, and the validation accuracy after them
+    validation: float | None = None  # the best
+    tested_epochs: float = 0.0  # when the tests were made; the run may have gone on since
+    test: float | None = None
+    transfer: dict[int, float] = field(default_factory=dict)  # by delay
+
+    def is_complete(self, epochs: int, delays: tuple[int, ...]) -> bool:
+        """Return whether the run trained for so long, and was tested after that."""
+        return self.tested_epochs >= epochs and set(delays) <= set(self.transfer)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "validation": self.validation,
+            "test": self.test,
+            "transfer": self.transfer,
+            "curve": [list(point) for point in self.curve],
+        }
+
+
+def read_outcome(path: Path) -> Outcome:
+    """Return the outcome of the run in this folder, which need not exist.
+
+    Raises:
+        TrainingError: its result is damaged.
+    """
+    folder = RunFolder(path)
+    lines = _whole_lines(folder.metrics)
+    curve = tuple(
+        (line["epoch"], line["accuracy"]) for line in lines if line["kind"] == "validation"
+    )
+    timed = [line for line in lines if "seconds" in line]
+    result: dict[str, Any] = {}
+    if folder.result.exists():
+        result = read_json(folder.result, "the run's result", TrainingError)
+    tests = result.get("tests", {})
+    return Outcome(
+        epochs=max([result.get("epochs", 0.0), *(line["epoch"] for line in timed)]),
+        seconds=max([result.get("seconds", 0.0), *(line["seconds"] for line in timed)]),
+        curve=curve,
+        validation=max((accuracy for _, accuracy in curve), default=None),
+        tested_epochs=result.get("epochs", 0.0),
+        test=tests.get("test", {}).get("accuracy"),
+        transfer={
+            int(name.removeprefix(_DELAY)): figures["accuracy"]
+            for name, figures in tests.items()
+            if name.startswith(_DELAY)
+        },
+    )
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log that may be growing: its last line counts when it is whole."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
