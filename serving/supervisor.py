@@ -6,11 +6,9 @@ by another. The supervisor loads no model and no torch, and its death ends its w
 
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -19,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from serving.metrics import FOLDER_VARIABLE
+from serving.metrics_folder import MetricsFolder
 from serving.settings import Settings
 from serving.signals import take_early_signals
 
@@ -29,9 +28,9 @@ KILL_AFTER_SECONDS = 5.0  # beyond the time to drain
 BAD_INPUT = 2
 
 # A new worker is a fork of a process that has imported everything and done nothing: it is ready in
-# a second or two, where importing torch anew takes several.
+# a second or two, where importing torch anew takes several, and what timm needs of it twice that.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["serving.server"])
+_context.set_forkserver_preload(["serving.server", "timm"])
 
 
 @dataclass(eq=False)
@@ -59,15 +58,15 @@ class Supervisor:
 
     def run(self) -> int:
         """Return the exit status, after all workers have ended."""
-        folder = Path(tempfile.mkdtemp(prefix="captioner-metrics-"))
-        os.environ[FOLDER_VARIABLE] = str(folder)  # the workers inherit it
+        folder = MetricsFolder.make()
+        os.environ[FOLDER_VARIABLE] = str(folder.path)  # the workers inherit it
         signal.set_wakeup_fd(self._wakeup_out)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
             return self._supervise()
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.drop()
 
     def _supervise(self) -> int:
         while True:
@@ -178,4 +177,5 @@ def run_worker(
     take_early_signals()
     from serving.server import serve
 
+    _folder = MetricsFolder(Path(os.environ[FOLDER_VARIABLE]))  # held until this process ends
     sys.exit(serve(settings, listener, supervisor=pipe, loads_first=is_replacement))

@@ -98,6 +98,13 @@ class Target:
             if WORKER in _command(one) and any(DECODER in _command(two) for two in _children(one))
         ]
 
+    def connections(self, pid: int) -> int:
+        """Return how many clients one process is connected with."""
+        return sum(
+            one.status == psutil.CONN_ESTABLISHED and one.laddr.port == self.address[1]
+            for one in psutil.Process(pid).net_connections("tcp")
+        )
+
     def levels(self) -> Levels:
         memory = descriptors = threads = processes = 0
         for one in self._tree():
