@@ -22,10 +22,14 @@ lint: setup
 	@$(IN) ruff format --check
 	@$(IN) mypy
 
-# Renews every pin within the ranges of pyproject.toml. Hashes, and no address to fetch from.
+# Renews every pin within the ranges of pyproject.toml. Hashes, and no address to fetch from. The
+# image gets of the same versions those that serve and train.
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --quiet
 lock: setup
-	@$(IN) uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@$(IN) $(COMPILE) --all-extras --upgrade --output-file requirements.lock
+	@$(IN) $(COMPILE) --extra serving --extra training --extra tracing --upgrade \
+		--constraints requirements.lock --output-file deploy/requirements.lock
 
 # Leaves runs/ and data/ alone.
 clean:

@@ -16,7 +16,10 @@ from training.vanishing_gradients import build_parser as build_vanishing_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-OF_OTHER_PROGRAMS = {"--check", "--logdir"}  # ruff's, TensorBoard's
+OF_OTHER_PROGRAMS = {
+    *("--check", "--logdir"),  # ruff's, TensorBoard's
+    *("--build", "--entrypoint", "--profile", "--rm"),  # of docker compose
+}
 
 
 def page_id(page: Path) -> str:

@@ -1,0 +1,117 @@
+"""The image is built from what is there and tested, without a compiler, for a user of its own.
+
+Nothing here needs Docker; `scripts/compose_smoke.sh` builds it.
+"""
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = ROOT / "deploy" / "requirements.lock"
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+EXTRAS = ("serving", "training", "tracing")
+
+
+def stages() -> dict[str, str]:
+    parts = re.split(r"^FROM (\S+)(?: AS (\w+))?$", DOCKERFILE, flags=re.MULTILINE)[1:]
+    return {
+        name or "final": f"{base}\n{text}"
+        for base, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+
+
+def test_the_image_has_no_compiler_no_root_and_no_address_of_an_index() -> None:
+    assert list(stages()) == ["packages", "kernels", "sample", "final"]
+    assert "ARG BASE=python:3.11-slim-bookworm\n" in DOCKERFILE
+    assert "syntax=" not in DOCKERFILE
+    assert "sha256" not in DOCKERFILE
+    assert "://" not in DOCKERFILE
+    assert [name for name, text in stages().items() if "g++" in text] == ["kernels"]
+    assert "--require-hashes" in stages()["packages"]
+    final = stages()["final"]
+    assert final.startswith("packages\n")
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert re.search(r'^CMD \["python", "-m", "serving"\]$', final, re.MULTILINE)
+
+
+def test_a_change_of_the_service_does_not_train_the_sample_anew() -> None:
+    for name in ("packages", "kernels", "sample"):
+        assert not re.search(r"COPY.*(serving|scripts|docs|pyproject)", stages()[name]), name
+
+
+def test_what_is_copied_exists_and_is_let_through() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
+    for words in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+        for source in words.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert any(f"{one}/".startswith((f"{source}/",)) or source.startswith(one)
+                       for one in allowed), source  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])
+def test_the_health_check_asks_whether_it_is_ready(status: int, expected: int) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/ready" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (words,) = re.findall(r"HEALTHCHECK.*\\\n\s*CMD (\[.*\])", DOCKERFILE)
+    _, flag, program = json.loads(words)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = program.replace("8000", str(server.server_port))
+        done = subprocess.run([sys.executable, flag, program], capture_output=True, check=False)
+        server.shutdown()
+    assert (done.returncode, done.stderr) == (expected, b"")
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Return the packages of a lock file, each with its text: version, markers and hashes."""
+    blocks = re.split(r"\n(?=\S)", path.read_text(encoding="utf-8"))
+    return {
+        re.split("[=<> ]", block)[0]: re.sub(r"\s*#.*", "", block).rstrip(" \\\n")
+        for block in blocks
+        if not block.startswith("#")
+    }
+
+
+def test_the_image_has_the_tested_packages_and_no_others() -> None:
+    ours, tested = locked(LOCK), locked(ROOT / "requirements.lock")
+    for name, block in ours.items():
+        assert "--hash=sha256:" in block, name
+        assert set(re.findall(r"sha256:\w+", block)) <= set(
+            re.findall(r"sha256:\w+", tested[name])
+        ), f"{name} is another in the image; run make lock"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
+    assert {Requirement(one).name for one in wanted} <= set(ours)
+    assert not {"pytest", "ruff", "mypy", "playwright", "uv", "hypothesis"} & set(ours)
+
+
+@pytest.mark.skipif(shutil.which("awk") is None, reason="awk is not installed")
+def test_another_index_replaces_torch_and_what_only_it_needs() -> None:
+    (program,) = re.findall(r"awk '([^']*)'", DOCKERFILE)
+    text = subprocess.run(["awk", program, LOCK], capture_output=True, text=True, check=True).stdout
+    whole = set(locked(LOCK))
+    kept = {line.split("==")[0] for line in text.splitlines() if re.match(r"[a-z]", line)}
+    assert {name for name in whole - kept if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert not [name for name in kept if name.startswith(("nvidia", "cuda"))]
+    assert text.count("--hash") > 3 * len(kept) // 2
