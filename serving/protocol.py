@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 2.0  # an answer is lost if its connection closes on bytes that were not read
 BODY_SLACK_SECONDS = 2.0  # the application answers a slow body with 408 first
+NEWCOMER_SECONDS = 1.0  # at the end of the service, for a request that may be under way
 MOST_PIPELINED = 16  # requests that a client may send ahead
 MOST_HEADERS = 100
 
@@ -182,6 +183,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.receiving is Receiving.BODY and not self.pipeline:
             self.transport.close()
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End the connection: after its answer, or at once where it idles.
+
+        Who connected just before the end may still send a request, and is told that it is over.
+        """
+        if self.cycle is None and self.receiving is Receiving.HEADER:
+            self.loop.call_later(NEWCOMER_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

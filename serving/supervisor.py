@@ -140,6 +140,7 @@ class Supervisor:
 
     def _stop(self, status: int) -> int:
         """End all workers, the stubborn ones by force after their time to drain."""
+        self.listener.close()  # else clients could still connect, to nobody, when the workers have
         self._tell_all(signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain_seconds + KILL_AFTER_SECONDS
         for worker in self.workers:

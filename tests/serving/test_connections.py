@@ -5,6 +5,7 @@ code of the last one's problem.
 """
 
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .conftest import Running, jpeg
+from .conftest import Running, jpeg, running
 
 CASES = Path(__file__).parent / "requests"
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z]")
@@ -222,3 +223,28 @@ def test_a_full_house_drops_who_has_waited_longest(small: Running) -> None:
         for connection in waiting:
             connection.close()
     assert small.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_connected_before_the_end_is_told_of_it(tiny_checkpoint: Path, workers: str) -> None:
+    def nobody_listens() -> bool | None:
+        try:
+            connect(service).close()
+        except ConnectionError:
+            return True
+        return None
+
+    with running("--checkpoint", str(tiny_checkpoint), "--workers", workers) as service:
+        service.wait_until_ready()
+        with connect(service) as connection:
+            time.sleep(0.2)  # a worker takes it
+            service.process.send_signal(signal.SIGTERM)
+            end = time.monotonic() + 30
+            while not nobody_listens():
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            connection.sendall(POST + b"Content-Length: 3\r\n\r\nabc")
+            received = read_to_end(connection)
+        assert service.wait() == 0
+    assert received.startswith(b"HTTP/1.1 503"), received
+    assert b"not_ready" in received
