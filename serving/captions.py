@@ -17,7 +17,14 @@ from starlette.responses import JSONResponse
 from captioner.errors import CaptionerError
 from serving.answers import BatchAnswer, CaptionAnswer, caption_answer
 from serving.batching import Ticket
-from serving.described import BINARY, COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, problems
+from serving.described import (
+    BINARY,
+    COMMON_CODES,
+    EXAMPLE_IMAGE,
+    IMAGE_CODES,
+    IMAGE_ENCODING,
+    problems,
+)
 from serving.model import CaptionOptions
 from serving.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, timeout_of
 from serving.problems import Problem, problem_of
@@ -56,7 +63,7 @@ def _with(options: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
 ONE_IMAGE = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _with(_FORM_OPTIONS, BINARY)},
+        "multipart/form-data": {"schema": _with(_FORM_OPTIONS, BINARY), "encoding": IMAGE_ENCODING},
         "application/json": {
             "schema": _with(_JSON_OPTIONS, _IMAGE_TEXT),
             "example": {"image": EXAMPLE_IMAGE, "num_captions": 3},
@@ -78,7 +85,8 @@ SEVERAL_IMAGES = {
                     "minItems": 1,
                     "maxItems": MOST_IMAGES,
                 },
-            )
+            ),
+            "encoding": IMAGE_ENCODING,
         }
     },
 }
@@ -177,7 +185,9 @@ def deadline_of(request: Request) -> float:
     return asyncio.get_running_loop().time() + seconds - passed
 
 
-async def received(request: Request, deadline: float, *, most_images: int = 1) -> Upload:
+async def received(
+    request: Request, deadline: float, *, most_images: int = 1, ignores_fields: bool = False
+) -> Upload:
     """Return what the body holds, which must arrive before the deadline.
 
     It is not read where the request would be refused for want of room.
@@ -185,7 +195,7 @@ async def received(request: Request, deadline: float, *, most_images: int = 1) -
     service_of(request).check_room(deadline)
     async with before(deadline):
         started = time.perf_counter()
-        upload = await read_upload(request, most_images=most_images)
+        upload = await read_upload(request, most_images=most_images, ignores_fields=ignores_fields)
     service_of(request).metrics.stage("receive", time.perf_counter() - started)
     return upload
 

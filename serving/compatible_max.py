@@ -11,7 +11,13 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from serving.captions import deadline_of, note, received, service_of, unless_gone
-from serving.described import BINARY, COMMON_CODES, IMAGE_CODES, max_problems
+from serving.described import (
+    BINARY,
+    COMMON_CODES,
+    IMAGE_CODES,
+    IMAGE_ENCODING,
+    max_problems,
+)
 from serving.model import CaptionOptions
 
 PREDICTIONS = 3  # as the original gives
@@ -58,7 +64,8 @@ class Metadata(BaseModel):
                         "type": "object",
                         "properties": {"image": BINARY},
                         "required": ["image"],
-                    }
+                    },
+                    "encoding": IMAGE_ENCODING,
                 }
             },
         }
@@ -69,7 +76,7 @@ async def predict(request: Request) -> JSONResponse:
     service = service_of(request)
     deadline = deadline_of(request)
     options = CaptionOptions(beam_size=PREDICTIONS, num_captions=PREDICTIONS)
-    upload = await received(request, deadline)
+    upload = await received(request, deadline, ignores_fields=True)
     with service.admit(deadline) as ticket:
         captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
     note(request, captioned)

@@ -7,6 +7,9 @@ from serving.answers import ProblemAnswer
 from serving.problems import KINDS, PROBLEM_JSON, Problem, response_to
 
 BINARY = {"type": "string", "format": "binary", "minLength": 1}
+IMAGE_ENCODING = {  # of the field of a form; whoever tests by the document learns what to send
+    "image": {"contentType": "image/jpeg, image/png, image/webp, image/gif, image/bmp"}
+}
 EXAMPLE_IMAGE = (  # a PNG of one pixel, as base64
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )

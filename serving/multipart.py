@@ -15,6 +15,7 @@ from serving.problems import Problem
 IMAGE_FIELDS = ("image", "file")
 MANY_IMAGE_FIELDS = ("image", "images", "file", "files")
 MOST_FIELDS = 16
+MOST_IGNORED = 1000  # of those that nobody reads; each costs some microseconds
 FIELD_BYTES = 4096
 
 
@@ -26,20 +27,22 @@ class _Part:
 
 
 class FormReader:
-    """Collects the images and the text fields of one multipart body.
+    """Collects the images and, where it keeps them, the text fields of one multipart body.
 
     Raises:
         Problem: the body is malformed or holds more than it may; from any method.
     """
 
-    def __init__(self, content_type: str, *, most_images: int) -> None:
+    def __init__(self, content_type: str, *, most_images: int, keeps: bool = True) -> None:
         _, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary", b"")
         if not boundary:
             raise malformed("its Content-Type names no boundary")
         self.images: list[bytes] = []
         self.fields: dict[str, str] = {}
-        self._most_images = most_images
+        self.most_images = most_images
+        self._keeps = keeps  # fields that are no images
+        self._ignored = 0
         self._image_fields = IMAGE_FIELDS if most_images == 1 else MANY_IMAGE_FIELDS
         self._name = b""
         self._header_name = b""
@@ -95,13 +98,13 @@ class FormReader:
             raise malformed("a part has no name")
         name = _text(parameters[b"name"])
         is_image = name in self._image_fields
-        if is_image and self._most_images > 1 and b"filename" not in parameters:
+        if is_image and self.most_images > 1 and b"filename" not in parameters:
             raise malformed(f"field {name!r} is text; send each image as a file")
-        if is_image and len(self.images) == self._most_images:
+        if is_image and len(self.images) == self.most_images:
             raise Problem(
                 "invalid_parameter",
-                f"the form holds more images than the {self._most_images} that may be sent; send "
-                + ("one, or several to /captions" if self._most_images == 1 else "fewer"),
+                f"the form holds more images than the {self.most_images} that may be sent; send "
+                + ("one, or several to /captions" if self.most_images == 1 else "fewer"),
                 members={"parameter": name},
             )
         if not is_image and b"filename" in parameters:
@@ -110,12 +113,17 @@ class FormReader:
                 f"there is a file in field {name[:40]!r}; send images in the field 'image'",
                 members={"parameter": name[:40]},
             )
+        self._ignored += not is_image and not self._keeps
+        if self._ignored > MOST_IGNORED:
+            raise malformed("there are too many fields")
         if not is_image and (name in self.fields or len(self.fields) == MOST_FIELDS):
             raise malformed(f"field {name[:40]!r} comes twice, or there are too many fields")
         self._part = _Part(name, is_image)
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         assert self._part is not None
+        if not self._part.is_image and not self._keeps:
+            return
         if not self._part.is_image and len(self._part.data) + end - start > FIELD_BYTES:
             raise malformed(f"field {self._part.name[:40]!r} is longer than {FIELD_BYTES:,} bytes")
         self._part.data += data[start:end]
@@ -124,7 +132,7 @@ class FormReader:
         assert self._part is not None
         if self._part.is_image:
             self.images.append(bytes(self._part.data))
-        else:
+        elif self._keeps:
             self.fields[self._part.name] = _text(bytes(self._part.data))
         self._part = None
 

@@ -33,8 +33,12 @@ class Upload:
     is_json: bool = False  # then a number is a number, and not text
 
 
-async def read_upload(request: Request, *, most_images: int = 1) -> Upload:
+async def read_upload(
+    request: Request, *, most_images: int = 1, ignores_fields: bool = False
+) -> Upload:
     """Return what the body of `request` holds; one image at least.
+
+    With `ignores_fields` whatever else a form holds is passed over.
 
     Raises:
         Problem: there is no image, too many, or the body is not what its Content-Type says.
@@ -43,7 +47,9 @@ async def read_upload(request: Request, *, most_images: int = 1) -> Upload:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        upload = await _from_form(request, content_type, most_images)
+        upload = await _from_form(
+            request, FormReader(content_type, most_images=most_images, keeps=not ignores_fields)
+        )
     elif kind == "application/json" or kind.endswith("+json"):
         upload = _from_json(await read_json(request))
     elif kind in RAW_TYPES or kind.startswith("image/"):
@@ -104,8 +110,7 @@ def image_from_text(text: Any, parameter: str = "image") -> bytes:
         raise _not_an_image(parameter, "is not base64") from None
 
 
-async def _from_form(request: Request, content_type: str, most_images: int) -> Upload:
-    form = FormReader(content_type, most_images=most_images)
+async def _from_form(request: Request, form: FormReader) -> Upload:
     is_empty = True
     async for chunk in _chunks(request):
         is_empty = is_empty and not chunk
@@ -113,7 +118,7 @@ async def _from_form(request: Request, content_type: str, most_images: int) -> U
     if is_empty:
         return Upload([])
     form.finish()
-    images = form.images if most_images > 1 else [data for data in form.images if data]
+    images = form.images if form.most_images > 1 else [data for data in form.images if data]
     return Upload(images, form.fields)
 
 

@@ -393,6 +393,8 @@ def test_ibm_max_clients_get_their_form(client: TestClient, engine: StandInEngin
     assert [one["index"] for one in body["predictions"]] == ["0", "1", "2"]
     assert set(body["predictions"][0]) == {"index", "caption", "probability"}
     assert body["predictions"][0]["probability"] == pytest.approx(0.36788, abs=1e-4)
+    more = {"a": ["1", "2"] * 20, "beam_size": "no number"}
+    assert client.post("/model/predict", files=FORM, data=more).status_code == 200
     missing = client.post("/model/predict")
     assert missing.status_code == 400
     assert missing.json()["message"] == "Input payload validation failed"
