@@ -51,12 +51,16 @@ def tiny_joint(sample: Path) -> list[str]:
 
 
 class Process:
-    """One run of the training script, in a process that may be killed."""
+    """One run of a training script, in a process that may be killed."""
 
-    def __init__(self, server: "subprocess.Popen[str]", words: list[str], folder: Path) -> None:
+    def __init__(
+        self, server: "subprocess.Popen[str]", program: str, words: list[str], folder: Path
+    ) -> None:
         self._server = server
         self._log = folder / f"log-{secrets.token_hex(4)}.txt"
-        self.pid = self._ask({"words": words, "folder": str(folder), "log": str(self._log)})
+        self.pid = self._ask(
+            {"program": program, "words": words, "folder": str(folder), "log": str(self._log)}
+        )
         self._status: int | None = None
 
     @property
@@ -110,8 +114,8 @@ def server() -> Iterator["subprocess.Popen[str]"]:
 
 @pytest.fixture
 def start(server: "subprocess.Popen[str]", tmp_path: Path) -> Start:
-    """Start the training script in a process of its own, in `tmp_path`."""
-    return lambda *words: Process(server, list(words), tmp_path)
+    """Start a training script, by default the captioner's, in a process of its own."""
+    return lambda *words, program="train_coco": Process(server, program, list(words), tmp_path)
 
 
 @pytest.fixture

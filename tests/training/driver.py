@@ -18,7 +18,13 @@ import torch.utils.tensorboard
 import training.validation
 from captioner.metrics import Scores
 from captioner.metrics.overlap import BleuCounts
-from training.train_coco import main
+from training import copying, sequential_mnist, train_coco
+
+PROGRAMS = {
+    "train_coco": train_coco.main,
+    "copying": copying.main,
+    "sequential_mnist": sequential_mnist.main,
+}
 
 
 class WordScorer:
@@ -46,7 +52,7 @@ class WordScorer:
         pass
 
 
-def run(words: Sequence[str], folder: str, log: str) -> None:
+def run(program: str, words: Sequence[str], folder: str, log: str) -> None:
     """Train in `folder` with all output in `log`, and end this process."""
     os.chdir(folder)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -54,7 +60,7 @@ def run(words: Sequence[str], folder: str, log: str) -> None:
     os.dup2(file, 2)
     status = 70
     try:
-        status = main(words)
+        status = PROGRAMS[program](words)
     except BaseException:
         traceback.print_exc()
     finally:

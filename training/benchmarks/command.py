@@ -148,9 +148,9 @@ def _train(script: Script, experiment: Experiment, folder: RunFolder, *, is_resu
         torch.set_num_threads(config.threads)
     task = script.task(config, device)
     loop = Loop(task, experiment, device, folder, _say)
-    if folder.last.exists():
-        loop.resume()
     with folder.locked():
+        if folder.last.exists():
+            loop.resume()
         _say(f"run: {folder.path}" + (" (resumed)" if is_resumed else ""))
         _say(_listed(experiment))
         folder.write_config(

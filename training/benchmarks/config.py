@@ -71,18 +71,17 @@ class Experiment:
     method: MethodOptions
 
     def __post_init__(self) -> None:
-        config, p = self.config, getattr(self.method, "p", None)
-        if not config.anneal_epochs:
-            return
-        if p is None:
+        config = self.config
+        shares = [getattr(self.method, name, None) for name in ("p", "cell_p")]
+        if config.anneal_epochs and shares == [None, None]:
             raise OptionError(
                 f"--anneal-epochs is {config.anneal_epochs}, but {config.model} detaches nothing; "
                 "leave it 0"
             )
-        if config.anneal_epochs >= config.epochs:
+        if any(shares) and config.anneal_epochs >= config.epochs:
             raise OptionError(
-                f"--anneal-epochs is {config.anneal_epochs} of {config.epochs} epochs, so --p "
-                f"{p} would never be in force; leave at least one epoch with it"
+                f"--anneal-epochs is {config.anneal_epochs} of {config.epochs} epochs, so nothing "
+                "would ever be detached; leave at least one epoch before them"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -108,17 +108,17 @@ class Loop:
         done: dict[str, Figures] = {}
         if folder.result.exists():
             earlier = read_json(folder.result, "the run's result", TrainingError)
-            if earlier["best_update"] == standing.best_update:
-                done = earlier["tests"]
+            if earlier.get("best_update") == standing.best_update:
+                done = dict(earlier["tests"])
         self._write_result(outcome, done)
-        with closing(self._open_log()) as self._log:
+        with closing(self._open_log()) as log:
             for name, ask in task.tests().items():
-                if name in done:
-                    continue
-                self._announce(f"testing the best model: {name}")
-                done[name] = ask(self._model)
-                self._log.write(name, standing.update, done[name])
-                self._write_result(outcome, done)
+                if name not in done:
+                    self._announce(f"testing the best model: {name}")
+                    done[name] = ask(self._model)
+                    self._write_result(outcome, done)
+            for name, figures in done.items():
+                log.write(name, standing.update, figures)
         return done
 
     def _open_log(self) -> MetricsLog:
