@@ -30,6 +30,7 @@ from serving.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, 
 from serving.problems import Problem, problem_of
 from serving.refusals import DeadlineExceeded
 from serving.service import Captioned, Service
+from serving.tracing import stage
 from serving.uploads import ClientGone, Upload, read_upload
 
 MOST_IMAGES = 16
@@ -195,7 +196,10 @@ async def received(
     service_of(request).check_room(deadline)
     async with before(deadline):
         started = time.perf_counter()
-        upload = await read_upload(request, most_images=most_images, ignores_fields=ignores_fields)
+        with stage("receive"):
+            upload = await read_upload(
+                request, most_images=most_images, ignores_fields=ignores_fields
+            )
     service_of(request).metrics.stage("receive", time.perf_counter() - started)
     return upload
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from captioner.errors import CaptionerError
 from serving.metrics import Metrics
 from serving.problems import Problem, problem_of, response_to
+from serving.tracing import note
 from serving.uploads import ClientGone
 
 HUNG_UP = 499  # nginx's status for a client that left; it is counted and never sent
@@ -50,6 +51,7 @@ class Envelope:
         started = time.perf_counter()
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id"))
+        note(request_id=request_id)
         notes: dict[str, Any] = {}  # what the routes add to the line in the log
         is_head = scope["method"] == "HEAD"
         inner: Scope = {

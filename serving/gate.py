@@ -6,17 +6,20 @@ tells about the model's users is not.
 
 import ipaddress
 import math
+import os
 import time
+from pathlib import Path
 
 from limits import parse_many
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
+from limits.storage import MemoryStorage, MovingWindowSupport
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.keys import KeyHash, matching_key
+from serving.metrics import FOLDER_VARIABLE
 from serving.problems import Problem
 from serving.settings import Settings
+from serving.shared_rates import SharedHits
 
 GUARDED = {
     "/caption": "POST",
@@ -37,13 +40,13 @@ class Gate:
         self.keys = settings.api_keys
         self.admin_keys = settings.admin_keys or settings.api_keys
         self.rates = parse_many(settings.rate_limit) if settings.rate_limit else []
-        self.limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.hits = _hits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and is_guarded(scope["path"], scope["method"]):
             key = self._checked_key(scope["path"], Headers(scope=scope))
             if self.rates:
-                await self._count(key.hex() if key else _network(scope))
+                self._count(key.hex() if key else _network(scope))
         await self.app(scope, receive, send)
 
     def _checked_key(self, path: str, headers: Headers) -> KeyHash | None:
@@ -60,20 +63,28 @@ class Gate:
             raise Problem("unauthorized", detail, closes_connection=True)
         return key
 
-    async def _count(self, client: str) -> None:
+    def _count(self, client: str) -> None:
         for rate in self.rates:
-            if not await self.limiter.hit(rate, client):
-                window = await self.limiter.get_window_stats(rate, client)
+            window = (rate.key_for(client), rate.amount, rate.get_expiry())
+            if not self.hits.acquire_entry(*window):
+                began, _ = self.hits.get_moving_window(*window)
+                seconds = began + rate.get_expiry() - time.time()
                 raise Problem(
                     "rate_limited",
                     f"this client has sent more than {rate}; wait",
-                    retry_after_seconds=max(1, math.ceil(window.reset_time - time.time())),
+                    retry_after_seconds=max(1, math.ceil(seconds)),
                 )
 
 
 def is_guarded(path: str, method: str) -> bool:
     """Return whether a request needs a key, where there are keys, and counts for the rate."""
     return GUARDED.get(path) == method
+
+
+def _hits() -> MovingWindowSupport:
+    """Return where hits are counted: with other workers, or in this process's memory."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return MemoryStorage() if folder is None else SharedHits(Path(folder))
 
 
 def _network(scope: Scope) -> str:

@@ -21,7 +21,7 @@ from serving.metrics import Metrics
 from serving.model import CaptionOptions, LoadedModel, load_model, newest_checkpoint
 from serving.refusals import NotReady
 from serving.settings import Settings
-from serving.tracing import stage
+from serving.tracing import note, stage
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -138,6 +138,12 @@ class Service:
         self.metrics.stage("decode", image.seconds)
         with stage("model"):
             outcome = await self._batcher.submit(ticket, image.pixels, options)
+            note(
+                batch_size=outcome.batch_size,
+                queue_seconds=outcome.queue_seconds,
+                encode_seconds=outcome.encode_seconds,
+                search_seconds=outcome.search_seconds,
+            )
         return Captioned(image, outcome)
 
     async def reload(self) -> LoadedModel:

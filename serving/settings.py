@@ -73,7 +73,7 @@ class Settings:
     )
     no_auth: bool = _setting(False, "serve a public address without keys")
     rate_limit: str | None = _setting(
-        None, "requests per key or address in each worker, such as 60/minute (no limit)"
+        None, "requests per key or address, such as 60/minute (no limit)"
     )
     cors_origins: tuple[str, ...] = _setting(
         (), "origins whose pages may call the service, between commas (none)"

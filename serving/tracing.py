@@ -25,6 +25,14 @@ def stage(name: str) -> Iterator[None]:
         yield
 
 
+def note(**attributes: str | int | float) -> None:
+    """Add to the span that is open now, if there is one."""
+    if _tracers:
+        from opentelemetry.trace import get_current_span
+
+        get_current_span().set_attributes(attributes)
+
+
 def traced(app: "ASGIApp", endpoint: str) -> "ASGIApp":
     """Return `app` with a span for each request, sent to `endpoint` in batches."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

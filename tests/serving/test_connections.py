@@ -134,6 +134,21 @@ def test_two_hundred_slow_connections_are_dropped_and_others_served_meanwhile(
             connection.close()
 
 
+def test_who_reads_no_answers_is_cut(live: Running) -> None:
+    asked = 16
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", live.port))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 20:
+                time.sleep(0.2)
+                connection.sendall(b"\r\n")
+        assert len(ANSWER.findall(read_to_end(connection))) < asked
+
+
 def test_an_idle_connection_is_closed(live: Running) -> None:
     with connect(live) as connection:
         connection.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -21,6 +21,7 @@ from PIL import Image
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
 from serving.decode_pool import DecodedImage, DecodePool
+from serving.decode_process import DecodeProcess
 from serving.guard import ImageLimits
 from serving.refusals import DeadlineExceeded, ImageRejected, NotReady
 
@@ -332,6 +333,39 @@ def test_before_the_start_and_after_the_end_it_is_not_ready():
     children = psutil.Process().children()
     asyncio.run(test())
     assert psutil.Process().children() == children
+
+
+def test_a_process_that_stands_still_is_killed_and_one_that_is_kept_waiting_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Whether others are busy does not decide about a picture; the clock does where it must."""
+    small, killed = saved(picture(9, 9), "PNG"), []
+
+    async def halted(pool: DecodePool, waits: bool, seconds: float) -> Any:
+        (process,) = pool.process_ids()
+        monkeypatch.setattr(DecodeProcess, "_is_kept_waiting", lambda _: waits)
+        os.kill(process, signal.SIGSTOP)
+        task = asyncio.create_task(decode(pool, small))
+        await asyncio.sleep(seconds)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+        return await task
+
+    async def test(pool: DecodePool) -> None:
+        assert (await halted(pool, waits=True, seconds=1.0)).header.width == 9
+        assert killed == []
+        with pytest.raises(ImageRejected):
+            await halted(pool, waits=True, seconds=3.0)
+        assert killed == [1]
+        await until(lambda: pool.healthy())
+        monkeypatch.undo()
+        (process,) = pool.process_ids()
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(ImageRejected):
+            await decode(pool, small)
+        assert killed == [1, 1]
+
+    run(test, timeout_seconds=0.7, on_killed=lambda: killed.append(1))
 
 
 def test_processes_die_with_their_parent():
