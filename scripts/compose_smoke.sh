@@ -10,7 +10,7 @@
 # PHOTO is what is captioned, SMOKE_PORT where, SMOKE_PROJECT names the containers, and
 # SMOKE_BUILD=no takes the image that CAPTIONER_IMAGE names as it is.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 COMPOSE=${COMPOSE:-docker compose}
 PHOTO=${PHOTO:-docs/pictures/flickr8k.jpg}
@@ -29,9 +29,8 @@ inside() { compose exec -T captioner "$@"; }
 container() { compose ps -aq captioner; }
 state() { docker inspect -f "$1" "$(container)"; }
 health() { state '{{.State.Health.Status}}' 2>/dev/null; }
-caption() { curl -sS -m 60 -F "image=@${1:-$PHOTO}" "$URL/caption"; }
+caption() { curl -sS -m 60 -F "image=@$PHOTO" "$URL/caption"; }
 status_of() { curl -sS -m 60 -o /dev/null -w '%{http_code}' -F "image=@$1" "$URL/caption"; }
-seconds() { date +%s.%N; }
 
 check() { # check WHAT COMMAND...: the command's output is shown where it fails
     local what=$1 said
@@ -40,7 +39,7 @@ check() { # check WHAT COMMAND...: the command's output is shown where it fails
         echo "ok      $what"
     else
         echo "FAILED  $what"
-        sed 's/^/          /' <<<"${said:-(no output)}" | tail -n 15
+        tail -n 15 <<<"${said:-(no output)}" | while IFS= read -r line; do echo "          $line"; done
         FAILED=1
     fi
 }
@@ -200,7 +199,8 @@ PYTHON
 }
 hostile_image_costs_one_request() {
     # 19,000 x 19,000 pixels in a megabyte: decoded they need more than the container has.
-    local status container=$(container)
+    local status container
+    container=$(container)
     inside python -c '
 import struct, sys, zlib
 def chunk(kind, data):
@@ -221,6 +221,7 @@ sys.stdout.buffer.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"
 }
 wrong_checkpoint_fails() { # wrong_checkpoint_fails PATH WORDS
     local said
+    compose down >/dev/null 2>&1
     if said=$(CHECKPOINT=$1 compose up -d captioner 2>&1); then
         echo "it started: $said"
         return 1
@@ -276,5 +277,5 @@ check "it comes up with little memory and weak limits" up
 check "it becomes healthy" await_health healthy
 check "an image that exhausts the memory costs its own request alone" hostile_image_costs_one_request
 
-((FAILED)) && echo "# FAILED" || echo "# all is well, in $SECONDS s"
+if ((FAILED)); then echo "# FAILED"; else echo "# all is well, in $SECONDS s"; fi
 exit $FAILED
