@@ -9,9 +9,16 @@ import pytest
 
 from captioner.cli import build_parser
 from serving.__main__ import build_parser as build_serving_parser
+from training import copying, sequential_mnist
+from training import copying, sequential_mnist, word_language_model
 from training.arguments import build_parser as build_training_parser
+from training.benchmarks.command import build_parser as build_benchmark_parser
+from training.benchmarks.command import build_parser as build_benchmark_parser
 from training.evaluate_coco import _parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
+from training.methods import method_names
+from training.reproduce import build_parser as build_reproduce_parser
+from training.methods import method_names
 from training.vanishing_gradients import build_parser as build_vanishing_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +41,19 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from options(sub)
 
 
+def options_of_benchmarks() -> Iterator[str]:
+    yield from options(build_reproduce_parser())
+    for script in (copying.SCRIPT, sequential_mnist.SCRIPT, word_language_model.SCRIPT):
+        for model in method_names():
+            yield from options(build_benchmark_parser(script, model))
+
+
+def options_of_benchmarks() -> Iterator[str]:
+    for script in (copying.SCRIPT, sequential_mnist.SCRIPT):
+        for model in method_names():
+            yield from options(build_benchmark_parser(script, model))
+
+
 def options_of_scripts() -> Iterator[str]:
     for script in sorted((ROOT / "scripts").glob("*.py")):
         yield from re.findall(r'"(--[a-z][a-z-]*)"', script.read_text(encoding="utf-8"))
@@ -48,6 +68,8 @@ def test_every_option_in_a_document_exists(page: Path) -> None:
         *options(build_paths_parser()),
         *options(build_vanishing_parser()),
         *options(build_serving_parser("serving")),
+        *options_of_benchmarks(),
+        *options_of_benchmarks(),
         *options_of_scripts(),
         *OF_OTHER_PROGRAMS,
     }
