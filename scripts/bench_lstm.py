@@ -225,11 +225,16 @@ def matrix_products(shape: Shape) -> Pass:
     return run
 
 
-def in_child(work: Callable[..., None], *arguments: Any) -> Connection:
-    """Start `work` in a fork of this process, which has not run anything in parallel yet."""
+def in_child(work: Callable[..., None], *arguments: Any, start: str = "fork") -> Connection:
+    """Start `work` in a process of its own.
+
+    A "fork" of this process must not find that it ran anything in parallel; "spawn" loads all
+    anew.
+    """
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")
-    context.Process(target=work, args=(theirs, *arguments), daemon=True).start()
+    context = multiprocessing.get_context(start)
+    context.Process(target=work, args=(theirs, *arguments), daemon=True).start()  # type: ignore[attr-defined]
+    theirs.close()  # so that a child that died is the end of the file, and not waited for
     return ours
 
 

@@ -9,14 +9,11 @@ import pytest
 
 from captioner.cli import build_parser
 from serving.__main__ import build_parser as build_serving_parser
-from training import copying, sequential_mnist
 from training import copying, sequential_mnist, word_language_model
 from training.arguments import build_parser as build_training_parser
 from training.benchmarks.command import build_parser as build_benchmark_parser
-from training.benchmarks.command import build_parser as build_benchmark_parser
 from training.evaluate_coco import _parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
-from training.methods import method_names
 from training.reproduce import build_parser as build_reproduce_parser
 from training.methods import method_names
 from training.vanishing_gradients import build_parser as build_vanishing_parser
@@ -48,12 +45,6 @@ def options_of_benchmarks() -> Iterator[str]:
             yield from options(build_benchmark_parser(script, model))
 
 
-def options_of_benchmarks() -> Iterator[str]:
-    for script in (copying.SCRIPT, sequential_mnist.SCRIPT):
-        for model in method_names():
-            yield from options(build_benchmark_parser(script, model))
-
-
 def options_of_scripts() -> Iterator[str]:
     for script in sorted((ROOT / "scripts").glob("*.py")):
         yield from re.findall(r'"(--[a-z][a-z-]*)"', script.read_text(encoding="utf-8"))
@@ -68,7 +59,6 @@ def test_every_option_in_a_document_exists(page: Path) -> None:
         *options(build_paths_parser()),
         *options(build_vanishing_parser()),
         *options(build_serving_parser("serving")),
-        *options_of_benchmarks(),
         *options_of_benchmarks(),
         *options_of_scripts(),
         *OF_OTHER_PROGRAMS,

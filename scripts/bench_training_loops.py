@@ -1,0 +1,260 @@
+"""Time an epoch of copying and of pixel MNIST: this project's loop against the authors' kind of it.
+
+"ours" is the loop of `training/benchmarks`, with all it does: batches, clipping, Adam, the log.
+"authors' loop" is a stand-in written after their description: an LSTM cell of their own, one step
+at a time, `.detach()` where a number drawn for the step says so, the output layer at every step
+(of MNIST too, where the last one is used), and the loss added up step by step (of copying). It gets
+its batches ready-made from our task. "As published" does not flush denormal numbers; the row
+"flushed" does, in all threads. Each contestant has a process of its own; they take turns.
+
+An epoch is 1,000 updates of copying or 500 of MNIST, and a validation. Only `--updates` are timed,
+from the initial weights, and multiplied; so are the authors' batches of MNIST's validation.
+
+    python scripts/bench_training_loops.py --mnist data/mnist --json bench.json
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_lstm import BUSY, in_child, load_of_others
+from torch import Tensor, nn
+
+from captioner.errors import CaptionerError, OptionError
+from captioner.files import write_json
+from training.benchmarks.config import Experiment
+from training.benchmarks.copying import CLASSES, CopyingConfig, CopyingTask
+from training.benchmarks.loop import Loop
+from training.benchmarks.pixels import PixelsConfig, PixelsTask
+from training.benchmarks.task import Batch
+from training.methods.lstm import Options
+from training.mnist import load_mnist
+from training.run_folder import RunFolder, read_metrics
+
+OURS, PUBLISHED, FLUSHED = "ours", "authors' loop, as published", "authors' loop, flushed"
+TARGETS = {"copying": 3.0, "mnist": 10.0}  # times the authors' loop as published
+UPDATES = {"copying": 1000, "mnist": 500}  # of an epoch
+CPU = torch.device("cpu")
+VALIDATION_BATCHES = 100  # of the authors' pixel MNIST
+Times = tuple[float, float]  # seconds of the updates, and of a validation
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--p", type=float, default=0.25, help="probability to detach")
+    parser.add_argument("--delay", type=int, default=100)
+    parser.add_argument("--updates", type=int, default=20, help="timed in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mnist", type=Path, default=Path("data/mnist"), metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        for name in ("updates", "rounds", "threads", "delay"):
+            if getattr(options, name) < 1:
+                raise OptionError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+        Options(p=options.p)
+        if "mnist" in options.tasks:
+            load_mnist(options.mnist)
+        before = load_of_others()
+        figures = {task: compare(task, options) for task in options.tasks}
+        load = {"before": before, "after": load_of_others()}
+        if max(load.values()) > BUSY:
+            print(f"note: other programs use {max(load.values()):.0%} of the processor; ratios")
+            print("from a busy machine are worth little")
+        if options.json:
+            settings = {key: str(value) for key, value in vars(options).items()}
+            write_json(
+                options.json,
+                {"settings": settings, "machine": {**machine(), "load": load}, "figures": figures},
+            )
+    except CaptionerError as problem:
+        print(f"bench_training_loops.py: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
+
+
+def compare(task: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Let the contestants take turns at one task, and say what an epoch takes."""
+    workers = {
+        name: in_child(serve, task, name, options, start="spawn")
+        for name in (PUBLISHED, FLUSHED, OURS)
+    }
+    times: dict[str, list[Times]] = {name: [] for name in workers}
+    for number in range(-1, options.rounds):  # the first is not counted
+        for name, worker in workers.items():
+            worker.send("go")
+            taken = worker.recv()
+            if number >= 0:
+                times[name].append(taken)
+    for worker in workers.values():
+        worker.send(None)
+    scale = UPDATES[task] / options.updates
+    figures: dict[str, Any] = {}
+    for name, pairs in times.items():
+        updates = [scale * seconds for seconds, _ in pairs]
+        epochs = [scale * seconds + validation for seconds, validation in pairs]
+        figures[name] = {
+            "updates_seconds": statistics.median(updates),
+            "epoch_seconds": statistics.median(epochs),
+            "all_updates_seconds": updates,
+            "all_epoch_seconds": epochs,
+        }
+    report(task, figures, options)
+    return figures
+
+
+def report(task: str, figures: dict[str, Any], options: argparse.Namespace) -> None:
+    print(f"\n{task}, p = {options.p:g}: seconds for {UPDATES[task]} updates, of which")
+    print(f"{options.updates} were timed, and for an epoch with its validation; medians")
+    ours = figures[OURS]
+    print(f"{'':<30}{'updates':>9}{'min':>9}{'max':>9}{'ratio':>8}{'epoch':>9}{'ratio':>8}")
+    for name, row in figures.items():
+        every = row["all_updates_seconds"]
+        row["updates_ratio"] = row["updates_seconds"] / ours["updates_seconds"]
+        row["epoch_ratio"] = row["epoch_seconds"] / ours["epoch_seconds"]
+        print(
+            f"{name:<30}{row['updates_seconds']:>9.1f}{min(every):>9.1f}{max(every):>9.1f}"
+            f"{row['updates_ratio']:>7.1f}x{row['epoch_seconds']:>9.1f}{row['epoch_ratio']:>7.1f}x"
+        )
+    print(f"the aim is {TARGETS[task]:g} times as quick as the authors' loop as published")
+
+
+def serve(connection: Connection, task: str, name: str, options: argparse.Namespace) -> None:
+    """Answer every request with the times of one round, until nothing is asked."""
+    torch.set_flush_denormal(name != PUBLISHED)  # before anything runs in parallel
+    torch.set_num_threads(options.threads)
+    run = contestant(task, name, options)
+    while connection.recv() is not None:
+        connection.send(run())
+
+
+def contestant(task: str, name: str, options: argparse.Namespace) -> Callable[[], Times]:
+    method = Options(p=options.p)
+    if task == "copying":
+        config = CopyingConfig(delay=options.delay, updates=options.updates, epochs=1)
+        copying = CopyingTask(config, CPU)
+        if name == OURS:
+            return partial(time_ours, copying, Experiment(config, method))
+        return partial(time_authors_copying, copying, options)
+    pixels_config = PixelsConfig(mnist=str(options.mnist), updates=options.updates, epochs=1)
+    pixels = PixelsTask(pixels_config, CPU)
+    if name == OURS:
+        return partial(time_ours, pixels, Experiment(pixels_config, method))
+    return partial(time_authors_mnist, pixels, options)
+
+
+def time_ours(task: CopyingTask | PixelsTask, experiment: Experiment) -> Times:
+    """Run one epoch of the real loop, and read from its log what took how long."""
+    with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as nowhere:
+        folder = RunFolder(Path(place))
+        with contextlib.redirect_stderr(nowhere):  # the progress
+            Loop(task, experiment, CPU, folder, lambda _: None).run()
+        lines = {line["kind"]: line["seconds"] for line in read_metrics(folder)}
+    return lines["train"], lines["validation"] - lines["train"]
+
+
+class AuthorsNet(nn.Module):
+    """The authors' cell and output layer, for one step."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.from_input = nn.Linear(inputs, 4 * hidden)
+        self.from_hidden = nn.Linear(hidden, 4 * hidden)
+        self.output = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gates = self.from_input(x) + self.from_hidden(h)
+        i, f, o = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=1)
+        c = c * f + i * gates[:, 3 * self.hidden :].tanh()
+        h = o * c.tanh()
+        return self.output(h), h, c
+
+    def start(self, rows: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(rows, self.hidden), torch.zeros(rows, self.hidden)
+
+
+def authors_loss(net: AuthorsNet, batch: Batch, p: float, at_every_step: bool) -> Tensor:
+    """Return the loss of a batch, computed step by step."""
+    inputs, targets = batch
+    h, c = net.start(inputs.shape[1])
+    loss = torch.zeros(())
+    for step, now in enumerate(inputs):
+        if p > 0 and torch.rand(()).item() <= p:
+            h = h.detach()
+        scores, h, c = net(now, h, c)
+        if at_every_step:
+            loss = loss + nn.functional.cross_entropy(scores, targets[step])
+    if at_every_step:
+        return loss / len(inputs)
+    return nn.functional.cross_entropy(scores, targets)
+
+
+def time_authors(
+    net: AuthorsNet, task: CopyingTask | PixelsTask, p: float, at_every_step: bool
+) -> float:
+    batches = list(task.batches(0))
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    start = time.perf_counter()
+    for batch in batches:
+        loss = authors_loss(net, batch, p, at_every_step)
+        net.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        loss.item()
+    return time.perf_counter() - start
+
+
+def time_authors_copying(task: CopyingTask, options: argparse.Namespace) -> Times:
+    net = AuthorsNet(1, 128, CLASSES)
+    updates = time_authors(net, task, options.p, True)
+    held_out = task.sequences(task.validation, options.delay)
+    start = time.perf_counter()
+    with torch.no_grad():
+        authors_loss(net, held_out, 0.0, True)
+    return updates, time.perf_counter() - start
+
+
+def time_authors_mnist(task: PixelsTask, options: argparse.Namespace) -> Times:
+    net = AuthorsNet(1, 100, 10)
+    updates = time_authors(net, task, options.p, False)
+    batch = next(task.batches(1))  # as large as one of the validation
+    start = time.perf_counter()
+    with torch.no_grad():
+        authors_loss(net, batch, 0.0, False)
+    return updates, VALIDATION_BATCHES * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
