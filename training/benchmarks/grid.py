@@ -86,8 +86,8 @@ EXHIBITS = {
         settings=(COPYING_100,),
         rows=(
             _lstm("vanilla LSTM", (64.85, 48.17, 43.03, 28.82, 19.48, 14.58), p=0.0),
-            _lstm("h-detach 0.5", (74.79, 54.91, 52.43, 43.54, 34.34, 24.55), p=0.5),
             _lstm("h-detach 0.25", (90.72, 77.76, 74.68, 63.19, 51.83, 42.35), p=0.25),
+            _lstm("h-detach 0.5", (74.79, 54.91, 52.43, 43.54, 34.34, 24.55), p=0.5),
         ),
         delays=TRANSFER_DELAYS,
         is_table=True,
