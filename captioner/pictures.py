@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -22,7 +22,6 @@ from captioner.errors import ImageError, OptionError
 from captioner.files import write_atomically
 
 if TYPE_CHECKING:
-    from captioner.captioner import Caption
     from captioner.encoder.preprocessing import Preprocessing
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
@@ -50,8 +49,19 @@ class Sample:
     references: Sequence[str] = ()
 
 
+class LookedCaption(Protocol):
+    """A caption and where its decoder looked, whether it was made here or by a service."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> Sequence[str]: ...
+    @property
+    def attention(self) -> Any: ...  # a grid for each token: an array, or nested sequences
+
+
 def draw_attention(
-    image: Image.Image, caption: "Caption", out: Path, *, seen: Box | None = None
+    image: Image.Image, caption: LookedCaption, out: Path, *, seen: Box | None = None
 ) -> None:
     """Write a PNG with the photograph and, for every word, where the decoder looked.
 
@@ -74,9 +84,10 @@ def draw_attention(
     photograph = image.resize(size, Image.Resampling.LANCZOS)
     left, top, right, bottom = (round(edge * scale) for edge in seen or (0, 0, *image.size))
     box = (left, top, max(right, left + 1), max(bottom, top + 1))
-    full = min(1.0, FULL_LIGHT / caption.attention[0].size)
+    grids = np.asarray(caption.attention, np.float32)
+    full = min(1.0, FULL_LIGHT / grids[0].size)
     panels = [("", _framed(photograph, box))]
-    for word, weights in zip(caption.tokens, caption.attention, strict=True):
+    for word, weights in zip(caption.tokens, grids, strict=True):
         panels.append((word, _lit(photograph, weights, box, max(full, float(weights.max())))))
     _write(_panels(caption.text, panels), out)
 

@@ -148,7 +148,6 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.server is not None:
         given = {
             "--checkpoint": arguments.checkpoint is not None,
-            "--attention": arguments.attention is not None,
             "--device": arguments.device != "auto",
             "--batch-size": arguments.batch_size != BATCH_SIZE,
             "--threads": arguments.threads is not None,
@@ -194,7 +193,7 @@ def _caption_all(
                 captions = next(found)
                 drawn = None
                 if arguments.attention is not None:
-                    drawn = _numbered(arguments.attention, number, total)
+                    drawn = numbered(arguments.attention, number, total)
                     _draw(captioner, path, captions[0], drawn)
                 written.add(str(path), captions, drawn)
             progress.advance(len(batch))
@@ -207,7 +206,8 @@ def _open(path: Path, read: "Callable[[Path], Tensor]") -> "Tensor | ImageError"
         return problem
 
 
-def _numbered(out: Path, number: int, total: int) -> Path:
+def numbered(out: Path, number: int, total: int) -> Path:
+    """Return the name of one of `total` drawings."""
     return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captioner.client import Answer, CaptionClient
+from captioner.commands.caption import numbered
 from captioner.commands.results import Results, Screen
 from captioner.errors import ImageError
 from captioner.progress import Progress
@@ -42,11 +43,18 @@ def caption_by_service(
                 beam_size=arguments.beam_size,
                 num_captions=arguments.num_captions,
                 max_length=arguments.max_length,
+                attention=arguments.attention is not None,
             )
             with progress:
-                for path, outcome in zip(photographs, outcomes, strict=True):
+                for number, (path, outcome) in enumerate(
+                    zip(photographs, outcomes, strict=True), 1
+                ):
                     if isinstance(outcome, Answer):
-                        written.add(str(path), outcome.captions)
+                        drawn = None
+                        if arguments.attention is not None:
+                            drawn = numbered(arguments.attention, number, len(photographs))
+                            _draw(path, outcome, drawn)
+                        written.add(str(path), outcome.captions, drawn)
                     else:
                         written.skip(str(path), outcome)
                     progress.advance()
@@ -55,3 +63,14 @@ def caption_by_service(
     if arguments.json:
         print(json.dumps(written.entries, ensure_ascii=False, indent=1))
     return SKIPPED if written.is_any_skipped else 0
+
+
+def _draw(path: Path, answer: Answer, out: Path) -> None:
+    from captioner.data.images import open_image
+    from captioner.pictures import draw_attention
+
+    image = open_image(path)
+    left, top, right, bottom = answer.seen or (0.0, 0.0, 1.0, 1.0)
+    width, height = image.size
+    seen = (left * width, top * height, right * width, bottom * height)
+    draw_attention(image, answer.captions[0], out, seen=seen)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 from captioner.progress import Progress
@@ -32,7 +33,7 @@ async def _mutations(
         of_bombs = {name: one for (name, _), one in zip(uploads, sound, strict=True)}
         mutated = (mutation(seed, index, cases) for index in range(count))
         names, found = [], []
-        while batch := [one for one, _ in zip(mutated, range(200), strict=False)]:
+        while batch := list(islice(mutated, 200)):
             answers = await _send(target, batch, progress)
             names += [name for name, _ in batch]
             found += answers

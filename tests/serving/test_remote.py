@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import captioner
 from captioner.cli import main
@@ -25,6 +26,22 @@ def test_the_client_gets_what_the_library_gives(
             assert (served.text, served.tokens) == (caption.text, caption.tokens)
             assert served.log_prob == pytest.approx(caption.log_prob, abs=1e-4)
             np.testing.assert_allclose(served.attention, caption.attention, atol=1e-4)
+
+
+def test_the_command_draws_the_same_attention_with_and_without_a_service(
+    live: Any, tiny_checkpoint: Path, photographs: list[Path], tmp_path: Path
+) -> None:
+    words = ["caption", *map(str, photographs[:2]), "--attention"]
+    local, remote = tmp_path / "local.png", tmp_path / "remote.png"
+    assert main([*words, str(local), "--checkpoint", str(tiny_checkpoint)]) == 0
+    assert main([*words, str(remote), "--server", live.url]) == 0
+    for number in (1, 2):
+        drawn = [
+            np.asarray(Image.open(path.with_stem(f"{path.stem}-{number}")), np.int16)
+            for path in (local, remote)
+        ]
+        assert drawn[0].shape == drawn[1].shape
+        assert np.abs(drawn[0] - drawn[1]).max() <= 2  # the service rounds to five digits
 
 
 def test_the_command_prints_the_same_with_and_without_a_service(
