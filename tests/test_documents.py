@@ -14,8 +14,8 @@ from training.arguments import build_parser as build_training_parser
 from training.benchmarks.command import build_parser as build_benchmark_parser
 from training.evaluate_coco import _parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
-from training.reproduce import build_parser as build_reproduce_parser
 from training.methods import method_names
+from training.reproduce import build_parser as build_reproduce_parser
 from training.vanishing_gradients import build_parser as build_vanishing_parser
 
 ROOT = Path(__file__).resolve().parent.parent
