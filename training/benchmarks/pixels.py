@@ -57,6 +57,15 @@ class PixelsConfig(BenchmarkConfig):
             raise OptionError(
                 f"--batch-size is {self.batch_size}; there are {_TRAINING_IMAGES:,} images"
             )
+        if self.updates is not None and self.updates > self.batches_per_epoch:
+            raise OptionError(
+                f"--updates is {self.updates}; an epoch has {self.batches_per_epoch:,} batches of "
+                f"{self.batch_size} images"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return _TRAINING_IMAGES // self.batch_size
 
     @property
     def permutes(self) -> bool:
@@ -72,8 +81,7 @@ class PixelsTask(Task):
         self._config = config
         self._device = device
         self.permutation = permutation_of(config)
-        whole_epoch = _TRAINING_IMAGES // config.batch_size
-        self.updates_per_epoch = min(config.updates or whole_epoch, whole_epoch)
+        self.updates_per_epoch = config.updates or config.batches_per_epoch
         folder = Path(config.mnist)
         images, labels = self._in_order(*load_mnist(folder, download=config.download))
         self.training = images[:_TRAINING_IMAGES], labels[:_TRAINING_IMAGES]

@@ -124,6 +124,24 @@ def test_a_run_leaves_all_its_files(
     assert f"everything lies in {run.relative_to(tmp_path)}" in said
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--p 0.25 --layers 2 --layer-masks independent",
+        "--p 0.25 --damping",
+        "--cell-p 0.5 --anneal-epochs 1",
+        "--one-hot --clip 0 --p 1",
+        "--model zoneout --p 0.25 --zoneout-h 0.1",
+    ],
+)
+def test_every_ablation_runs_by_its_flags(
+    options: str, copy_here: Copy, tiny_copying: list[str], tmp_path: Path
+) -> None:
+    assert copy_here(*tiny_copying, "--epochs", "2", *options.split(), "--out", "run") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["outcome"], result["epochs"]) == ("finished", 2.0)
+
+
 @pytest.mark.parametrize("model", method_names())
 @pytest.mark.parametrize("script", [copying.SCRIPT, sequential_mnist.SCRIPT])
 def test_every_option_has_help_whatever_the_model(script: object, model: str) -> None:

@@ -1,5 +1,6 @@
 """MNIST pixel by pixel: the order of the pixels, the split, loss and accuracy."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from training.benchmarks.pixels import (
     read_permutation,
 )
 from training.methods import load_method
+from training.run_folder import RunFolder, read_metrics
+from training.sequential_mnist import main
 
 CPU = torch.device("cpu")
 
@@ -138,6 +141,8 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         PixelsConfig(permutation_seed=-1)
     with pytest.raises(OptionError, match=r"--batch-size is 60000; there are 50,000 images"):
         PixelsConfig(batch_size=60_000)
+    with pytest.raises(OptionError, match=r"--updates is 501; an epoch has 500 batches of 100"):
+        PixelsConfig(updates=501)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -166,6 +171,45 @@ def test_loss_and_accuracy_are_those_of_one_image_at_a_time(
     assert task.loss(model, batch, torch.Generator()).item() == pytest.approx(
         sum(losses) / 20, rel=1e-5
     )
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 training images, 10 to validate and 10 to test, in the place of MNIST."""
+    generator = torch.Generator().manual_seed(3)
+
+    def load(_folder: Path, *, train: bool = True, **_: Any) -> tuple[Tensor, Tensor]:
+        count = 40 if train else 10
+        drawn = torch.randint(0, 256, (count, 28, 28), generator=generator, dtype=torch.uint8)
+        return drawn, torch.arange(count) % 10
+
+    monkeypatch.setattr(pixels, "load_mnist", load)
+    monkeypatch.setattr(pixels, "_TRAINING_IMAGES", 30)
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--permute", "--p", "0.25"],
+        ["--bidirectional", "--layers", "2", "--layer-masks", "independent", "--p", "0.5"],
+        ["--cell-p", "0.25", "--clip", "0"],
+    ],
+)
+def test_a_run_tests_its_best_model_once(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--hidden-size", "4", "--epochs", "2", "--batch-size", "10", "--device", "cpu"]
+    try:
+        assert main([*words, *options, "--out", "run"]) == 0
+    finally:
+        torch.set_flush_denormal(False)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["updates"] == 6
+    assert result["tests"].keys() == {"test"}
+    kinds = [line["kind"] for line in read_metrics(RunFolder(tmp_path / "run"))]
+    assert kinds == ["train", "validation", "train", "validation", "test"]
 
 
 def reader_twin(reader: Any) -> torch.nn.LSTM:
