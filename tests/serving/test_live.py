@@ -122,6 +122,7 @@ def with_an_image(case: Any) -> Any:
     return case
 
 
+@pytest.mark.timeout(600)  # most of it is for making up requests, on a machine that may be busy
 def test_no_request_that_the_schema_allows_or_forbids_breaks_it(live: Running) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     from schemathesis import GenerationMode
@@ -133,7 +134,7 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_it(live: Running) -
     excluded = [CHECKS.get_one("positive_data_acceptance")]
     replaced = [CHECKS.get_one("negative_data_rejection")]  # it takes a photograph for no string
     schema = schemathesis.openapi.from_url(live.url + "/openapi.json")
-    end = time.monotonic() + 25
+    end = time.monotonic() + 20
     seen: set[str] = set()
 
     for result in schema.get_all_operations():
@@ -162,7 +163,7 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_it(live: Running) -
 
 
 CASES = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     database=None,
     phases=[Phase.generate],
