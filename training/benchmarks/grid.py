@@ -7,8 +7,8 @@ tasks with theirs, and with learning rates and seeds. Adding a method to a table
 Source: Kanuparthi, Arpit et al., *h-detach*, ICLR 2019. Numbers of its tables stand here as
 printed; those of other methods in Table 2 are what their own papers report. Its figures publish no
 numbers: `says` holds what text and captions say of them, in other words. The numbering of Figures 4
-and 5 follows its section on ablations. The appendix's Figures 6 to 8 show more seeds of such runs,
-for which there is --seeds.
+and 5 follows its section on ablations, and is not certain. The appendix's Figures 6 to 8 show more
+seeds of such runs, for which there is --seeds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -111,7 +111,7 @@ EXHIBITS = {
             Row("zoneout", "zoneout", paper=(None, 93.1)),
             Row("zoneout, h-detach 0.25", "zoneout", (("p", 0.25),)),
             Row("IndRNN", "indrnn", paper=(99.0, 96.0)),
-            Row("SAB", "sab", paper=(None, 91.1)),
+            Row("SAB", "sab"),
         ),
         rates=RATES,
         is_table=True,
