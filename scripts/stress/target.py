@@ -36,7 +36,7 @@ DECODER, WORKER = "serving.decode_worker", "multiprocessing.forkserver"
 class Levels:
     """What the service's processes hold together."""
 
-    memory_mib: float  # proportional set size: pages that processes share count once
+    memory_mib: float  # their own, not that of files; pages that processes share count once
     descriptors: int
     threads: int
     processes: int
@@ -215,11 +215,17 @@ def _command(process: psutil.Process) -> str:
 
 
 def _proportional_bytes(pid: int) -> int:
+    """Return the memory that a process holds itself.
+
+    Pages of files, such as PyTorch's libraries, are left out: how they are shared out changes with
+    whoever else on the machine happens to use the same file.
+    """
+    own = 0
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         for line in file:
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return psutil.Process(pid).memory_info().rss
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:", "SwapPss:")):
+                own += int(line.split()[1]) * 1024
+    return own
 
 
 def machine() -> dict[str, Any]:
