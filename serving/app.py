@@ -17,18 +17,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from captioner import __version__
-from serving import admin, captions, compatible_max, compatible_openai, health
-from serving.answers import ProblemAnswer
-from serving.body_limit import BodyLimit
-from serving.envelope import Envelope
-from serving.gate import Gate, is_guarded
-from serving.options import TIMEOUT_HEADER, invalid
-from serving.page_files import page_routes
+from serving.boundary.body_limit import BodyLimit
+from serving.boundary.envelope import Envelope
+from serving.boundary.gate import Gate, is_guarded
 from serving.problems import Problem, response_to
-from serving.reference_page import STYLE, STYLE_NAME, reference_page
+from serving.routes import admin, captions, compatible_max, compatible_openai, health
+from serving.routes.answers import ProblemAnswer
+from serving.routes.options import TIMEOUT_HEADER, invalid
+from serving.routes.page_files import page_routes
+from serving.routes.reference_page import STYLE, STYLE_NAME, reference_page
 from serving.service import Service
 from serving.settings import Settings
-from serving.tracing import traced
+from serving.telemetry.tracing import traced
 
 TITLE = "Caption service"
 DESCRIPTION = "Send a photograph, get captions for it."

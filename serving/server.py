@@ -23,10 +23,10 @@ import uvicorn
 
 from captioner.errors import CaptionerError
 from serving.app import create_app
-from serving.logs import configure_logs
-from serving.protocol import ConnectionLimits, GuardedProtocol
+from serving.boundary.protocol import ConnectionLimits, GuardedProtocol
 from serving.service import Service
 from serving.settings import Settings
+from serving.telemetry.logs import configure_logs
 
 BACKLOG = 512  # connections that the kernel keeps until they are accepted
 NOTICE_SECONDS = 0.5  # time in which a balancer can see that the service is not ready any more

@@ -15,13 +15,13 @@ import structlog
 from captioner.captioner import find_checkpoint
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Outcome, Ticket
-from serving.decode_pool import DecodedImage, DecodePool
-from serving.guard import ImageLimits
-from serving.metrics import Metrics
+from serving.images.decode_pool import DecodedImage, DecodePool
+from serving.images.guard import ImageLimits
 from serving.model import CaptionOptions, LoadedModel, load_model, newest_checkpoint
 from serving.refusals import NotReady
 from serving.settings import Settings
-from serving.tracing import note, stage
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.tracing import note, stage
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger

@@ -16,10 +16,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType
 
-from serving.metrics import FOLDER_VARIABLE
-from serving.metrics_folder import MetricsFolder
 from serving.settings import Settings
 from serving.signals import take_early_signals
+from serving.telemetry.metrics import FOLDER_VARIABLE
+from serving.telemetry.metrics_folder import MetricsFolder
 
 CHECK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # before a worker that dies is replaced

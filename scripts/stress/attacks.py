@@ -55,7 +55,7 @@ CLIMBING = (
     "/page.css/",
     "/index.html/..",
     "/%c0%ae%c0%ae/etc/passwd",
-    "/serving/keys.py",
+    "/serving/settings.py",
 )
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 

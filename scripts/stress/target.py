@@ -29,7 +29,7 @@ from captioner.errors import ToolError
 START_SECONDS = 180.0
 END_SECONDS = 60.0
 MIB = 1 << 20
-DECODER, WORKER = "serving.decode_worker", "multiprocessing.forkserver"
+DECODER, WORKER = "serving.images.decode_worker", "multiprocessing.forkserver"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ def test_what_is_sent_can_be_made_again_and_what_is_wrong_is_seen() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nothing", "--checkpoint", "x"), "there is no scenario 'nothing'; choose from overload, "),
+        (
+            ("nothing", "--checkpoint", "x"),
+            "there is no scenario 'nothing'; choose from overload, ",
+        ),
         ((), "give either --checkpoint, or --url with --pid"),
         (("slow", "--url", "http://localhost:1"), "--url needs --pid"),
         (("terminate", "--url", "http://x", "--pid", "1"), "terminate needs a service of its own"),

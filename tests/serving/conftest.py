@@ -228,8 +228,8 @@ class _Pool:
         return 0.0
 
     async def decode(self, data: bytes, *, preprocessing: Any, deadline: float) -> Any:  # noqa: ARG002
-        from serving.decode_pool import DecodedImage
-        from serving.guard import inspect
+        from serving.images.decode_pool import DecodedImage
+        from serving.images.guard import inspect
 
         header = inspect(data, self.limits)
         return DecodedImage(pixels=data, header=header, seconds=0.001)  # type: ignore[arg-type]

@@ -4,9 +4,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from serving.metrics import Metrics
 from serving.problems import KINDS
 from serving.settings import Settings, default_text
+from serving.telemetry.metrics import Metrics
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.body_limit import BodyLimit
+from serving.boundary.body_limit import BodyLimit
 from serving.problems import Problem
 
 

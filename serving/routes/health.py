@@ -11,11 +11,11 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from captioner import __version__
-from serving.captions import service_of
-from serving.described import problems
-from serving.metrics import CONTENT_TYPE
-from serving.options import OptionFields
 from serving.refusals import NotReady
+from serving.routes.captions import service_of
+from serving.routes.described import problems
+from serving.routes.options import OptionFields
+from serving.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 

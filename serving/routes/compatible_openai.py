@@ -15,12 +15,12 @@ from starlette.responses import JSONResponse, Response
 
 from captioner.captioner import Caption
 from captioner.search import SearchConfig
-from serving.captions import before, deadline_of, note, service_of, unless_gone
-from serving.described import COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, openai_problems
 from serving.model import CaptionOptions
-from serving.options import MOST_BEAMS, invalid
 from serving.problems import Problem
-from serving.uploads import image_from_text, read_json
+from serving.routes.captions import before, deadline_of, note, service_of, unless_gone
+from serving.routes.described import COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, openai_problems
+from serving.routes.options import MOST_BEAMS, invalid
+from serving.routes.uploads import image_from_text, read_json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

@@ -15,10 +15,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.errors import CaptionerError
-from serving.metrics import Metrics
 from serving.problems import Problem, problem_of, response_to
-from serving.tracing import note
-from serving.uploads import ClientGone
+from serving.routes.uploads import ClientGone
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.tracing import note
 
 HUNG_UP = 499  # nginx's status for a client that left; it is counted and never sent
 SHOWN_PATH = 200  # characters

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from limits.storage import MemoryStorage
 
-from serving import shared_rates
-from serving.shared_rates import SharedHits
+from serving.boundary import shared_rates
+from serving.boundary.shared_rates import SharedHits
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HITTING = """
 import sys
 from pathlib import Path
-from serving.shared_rates import SharedHits
+from serving.boundary.shared_rates import SharedHits
 hits = SharedHits(Path(sys.argv[1]))
 print(sum(hits.acquire_entry("client", 100, 600) for _ in range(60)))
 """

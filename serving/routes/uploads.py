@@ -13,8 +13,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from serving.multipart import FormReader
 from serving.problems import Problem
+from serving.routes.multipart import FormReader
 
 MOST_JSON_MEMBERS = 10_000  # parsed JSON can take 20 times the memory of its text
 RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")

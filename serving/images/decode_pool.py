@@ -18,8 +18,8 @@ from torch import Tensor
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError, ToolError
-from serving.decode_process import DecodeProcess, ProcessLost
-from serving.guard import SIZE_READERS, ImageHeader, ImageLimits, format_of
+from serving.images.decode_process import DecodeProcess, ProcessLost
+from serving.images.guard import SIZE_READERS, ImageHeader, ImageLimits, format_of
 from serving.refusals import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 
 START_SECONDS = 60.0  # to import Pillow, on a machine with better things to do
@@ -97,7 +97,7 @@ class DecodePool:
             await asyncio.gather(*(process.end() for process in whole))
             raise ToolError(
                 f"{self._count - len(whole)} of {self._count} decode processes ended before they "
-                "were ready; `python -m serving.decode_worker < /dev/null` says why"
+                "were ready; `python -m serving.images.decode_worker < /dev/null` says why"
             )
         self._is_open = True
         for process in whole:

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from serving.answers import ModelEntry
-from serving.captions import service_of
-from serving.described import problems
+from serving.routes.answers import ModelEntry
+from serving.routes.captions import service_of
+from serving.routes.described import problems
 
 router = APIRouter(prefix="/admin", tags=["administration"])
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from captioner.errors import OptionError
-from serving.container_headers import avif_size, bmp_size, gif_size, png_size, webp_size
-from serving.header_budget import Budget
-from serving.jpeg_header import jpeg_size
+from serving.images.container_headers import avif_size, bmp_size, gif_size, png_size, webp_size
+from serving.images.header_budget import Budget
+from serving.images.jpeg_header import jpeg_size
 from serving.refusals import ImageRejected
 
 SIZE_READERS: dict[str, Callable[[bytes, Budget], tuple[int, int]]] = {

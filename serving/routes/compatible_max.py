@@ -10,15 +10,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from serving.captions import deadline_of, note, received, service_of, unless_gone
-from serving.described import (
+from serving.model import CaptionOptions
+from serving.routes.captions import deadline_of, note, received, service_of, unless_gone
+from serving.routes.described import (
     BINARY,
     COMMON_CODES,
     IMAGE_CODES,
     IMAGE_ENCODING,
     max_problems,
 )
-from serving.model import CaptionOptions
 
 PREDICTIONS = 3  # as the original gives
 router = APIRouter(prefix="/model", tags=["IBM MAX"])

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from serving.answers import ProblemAnswer
 from serving.problems import KINDS, PROBLEM_JSON, Problem, response_to
+from serving.routes.answers import ProblemAnswer
 
 BINARY = {"type": "string", "format": "binary", "minLength": 1}
 IMAGE_ENCODING = {  # of the field of a form; whoever tests by the document learns what to send

@@ -15,9 +15,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError
-from serving.answers import BatchAnswer, CaptionAnswer, caption_answer
 from serving.batching import Ticket
-from serving.described import (
+from serving.model import CaptionOptions
+from serving.problems import Problem, problem_of
+from serving.refusals import DeadlineExceeded
+from serving.routes.answers import BatchAnswer, CaptionAnswer, caption_answer
+from serving.routes.described import (
     BINARY,
     COMMON_CODES,
     EXAMPLE_IMAGE,
@@ -25,13 +28,10 @@ from serving.described import (
     IMAGE_ENCODING,
     problems,
 )
-from serving.model import CaptionOptions
-from serving.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, timeout_of
-from serving.problems import Problem, problem_of
-from serving.refusals import DeadlineExceeded
+from serving.routes.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, timeout_of
+from serving.routes.uploads import ClientGone, Upload, read_upload
 from serving.service import Captioned, Service
-from serving.tracing import stage
-from serving.uploads import ClientGone, Upload, read_upload
+from serving.telemetry.tracing import stage
 
 MOST_IMAGES = 16
 Result = TypeVar("Result")

@@ -25,7 +25,7 @@ from PIL import AvifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
 
 from captioner.data.images import decode_picture
 from captioner.encoder.preprocessing import Preprocessing
-from serving.guard import ImageHeader, ImageLimits, inspect
+from serving.images.guard import ImageHeader, ImageLimits, inspect
 from serving.refusals import ImageRejected
 
 FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it

@@ -19,7 +19,7 @@ from typing import Any
 
 FRAME = struct.Struct(">II")  # as in decode_worker.py
 MOST_JSON, MOST_BYTES = 4096, 64 << 20
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")
 MOST_WAITS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -55,7 +55,7 @@ class DecodeProcess(asyncio.Protocol):
         with theirs:
             try:
                 process._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "serving.decode_worker"],
+                    [sys.executable, "-P", "-m", "serving.images.decode_worker"],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

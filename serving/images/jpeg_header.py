@@ -7,7 +7,7 @@ stops, for then the decoder has a picture and stops there as well.
 
 import re
 
-from serving.header_budget import Budget, corrupt
+from serving.images.header_budget import Budget, corrupt
 
 # Anything but a stuffed zero, a restart marker, or another fill byte.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

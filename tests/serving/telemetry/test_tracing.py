@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serving import tracing
 from serving.app import create_app
 from serving.settings import Settings
+from serving.telemetry import tracing
 
-from .conftest import StandInEngine, jpeg
+from ..conftest import StandInEngine, jpeg
 
 pytest.importorskip("opentelemetry.instrumentation.asgi", reason="the extra 'tracing' is missing")
 

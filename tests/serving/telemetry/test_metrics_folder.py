@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.metrics_folder import MetricsFolder
+from serving.telemetry.metrics_folder import MetricsFolder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
-from serving.metrics_folder import MetricsFolder
+from serving.telemetry.metrics_folder import MetricsFolder
 folder = MetricsFolder.make() if sys.argv[1] == "make" else MetricsFolder(Path(sys.argv[2]))
 print(folder.path, flush=True)
 time.sleep(600)

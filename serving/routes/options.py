@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from captioner.search import SearchConfig
 from serving.model import CaptionOptions
 from serving.problems import Problem
-from serving.uploads import Upload
+from serving.routes.uploads import Upload
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 MOST_BEAMS = 10

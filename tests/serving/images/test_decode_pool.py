@@ -20,15 +20,15 @@ from PIL import Image
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
-from serving.decode_pool import DecodedImage, DecodePool
-from serving.decode_process import DecodeProcess
-from serving.guard import ImageLimits
+from serving.images.decode_pool import DecodedImage, DecodePool
+from serving.images.decode_process import DecodeProcess
+from serving.images.guard import ImageLimits
 from serving.refusals import DeadlineExceeded, ImageRejected, NotReady
 
 LIMITS = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))
 PREPROCESSING = Preprocessing(image_size=48)
 PATIENCE = 120.0  # seconds; the machine may have better things to do
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -371,8 +371,8 @@ def test_a_process_that_stands_still_is_killed_and_one_that_is_kept_waiting_is_n
 def test_processes_die_with_their_parent():
     code = (
         "import asyncio, sys\n"
-        "from serving.decode_pool import DecodePool\n"
-        "from serving.guard import ImageLimits\n"
+        "from serving.images.decode_pool import DecodePool\n"
+        "from serving.images.guard import ImageLimits\n"
         "async def main():\n"
         "    pool = DecodePool(workers=2, limits=ImageLimits())\n"
         "    await pool.start()\n"

@@ -7,7 +7,7 @@ says. Sources: the PNG specification (W3C), RFC 9649, GIF89a (CompuServe 1990), 
 
 from collections.abc import Iterator
 
-from serving.header_budget import Budget, corrupt
+from serving.images.header_budget import Budget, corrupt
 
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_SMALL = (*PNG_TEXTS, b"iCCP", b"eXIf")  # what a decoder may unpack or parse besides pixels

@@ -15,11 +15,11 @@ from limits.storage import MemoryStorage, MovingWindowSupport
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.keys import KeyHash, matching_key
-from serving.metrics import FOLDER_VARIABLE
+from serving.boundary.keys import KeyHash, matching_key
+from serving.boundary.shared_rates import SharedHits
 from serving.problems import Problem
 from serving.settings import Settings
-from serving.shared_rates import SharedHits
+from serving.telemetry.metrics import FOLDER_VARIABLE
 
 GUARDED = {
     "/caption": "POST",

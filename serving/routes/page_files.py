@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parents[1] / "page"
 CACHE_SECONDS = 300
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

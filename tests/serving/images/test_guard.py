@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, features
 
 from captioner.errors import OptionError
-from serving.guard import ImageLimits, format_of, inspect
+from serving.images.guard import ImageLimits, format_of, inspect
 from serving.refusals import ImageRejected
 
 EVERY_FORMAT = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))

@@ -1,0 +1,1 @@
+"""Uploads become pictures here: looked at as bytes first, then decoded where it can do no harm."""

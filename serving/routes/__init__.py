@@ -1,0 +1,1 @@
+"""What the service answers: its own interface, those of others, and its pages."""
