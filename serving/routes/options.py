@@ -7,7 +7,7 @@ that does not exist is refused: a misspelt one would be ignored in silence other
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from captioner.search import SearchConfig
 from serving.model import CaptionOptions
@@ -20,13 +20,21 @@ BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": Fals
 _SHOWN_CHARACTERS = 60
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON has one kind of number: 3.0 is the integer 3.
+Integer = Annotated[int, BeforeValidator(_whole)]
+
+
 class OptionFields(BaseModel):
     """How to search for captions."""
 
     model_config = ConfigDict(extra="forbid")
 
     beam_size: Annotated[
-        int,
+        Integer,
         Field(
             ge=1,
             le=MOST_BEAMS,
@@ -36,7 +44,7 @@ class OptionFields(BaseModel):
         ),
     ] = SearchConfig.beam_size
     num_captions: Annotated[
-        int,
+        Integer,
         Field(
             ge=1,
             le=MOST_BEAMS,
@@ -45,7 +53,7 @@ class OptionFields(BaseModel):
         ),
     ] = 1
     max_length: Annotated[
-        int, Field(ge=1, le=50, description="Most words of a caption.", examples=[20])
+        Integer, Field(ge=1, le=50, description="Most words of a caption.", examples=[20])
     ] = SearchConfig.max_length
     attention: Annotated[
         bool, Field(description="Return for each word a grid of weights: where it looked.")
@@ -65,10 +73,6 @@ def options_of(query: OptionFields, upload: Upload, *, longest_caption: int) -> 
                 "attention", f"attention is {given['attention'][:9]!r}; give true or false"
             )
         given["attention"] = BOOLEANS[given["attention"]]
-    if upload.is_json:  # JSON has one kind of number: 3.0 is the integer 3
-        for name, value in given.items():
-            if isinstance(value, float) and value.is_integer():
-                given[name] = int(value)
     try:
         body = OptionFields.model_validate(given, strict=upload.is_json)
     except ValidationError as error:

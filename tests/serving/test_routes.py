@@ -419,6 +419,8 @@ def test_openai_clients_get_their_form(client: TestClient, engine: StandInEngine
     assert answer["choices"][0]["message"]["content"] == "a dog"
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["total_tokens"] == 4
+    same = client.post("/v1/chat/completions", json=chat({"url": OPENAI_IMAGE}, n=2.0)).json()
+    assert same["choices"] == answer["choices"]  # JSON has one kind of number
     plain = client.post("/v1/chat/completions", json=chat(OPENAI_IMAGE, temperature=0.5))
     assert plain.status_code == 200
     streamed = client.post("/v1/chat/completions", json=chat(OPENAI_IMAGE, stream=True))
@@ -430,6 +432,8 @@ def test_openai_clients_get_their_form(client: TestClient, engine: StandInEngine
     for body, status, code in (
         (chat({"url": "https://example.org/a.jpg"}), 422, "invalid_parameter"),
         (chat(OPENAI_IMAGE, n=0), 422, "invalid_parameter"),
+        (chat(OPENAI_IMAGE, n=1.5), 422, "invalid_parameter"),
+        (chat(OPENAI_IMAGE, n=True), 422, "invalid_parameter"),
         (chat(OPENAI_IMAGE, n=11), 422, "invalid_parameter"),
         ({"messages": [{"role": "user", "content": "hello"}]}, 422, "missing_file"),
         ({"messages": []}, 422, "invalid_parameter"),
