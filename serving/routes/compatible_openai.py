@@ -19,7 +19,7 @@ from serving.model import CaptionOptions
 from serving.problems import Problem
 from serving.routes.captions import before, deadline_of, note, service_of, unless_gone
 from serving.routes.described import COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, openai_problems
-from serving.routes.options import MOST_BEAMS, Integer, invalid
+from serving.routes.options import MOST_BEAMS, WHOLE, invalid
 from serving.routes.uploads import image_from_text, read_json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -55,9 +55,9 @@ class ChatRequest(BaseModel):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=200)]
     model: str = ""
-    n: Annotated[Integer, Field(ge=1, le=MOST_BEAMS)] | None = 1
-    max_tokens: Annotated[Integer, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_BEAMS), WHOLE] | None = 1
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     stream: bool | None = False
 
 

@@ -24,8 +24,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# JSON has one kind of number: 3.0 is the integer 3.
-Integer = Annotated[int, BeforeValidator(_whole)]
+# JSON has one kind of number: 3.0 is the integer 3. Behind the bounds, or the schema loses them.
+WHOLE = BeforeValidator(_whole)
 
 
 class OptionFields(BaseModel):
@@ -34,7 +34,7 @@ class OptionFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     beam_size: Annotated[
-        Integer,
+        int,
         Field(
             ge=1,
             le=MOST_BEAMS,
@@ -42,18 +42,20 @@ class OptionFields(BaseModel):
             "many as `num_captions` needs, and at least 3.",
             examples=[3],
         ),
+        WHOLE,
     ] = SearchConfig.beam_size
     num_captions: Annotated[
-        Integer,
+        int,
         Field(
             ge=1,
             le=MOST_BEAMS,
             description="Captions returned, the best first; at most `beam_size`.",
             examples=[1],
         ),
+        WHOLE,
     ] = 1
     max_length: Annotated[
-        Integer, Field(ge=1, le=50, description="Most words of a caption.", examples=[20])
+        int, Field(ge=1, le=50, description="Most words of a caption.", examples=[20])
     ] = SearchConfig.max_length
     attention: Annotated[
         bool, Field(description="Return for each word a grid of weights: where it looked.")

@@ -164,6 +164,7 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_it(live: Running) -
 
 CASES = settings(
     max_examples=4,
+    derandomize=True,  # red or green must not be a matter of luck
     deadline=None,
     database=None,
     phases=[Phase.generate],

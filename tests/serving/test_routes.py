@@ -376,6 +376,9 @@ def test_the_documents_need_no_script_and_have_a_place_for_each_error(client: Te
     for code in KINDS:
         assert f'id="{code}"' in page
     schema = client.get("/openapi.json").json()
+    for parameter in schema["paths"]["/caption"]["post"]["parameters"]:
+        kind = parameter["schema"]
+        assert kind["type"] == "boolean" or {"minimum", "maximum"} <= set(kind), parameter
     for path in schema["paths"]:
         assert path in page
     caption = schema["paths"]["/caption"]["post"]
