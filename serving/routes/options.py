@@ -55,7 +55,7 @@ class OptionFields(BaseModel):
         WHOLE,
     ] = 1
     max_length: Annotated[
-        int, Field(ge=1, le=50, description="Most words of a caption.", examples=[20])
+        int, Field(ge=1, le=50, description="Most words of a caption.", examples=[20]), WHOLE
     ] = SearchConfig.max_length
     attention: Annotated[
         bool, Field(description="Return for each word a grid of weights: where it looked.")

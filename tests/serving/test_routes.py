@@ -102,6 +102,11 @@ def test_options_come_from_the_query_the_form_or_the_json(client: TestClient) ->
         client.post("/caption", params=text, files=FORM),
         client.post("/caption", data=text, files=FORM),
         client.post("/caption", json={"image": encoded, **options}),
+        client.post(  # JSON has one kind of number
+            "/caption",
+            json={"image": encoded}
+            | {name: float(n) if type(n) is int else n for name, n in options.items()},
+        ),
         client.post("/caption", params={"num_captions": 9}, data=text, files=FORM),
     ):
         captions = answer.json()["captions"]
