@@ -87,11 +87,23 @@ def _inline(schema: dict[str, Any]) -> dict[str, Any]:
     return resolved
 
 
+STREAMED = {  # an event of the answer to a request with `stream`
+    "type": "object",
+    "properties": {
+        "data": {"type": "string", "description": "A chunk of the chat as JSON, then `[DONE]`."}
+    },
+    "required": ["data"],
+}
+
+
 @router.post(
     "/chat/completions",
     summary="Caption one image, as OpenAI's chat does",
     response_model=ChatAnswer,
-    responses=openai_problems(*IMAGE_CODES, *COMMON_CODES),
+    responses={
+        200: {"content": {"text/event-stream": {"schema": STREAMED}}},
+        **openai_problems(*IMAGE_CODES, *COMMON_CODES),
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
