@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner.commands.photographs import find_photographs
-from captioner.commands.results import Results, Screen
+from captioner.commands.results import Results, Screen, numbered
 from captioner.errors import CheckpointError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -204,11 +204,6 @@ def _open(path: Path, read: "Callable[[Path], Tensor]") -> "Tensor | ImageError"
         return read(path)
     except ImageError as problem:
         return problem
-
-
-def numbered(out: Path, number: int, total: int) -> Path:
-    """Return the name of one of `total` drawings."""
-    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")
 
 
 def _draw(captioner: "Captioner", path: Path, caption: "Caption", out: Path) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from captioner.client import Answer, CaptionClient
-from captioner.commands.caption import numbered
-from captioner.commands.results import Results, Screen
+from captioner.commands.results import Results, Screen, numbered
 from captioner.errors import ImageError
 from captioner.progress import Progress
 

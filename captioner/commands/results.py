@@ -79,3 +79,8 @@ class Results:
             entry["attention"] = str(drawn)
             self.screen.line(f"attention of {name} drawn in {drawn}", sys.stderr)
         self.entries.append(entry)
+
+
+def numbered(out: Path, number: int, total: int) -> Path:
+    """Return the name of one of `total` drawings."""
+    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")
