@@ -20,7 +20,7 @@ from stress.client import (
 )
 from stress.load import ClosedLoad
 from stress.report import Report
-from stress.target import Target
+from stress.target import Levels, Target
 
 HANG_UPS = 1000
 SLOW = 200
@@ -63,12 +63,13 @@ async def _hang_ups(target: Target, report: Report, seconds: float) -> None:
     report.demand(f"the queue drains at once: below {limit:.2g} s", drained, drained < limit)
     counted = await asyncio.to_thread(target.metric, "caption_cancelled_total")
     report.figure("counted as cancelled", counted - cancelled)
+    await demand_no_descriptor_stays(target, before, report)
+
+
+async def demand_no_descriptor_stays(target: Target, before: Levels, report: Report) -> None:
     after = await asyncio.to_thread(target.settled_levels)
-    report.demand(
-        "no descriptor stays",
-        after.descriptors - before.descriptors,
-        after.descriptors <= before.descriptors,
-    )
+    more = after.descriptors - before.descriptors
+    report.demand("no descriptor stays", more, more <= 0)
 
 
 async def hang_up(address: Address, picture: Picture, index: int) -> None:
@@ -139,12 +140,7 @@ async def _slow(target: Target, report: Report) -> None:
     report.figure("good traffic beside them, seconds", latency(good.exchanges))
     others = [one for one in good.exchanges if one.status != 200]
     report.demand("all good traffic is answered", len(others), not others)
-    after = await asyncio.to_thread(target.settled_levels)
-    report.demand(
-        "no descriptor stays",
-        after.descriptors - before.descriptors,
-        after.descriptors <= before.descriptors,
-    )
+    await demand_no_descriptor_stays(target, before, report)
 
 
 async def dripping(address: Address, start: bytes, drop: bytes) -> float:
