@@ -10,7 +10,6 @@ can be given again until all is done. The page says how far each run went.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from training.options import (
     add_flags,
     option,
 )
+from training.origin import origin
 from training.run_folder import RunFolder
 from training.studies import check_folder
 
@@ -151,7 +151,7 @@ def _write_page(
     failures = {run: plan.failure(run) for run in runs}
     findings = findings_of(exhibit, outcomes)
     asked = {run: plan.asked_epochs(run) for run in runs}
-    origin = {"command": " ".join(["python", f"training/{NAME}.py", *words]), **_origin()}
+    made_by = {"command": " ".join(["python", f"training/{NAME}.py", *words]), **origin()}
     draw(exhibit, findings, outcomes, plan.out / f"{name}.png")
     page = markdown(
         exhibit,
@@ -159,14 +159,14 @@ def _write_page(
         outcomes,
         asked=asked,
         failures=failures,
-        origin=origin,
+        origin=made_by,
         picture=f"{name}.png",
     )
     write_atomically(plan.out / f"{name}.md", page.encode())
     figures = {
         "exhibit": name,
         "title": exhibit.title,
-        "origin": origin,
+        "origin": made_by,
         "findings": [finding.to_json() for finding in findings],
         "runs": {
             run.name: {
@@ -183,26 +183,6 @@ def _write_page(
         if reason:
             print(f"{run.name} broke off: {reason}", file=sys.stderr)
     print(f"written: {plan.out / name}.md, .json and .png")
-
-
-def _origin() -> dict[str, str]:
-    """Return on what machine this runs, and which commit, where that can be known."""
-    facts = {"torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
-    facts["cores"] = str(os.cpu_count())
-    if torch.cuda.is_available():
-        facts["GPU"] = torch.cuda.get_device_name()
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        facts["commit"] = done.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        facts["commit"] = "unknown"
-    return facts
 
 
 if __name__ == "__main__":

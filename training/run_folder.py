@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from captioner.errors import OptionError, StorageError, TrainingError
 from captioner.files import read_json, recover_folder, write_json
+from training.origin import origin
 
 _FORMAT = 1  # of config.json
 _LOCK = ".lock"
@@ -82,8 +83,18 @@ class RunFolder:
         )
 
     def write_config(self, config: Storable, facts: Mapping[str, Any]) -> None:
-        """Keep the effective configuration, and beside it `facts` about data and versions."""
-        write_json(self.config, {"format": _FORMAT, "config": config.to_json(), **facts})
+        """Keep the effective configuration, and beside it `facts` about the data.
+
+        `origins` beside them tells by what code and on what machines the run was trained.
+        """
+        origins = self.read_description().get("origins", []) if self.config.exists() else []
+        here = origin()
+        if here not in origins:
+            origins.append(here)
+        write_json(
+            self.config,
+            {"format": _FORMAT, "config": config.to_json(), "origins": origins, **facts},
+        )
 
     def read_config(self) -> dict[str, Any]:
         """Return the stored values of the configuration.

@@ -65,6 +65,7 @@ def test_a_grid_is_trained_told_and_then_only_told(
     figures = json.loads((tmp_path / "figure2.json").read_text())
     assert [run["epochs"] for run in figures["runs"].values()] == [2.0, 2.0]
     assert figures["origin"]["command"].endswith("--device cpu")
+    assert all(run["commits"] == [figures["origin"]["commit"]] for run in figures["runs"].values())
     page = (tmp_path / "figure2.md").read_text()
     assert "2 of 2 runs came to the end" in page
     assert (tmp_path / "figure2.png").stat().st_size > 1000

@@ -1,12 +1,16 @@
 """A run's folder is not overwritten, not shared, and its log is cut to what is resumed."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from captioner.errors import OptionError, StorageError, TrainingError
+from training import run_folder
 from training.config import TrainingConfig
+from training.origin import origin
 from training.run_folder import MetricsLog, RunFolder, read_metrics
 
 
@@ -105,3 +109,27 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left on device; the checkpoints are whole"):
         log.write("train", 1, {"loss": 1.0})
     log.close()
+
+
+def test_a_run_tells_by_what_code_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    for commit in ("first", "first", "second", "first"):
+        monkeypatch.setattr(run_folder, "origin", lambda commit=commit: {"commit": commit})
+        run.write_config(TrainingConfig(), {})
+    assert run.read_description()["origins"] == [{"commit": "first"}, {"commit": "second"}]
+
+
+def test_the_origin_is_the_commit_that_git_names() -> None:
+    if shutil.which("git") is None or not Path(".git").exists():
+        pytest.skip("this is no checkout with git")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    commit = origin()["commit"].removesuffix("-dirty")
+    assert len(commit) >= 7
+    assert head.stdout.startswith(commit)
+
+
+def test_without_git_the_origin_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert origin()["commit"] == "unknown"

@@ -5,7 +5,6 @@ input is one line and exit status 2, and leaves nothing half-written.
 """
 
 import argparse
-import platform
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +157,6 @@ def _train(script: Script, experiment: Experiment, folder: RunFolder, *, is_resu
             {
                 "script": script.name,
                 "command": sys.argv,
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 "threads": torch.get_num_threads(),
             },
         )

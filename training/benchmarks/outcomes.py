@@ -23,6 +23,7 @@ class Outcome:
     tested_epochs: float = 0.0  # when the tests were made; the run may have gone on since
     test: float | None = None
     transfer: dict[int, float] = field(default_factory=dict)  # by delay
+    commits: tuple[str, ...] = ()  # of the code that trained it
 
     def is_complete(self, epochs: int, delays: tuple[int, ...]) -> bool:
         """Return whether the run trained for so long, and was tested after that."""
@@ -36,6 +37,7 @@ class Outcome:
             "test": self.test,
             "transfer": self.transfer,
             "curve": [list(point) for point in self.curve],
+            "commits": list(self.commits),
         }
 
 
@@ -43,7 +45,7 @@ def read_outcome(path: Path) -> Outcome:
     """Return the outcome of the run in this folder, which need not exist.
 
     Raises:
-        TrainingError: its result is damaged.
+        TrainingError: its result or configuration is damaged.
     """
     folder = RunFolder(path)
     lines = _whole_lines(folder.metrics)
@@ -55,6 +57,7 @@ def read_outcome(path: Path) -> Outcome:
     if folder.result.exists():
         result = read_json(folder.result, "the run's result", TrainingError)
     tests = result.get("tests", {})
+    origins = folder.read_description().get("origins", []) if folder.config.exists() else []
     return Outcome(
         epochs=max([result.get("epochs", 0.0), *(line["epoch"] for line in timed)]),
         seconds=max([result.get("seconds", 0.0), *(line["seconds"] for line in timed)]),
@@ -67,6 +70,7 @@ def read_outcome(path: Path) -> Outcome:
             for name, figures in tests.items()
             if name.startswith(_DELAY)
         },
+        commits=tuple(dict.fromkeys(origin["commit"] for origin in origins)),
     )
 
 

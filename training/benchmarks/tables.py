@@ -175,14 +175,15 @@ def markdown(
     lines += _table(findings, is_curve=not (exhibit.is_table or exhibit.delays))
     lines += ["", "## How far each run went", "", _how_far(outcomes, asked), ""]
     lines += [
-        "| run | epochs of asked (paper's) | best validation | test | |",
-        "|---|---|---|---|---|",
+        "| run | epochs of asked (paper's) | best validation | test | trained by | |",
+        "|---|---|---|---|---|---|",
     ]
     for run, outcome in outcomes.items():
         note = failures[run] or ("" if outcome.epochs else "not run")
         lines.append(
             f"| {run.name} | {outcome.epochs:.4g} of {asked[run]} ({run.setting.epochs}) "
-            f"| {_number(outcome.validation)} | {_number(outcome.test)} | {_cell(note)} |"
+            f"| {_number(outcome.validation)} | {_number(outcome.test)} "
+            f"| {', '.join(outcome.commits)} | {_cell(note)} |"
         )
     lines += ["", *(f"- {name}: {value}" for name, value in origin.items()), ""]
     return "\n".join(lines)

@@ -88,14 +88,16 @@ def test_curves_are_compared_at_the_last_epoch_that_all_reached() -> None:
 def test_the_page_says_how_far_each_run_went_and_what_broke() -> None:
     runs = list(runs_of(EXHIBITS["figure4"], seeds=1))
     outcomes = {run: Outcome() for run in runs}
-    outcomes[runs[0]] = Outcome(epochs=60, curve=((60.0, 91.0),), validation=91.0)
+    outcomes[runs[0]] = Outcome(
+        epochs=60, curve=((60.0, 91.0),), validation=91.0, commits=("abc1234", "def5678-dirty")
+    )
     outcomes[runs[1]] = Outcome(epochs=2.5, curve=((2.0, 30.0),), validation=30.0)
     text = page("figure4", outcomes, {runs[1].name: "the loss is nan | lower --lr"})
     assert "1 of 4 runs came to the end of what was asked for." in text
     assert "4 were asked for fewer epochs than the paper's." in text
-    assert f"| {runs[0].name} | 60 of 60 (200) | 91.00 |  |  |" in text
-    assert f"| {runs[1].name} | 2.5 of 60 (200) | 30.00 |  | the loss is nan \\| lower" in text
-    assert f"| {runs[2].name} | 0 of 60 (200) |  |  | not run |" in text
+    assert f"| {runs[0].name} | 60 of 60 (200) | 91.00 |  | abc1234, def5678-dirty |  |" in text
+    assert f"| {runs[1].name} | 2.5 of 60 (200) | 30.00 |  |  | the loss is nan \\| lower" in text
+    assert f"| {runs[2].name} | 0 of 60 (200) |  |  |  | not run |" in text
 
 
 @pytest.mark.parametrize("name", ["figure4", "table1", "table2"])  # one of each kind
