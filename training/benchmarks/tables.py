@@ -223,12 +223,14 @@ def _table(findings: Sequence[Finding], *, is_curve: bool) -> list[str]:
 
 def _how_far(outcomes: Outcomes, asked: Mapping[Run, int]) -> str:
     whole = sum(outcome.epochs >= asked[run] for run, outcome in outcomes.items())
-    short = sum(asked[run] < run.setting.epochs for run in outcomes)
-    text = f"{whole} of {len(outcomes)} runs came to the end of what was asked for."
-    if short:
-        text += f" {short} were asked for fewer epochs than the paper's."
-    if whole < len(outcomes):
-        text += " The others were cut short: numbers of such runs are not what the method can do."
+    absent = sum(outcome.epochs == 0 for outcome in outcomes.values())
+    is_shorter = any(asked[run] < run.setting.epochs for run in outcomes)
+    text = f"{whole} of {len(outcomes)} runs came to the end of what was asked for"
+    text += f", {absent} were not run." if absent else "."
+    if is_shorter:
+        text += " That is fewer epochs than the paper's, and no run shows all that its method can."
+    elif whole + absent < len(outcomes):
+        text += " The others were cut short: their numbers are not what the method can do."
     return text
 
 

@@ -93,8 +93,8 @@ def test_the_page_says_how_far_each_run_went_and_what_broke() -> None:
     )
     outcomes[runs[1]] = Outcome(epochs=2.5, curve=((2.0, 30.0),), validation=30.0)
     text = page("figure4", outcomes, {runs[1].name: "the loss is nan | lower --lr"})
-    assert "1 of 4 runs came to the end of what was asked for." in text
-    assert "4 were asked for fewer epochs than the paper's." in text
+    assert "1 of 4 runs came to the end of what was asked for, 2 were not run." in text
+    assert "That is fewer epochs than the paper's, and no run shows all that" in text
     assert f"| {runs[0].name} | 60 of 60 (200) | 91.00 |  | abc1234, def5678-dirty |  |" in text
     assert f"| {runs[1].name} | 2.5 of 60 (200) | 30.00 |  |  | the loss is nan \\| lower" in text
     assert f"| {runs[2].name} | 0 of 60 (200) |  |  |  | not run |" in text
