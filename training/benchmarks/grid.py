@@ -149,8 +149,7 @@ EXHIBITS = {
     "ablations": Exhibit(
         title="Ablations on a small copying task",
         says="c-detach is worse than the vanilla LSTM. The size is ours, chosen so that two cores "
-        "see it in half an hour; the paper has neither it, nor the end without detaching that its "
-        "code has, nor damping.",
+        "see it in half an hour; of the end without detaching only the authors' code tells.",
         settings=(COPYING_SMALL,),
         rows=(
             _lstm("vanilla LSTM", p=0.0),
