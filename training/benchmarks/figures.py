@@ -65,7 +65,7 @@ def _curves(exhibit: Exhibit, outcomes: Outcomes) -> Any:
                     label = None
         axes.set(xlabel="epoch", title=f"{setting.title}, lr {lr:g}", ylim=(0, 101))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower right")
+            axes.legend(loc="best")
         else:
             axes.text(0.5, 0.5, "not run", color=FAINT, ha="center", transform=axes.transAxes)
     every[0].set_ylabel("validation accuracy, %")
