@@ -47,7 +47,9 @@ _RUNS_PER_CORE = 2  # on a GPU, where a core only launches
 class ReproduceConfig(CheckedOptions):
     seeds: int = option(3, "seeds of each method, counted from 0", within=AT_LEAST_ONE)
     epochs: int | None = option(
-        None, "epochs of each run; default: the paper's, 600 and 200", within=AT_LEAST_ONE
+        None,
+        "epochs of each run; default: the paper's, 600 and 200; of ablations 12",
+        within=AT_LEAST_ONE,
     )
     lr: tuple[float, ...] = option(
         (), "learning rates, in the place of the paper's", within=ABOVE_ZERO
@@ -171,7 +173,7 @@ def _write_page(
         "runs": {
             run.name: {
                 "epochs_asked": asked[run],
-                "epochs_of_the_paper": run.setting.epochs,
+                "epochs_of_the_paper": run.setting.epochs if run.setting.is_papers else None,
                 "failure": failures[run],
                 **outcomes[run].to_json(),
             }

@@ -48,27 +48,26 @@ def _curves(exhibit: Exhibit, outcomes: Outcomes) -> Any:
     ]
     figure = new_figure(4.2 * len(panels) + 0.6, 4.2)
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    lines: dict[str, Any] = {}  # by what the legend calls them, once for all panels and seeds
     for axes, (setting, lr) in zip(every, panels, strict=True):
         for number, row in enumerate(exhibit.rows):
-            label: str | None = row.label
             for run, outcome in outcomes.items():
                 if (run.row, run.setting, run.lr) == (row, setting, lr) and outcome.curve:
                     epochs, accuracies = zip(*outcome.curve, strict=True)
-                    axes.plot(
+                    (lines[row.label],) = axes.plot(
                         epochs,
                         accuracies,
                         color=_COLOURS[number % len(_COLOURS)],
-                        label=label,
                         linewidth=1.2,
                         marker="." if len(epochs) < 3 else None,
                     )
-                    label = None
         axes.set(xlabel="epoch", title=f"{setting.title}, lr {lr:g}", ylim=(0, 101))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="best")
-        else:
-            axes.text(0.5, 0.5, "not run", color=FAINT, ha="center", transform=axes.transAxes)
+        if not axes.lines:
+            _say_not_run(axes, (0.5, 0.5), axes.transAxes)
     every[0].set_ylabel("validation accuracy, %")
+    if lines:
+        columns = min(len(lines), 2 * len(panels))
+        figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -128,6 +127,12 @@ def _mark(axes: "Axes", one: Finding, rows: Sequence[Row]) -> None:
     height = rows.index(one.row)
     if one.paper is not None:
         axes.plot(one.paper, height, marker="|", color=ORANGE, markersize=16, markeredgewidth=2.5)
-    axes.plot(one.values, [height] * len(one.values), ".", color=BLUE, alpha=0.5)
     if one.values:
+        axes.plot(one.values, [height] * len(one.values), ".", color=BLUE, alpha=0.5)
         axes.plot(statistics.fmean(one.values), height, "o", color=BLUE)
+    else:
+        _say_not_run(axes, (0.5, height), axes.get_yaxis_transform())
+
+
+def _say_not_run(axes: "Axes", where: tuple[float, float], coordinates: Any) -> None:
+    axes.text(*where, "not run", color=FAINT, ha="center", va="center", transform=coordinates)

@@ -180,8 +180,9 @@ def markdown(
     ]
     for run, outcome in outcomes.items():
         note = failures[run] or ("" if outcome.epochs else "not run")
+        papers = run.setting.epochs if run.setting.is_papers else "-"
         lines.append(
-            f"| {run.name} | {outcome.epochs:.4g} of {asked[run]} ({run.setting.epochs}) "
+            f"| {run.name} | {outcome.epochs:.4g} of {asked[run]} ({papers}) "
             f"| {_number(outcome.validation)} | {_number(outcome.test)} "
             f"| {', '.join(outcome.commits)} | {_cell(note)} |"
         )
@@ -224,7 +225,7 @@ def _table(findings: Sequence[Finding], *, is_curve: bool) -> list[str]:
 def _how_far(outcomes: Outcomes, asked: Mapping[Run, int]) -> str:
     whole = sum(outcome.epochs >= asked[run] for run, outcome in outcomes.items())
     absent = sum(outcome.epochs == 0 for outcome in outcomes.values())
-    is_shorter = any(asked[run] < run.setting.epochs for run in outcomes)
+    is_shorter = any(run.setting.is_papers and asked[run] < run.setting.epochs for run in outcomes)
     text = f"{whole} of {len(outcomes)} runs came to the end of what was asked for"
     text += f", {absent} were not run." if absent else "."
     if is_shorter:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from training.benchmarks import figures, tables
 from training.benchmarks.figures import draw
 from training.benchmarks.grid import EXHIBITS, Run, runs_of
 from training.benchmarks.outcomes import Outcome, read_outcome
@@ -116,6 +117,37 @@ def test_every_picture_can_be_drawn_of_nothing_and_of_something(name: str, tmp_p
     draw(exhibit, findings_of(exhibit, outcomes), outcomes, tmp_path / "something.png")
     nothing, something = (tmp_path / f"{which}.png" for which in ("nothing", "something"))
     assert nothing.read_bytes() != something.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "panels_or_rows"), [("figure2", 2), ("table2", 16)])
+def test_a_picture_says_what_was_not_run(name: str, panels_or_rows: int) -> None:
+    exhibit = EXHIBITS[name]
+
+    def not_run(outcomes: dict[Run, Outcome]) -> int:
+        figure = (
+            figures._beside_the_paper(exhibit, findings_of(exhibit, outcomes))
+            if exhibit.is_table
+            else figures._curves(exhibit, outcomes)
+        )
+        texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+        return texts.count("not run")
+
+    outcomes = {run: Outcome() for run in runs_of(exhibit, seeds=1)}
+    assert not_run(outcomes) == panels_or_rows
+    outcomes[next(iter(outcomes))] = Outcome(
+        epochs=1, curve=((1.0, 20.0),), validation=20.0, test=20.0
+    )
+    assert not_run(outcomes) == panels_or_rows - 1
+
+
+def test_a_size_of_our_own_is_not_called_the_papers() -> None:
+    outcomes = {run: Outcome(epochs=5.0) for run in runs_of(EXHIBITS["ablations"], seeds=1)}
+    text = page("ablations", outcomes)
+    assert "| copying30-lstm-lr0.003-seed0 | 5 of 60 (-) |" in text
+    for name, is_said in (("ablations", False), ("figure2", True)):
+        shorter = {run: Outcome(epochs=5.0) for run in runs_of(EXHIBITS[name], seeds=1)}
+        told = tables._how_far(shorter, dict.fromkeys(shorter, 5))
+        assert ("fewer epochs than the paper" in told) == is_said
 
 
 def test_the_log_of_a_run_that_still_trains_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
