@@ -131,7 +131,7 @@ def _mark(axes: "Axes", one: Finding, rows: Sequence[Row]) -> None:
         axes.plot(one.values, [height] * len(one.values), ".", color=BLUE, alpha=0.5)
         axes.plot(statistics.fmean(one.values), height, "o", color=BLUE)
     else:
-        _say_not_run(axes, (0.5, height), axes.get_yaxis_transform())
+        _say_not_run(axes, (0.07, height), axes.get_yaxis_transform())
 
 
 def _say_not_run(axes: "Axes", where: tuple[float, float], coordinates: Any) -> None:
