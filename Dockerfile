@@ -33,15 +33,15 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update -qq && apt-get install -qq -y --no-install-recommends g++
 COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/
-COPY captioner/lstm captioner/lstm
-RUN python -m captioner.lstm.build --into /kernels && chmod -R a+rX /kernels
+COPY captioner/native captioner/native
+RUN python -m captioner.native.build --into /kernels && chmod -R a+rX /kernels
 
 # --- a checkpoint of the built-in sample, so that the service has something to serve
 FROM packages AS sample
 ARG SAMPLE_EPOCHS=5
 COPY captioner captioner
 COPY training training
-COPY --from=kernels /kernels captioner/lstm/cpu/built
+COPY --from=kernels /kernels captioner/native/built
 RUN OMP_WAIT_POLICY=PASSIVE python -m training.train_coco --p 0.4 --data shapes --epochs ${SAMPLE_EPOCHS} --out /run/sample && \
     mkdir -p /checkpoints && cp -R /run/sample/best /checkpoints/sample && \
     chmod -R a+rX /checkpoints && rm -rf /run/sample /root/.cache/captioner
@@ -65,7 +65,7 @@ COPY captioner captioner
 COPY training training
 COPY serving serving
 COPY scripts scripts
-COPY --from=kernels /kernels captioner/lstm/cpu/built
+COPY --from=kernels /kernels captioner/native/built
 RUN python -m compileall -q captioner training serving
 # All that is written at run time goes to /tmp, and with the trainer to runs, data and /cache.
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

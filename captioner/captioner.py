@@ -23,12 +23,13 @@ from torch import Tensor
 from captioner.data.images import ImageSource
 from captioner.devices import choose_device
 from captioner.errors import OptionError
-from captioner.search import Hypothesis, SearchConfig, search
+from captioner.search import Hypothesis, search
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner.decoders.interface import Decoder
-    from captioner.encoder.model import ImageEncoder
+    from captioner.encoder.timm_encoder import ImageEncoder
 
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from captioner.decoders import Decoder, DecoderConfig, build_decoder
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.model import ImageEncoder
 from captioner.encoder.preprocessing import Preprocessing
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.files import read_json, write_json
 from captioner.hashed_folder import (

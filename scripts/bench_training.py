@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from captioner.decoders import CaptionBatch, DecoderConfig, build_decoder, caption_loss
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.files import write_json
-from captioner.lstm.masks import sample_keep
+from captioner.hdetach.masks import sample_keep
 from captioner.vocabulary import END, PAD, START
 
 CLIP_NORM = 5.0

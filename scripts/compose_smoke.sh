@@ -109,10 +109,10 @@ kernels_are_compiled() {
     inside python -c '
 import shutil, torch
 from captioner.lstm.backends import resolve
-from captioner.lstm.cpu import library
+from captioner.native import library
 assert not [name for name in (*library.COMPILERS, "cc", "gcc", "ld") if shutil.which(name)]
 assert resolve("auto", torch.device("cpu"), torch.float32, 256) == "cpu"
-assert library.load()._name.startswith("/app/captioner/lstm/cpu/built/"), library.load()._name'
+assert library.load()._name.startswith("/app/captioner/native/built/"), library.load()._name'
 }
 serving_process() { # its number inside: the process that said last that it listens
     compose logs --no-color captioner 2>/dev/null |

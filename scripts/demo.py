@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import captioner
-from captioner.data.sources import open_dataset
+from captioner.data.open_dataset import open_dataset
 from captioner.errors import CaptionerError
 from captioner.pictures import Sample, draw_samples
 from captioner.progress import duration

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from captioner.data.fetch import WebFile, fetch, part_of
+from captioner.data.download import WebFile, fetch, part_of
 from captioner.data.karpathy import read_karpathy
 from captioner.errors import CaptionerError, DataError, StorageError
 from captioner.progress import Progress

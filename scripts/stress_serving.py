@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stress.abandonment import hang_ups, slow
 from stress.attacks import raw_http
-from stress.endings import kill_decoder, kill_worker, reload, terminate
+from stress.disconnects import hang_ups, slow
 from stress.mutations import mutations
 from stress.overload import overload
 from stress.report import Report
+from stress.shutdown import kill_decoder, kill_worker, reload, terminate
 from stress.soak import soak
 from stress.target import Target, found, machine, started
 

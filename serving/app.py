@@ -17,15 +17,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from captioner import __version__
-from serving.boundary.body_limit import BodyLimit
-from serving.boundary.envelope import Envelope
-from serving.boundary.gate import Gate, is_guarded
+from serving.middleware.access_control import Gate, is_guarded
+from serving.middleware.body_limit import BodyLimit
+from serving.middleware.request_context import Envelope
 from serving.problems import Problem, response_to
 from serving.routes import admin, captions, compatible_max, compatible_openai, health
-from serving.routes.answers import ProblemAnswer
-from serving.routes.options import TIMEOUT_HEADER, invalid
 from serving.routes.page_files import page_routes
 from serving.routes.reference_page import STYLE, STYLE_NAME, reference_page
+from serving.routes.request_options import TIMEOUT_HEADER, invalid
+from serving.routes.response_models import ProblemAnswer
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry.tracing import traced

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from captioner.captioner import Caption
 from captioner.errors import OptionError
+from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 from serving.model import CaptionOptions, LoadedModel, captions_of_batch
-from serving.refusals import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 
 MEMORY_OF_MEAN = 0.2  # weight of the newest batch in the mean time of an image
 LONGEST_RETRY = 60  # seconds

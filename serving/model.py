@@ -18,7 +18,7 @@ from captioner.checkpoint import load_checkpoint
 from captioner.commands.caption import newest_checkpoint
 from captioner.devices import choose_device
 from captioner.errors import CheckpointError
-from captioner.search import SearchConfig
+from captioner.search_config import SearchConfig
 
 __all__ = ["CaptionOptions", "LoadedModel", "captions_of_batch", "load_model", "newest_checkpoint"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError, CheckpointError
-from serving.refusals import (
+from serving.errors import (
     CaptioningFailed,
     DeadlineExceeded,
     ImageRejected,

@@ -23,7 +23,7 @@ import uvicorn
 
 from captioner.errors import CaptionerError
 from serving.app import create_app
-from serving.boundary.protocol import ConnectionLimits, GuardedProtocol
+from serving.connection_protocol import ConnectionLimits, GuardedProtocol
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry.logs import configure_logs

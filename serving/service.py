@@ -15,10 +15,10 @@ import structlog
 from captioner.captioner import find_checkpoint
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Outcome, Ticket
+from serving.errors import NotReady
 from serving.images.decode_pool import DecodedImage, DecodePool
-from serving.images.guard import ImageLimits
+from serving.images.upload_checks import ImageLimits
 from serving.model import CaptionOptions, LoadedModel, load_model, newest_checkpoint
-from serving.refusals import NotReady
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import note, stage
@@ -207,7 +207,7 @@ class Service:
     def _load_checkpoint(self) -> LoadedModel:
         import torch
 
-        from captioner.memory import keep_freed_memory
+        from captioner.allocator import keep_freed_memory
 
         keep_freed_memory()
         torch.set_num_threads(self.settings.threads_per_worker)

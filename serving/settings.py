@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from captioner.errors import OptionError
-from serving.boundary.keys import KeyHash, hash_key, hashes_in_file
+from serving.api_keys import KeyHash, hash_key, hashes_in_file
 
 PREFIX = "CAPTIONER_"
 NOT_OURS = frozenset({"CAPTIONER_SHARED"})  # read by the tests of this project

@@ -21,7 +21,7 @@ from captioner import files
 from captioner.checkpoint import Checkpoint, load_checkpoint, load_extra, save_checkpoint
 from captioner.decoders import DECODERS, CaptionBatch, DecoderConfig, build_decoder
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.model import ImageEncoder
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CheckpointError, StorageError
 from captioner.files import file_hash, read_json, write_json
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary

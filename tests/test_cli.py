@@ -16,7 +16,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.decoders import DecoderConfig, build_decoder
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.model import ImageEncoder
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "cat", "runs", "sits", "grass"))

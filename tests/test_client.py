@@ -18,7 +18,7 @@ import pytest
 
 from captioner.cli import main
 from captioner.client import Answer, AsyncCaptionClient, CaptionClient, Patience
-from captioner.client.exchange import Exchange
+from captioner.client.retries import Exchange
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
 
 _path = Path(__file__).parent / "serving" / "stand_in.py"

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from captioner.decoders import DECODERS, CaptionBatch, DecoderConfig, build_decoder
 from captioner.errors import CaptionerError, OptionError
-from captioner.search import Hypothesis, SearchConfig, search
+from captioner.search import Hypothesis, search
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 FORBIDDEN = (PAD, START, UNKNOWN)

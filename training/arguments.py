@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner.errors import OptionError
+from captioner.options import add_flags, check_changes
 from training.config import TrainingConfig
-from training.options import add_flags, check_changes
 from training.recipes import check_with_any_recipe
 
 _DESCRIPTION = (

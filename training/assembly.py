@@ -16,16 +16,16 @@ from captioner.data.karpathy import CaptionDataset, CaptionedImage
 from captioner.decoders import DecoderConfig, build_decoder
 from captioner.decoders.interface import Decoder
 from captioner.devices import choose_device
-from captioner.encoder.model import EncoderConfig, ImageEncoder
 from captioner.encoder.store import FeatureStore
+from captioner.encoder.timm_encoder import EncoderConfig, ImageEncoder
 from captioner.errors import DataError
-from captioner.search import SearchConfig
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.batches import EpochBatches
 from training.config import TrainingConfig
+from training.feature_sources import ImageSource, LiveImages, SourceSchedule, StoredFeatures
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
-from training.sources import ImageSource, LiveImages, SourceSchedule, StoredFeatures
 from training.validation import Validator
 
 Announce = Callable[[str], None]

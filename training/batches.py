@@ -15,9 +15,9 @@ from captioner.decoders.batch import CaptionBatch
 from captioner.errors import DataError
 from captioner.vocabulary import Vocabulary
 from training.config import TrainingConfig
+from training.feature_sources import ImageSource, Read, View
 from training.prefetch import prefetched
 from training.randomness import derived_generator
-from training.sources import ImageSource, Read, View
 
 _ASPECTS = (3 / 4, 4 / 3)  # of a random crop, relative to the image's own
 

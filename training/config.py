@@ -8,7 +8,7 @@ data set (`recipes.py`), else by the defaults below.
 from dataclasses import dataclass
 
 from captioner.errors import OptionError
-from training.options import (
+from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     NOT_NEGATIVE,

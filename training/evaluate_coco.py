@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
+from captioner.allocator import keep_freed_memory
 from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
-from captioner.data.sources import open_dataset
+from captioner.data.open_dataset import open_dataset
 from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import write_json
-from captioner.memory import keep_freed_memory
 from captioner.metrics import scores_table
-from captioner.search import SearchConfig
-from training.sources import ImageSource, LiveImages, StoredFeatures
+from captioner.search_config import SearchConfig
+from training.feature_sources import ImageSource, LiveImages, StoredFeatures
 from training.validation import SHAPES_NAMED, Validation, Validator, write_captions
 
 _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError, TrainingError
-from captioner.lstm.paths import gradient_paths
+from captioner.lstm.path_gradients import gradient_paths
+from captioner.options import OneLineParser
 from captioner.progress import Progress
-from training.options import OneLineParser
-from training.randomness import derived_generator
-from training.studies import (
+from training.figure_tools import (
     BLUE,
     GREEN,
     ORANGE,
@@ -34,6 +33,7 @@ from training.studies import (
     use_threads,
     write_study,
 )
+from training.randomness import derived_generator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from typing import Any
 from captioner.checkpoint import Checkpoint
 from captioner.encoder.config import NONE
 from captioner.errors import CheckpointError, OptionError
+from captioner.options import flag
 from training.config import TrainingConfig
-from training.options import flag
 
 _SMALL_PHOTOGRAPHS: dict[str, Any] = {
     "feature_embedding_size": 512,

@@ -20,12 +20,7 @@ import torch
 from captioner.devices import choose_device
 from captioner.errors import CaptionerError
 from captioner.files import write_atomically, write_json
-from training.benchmarks.figures import draw
-from training.benchmarks.grid import EXHIBITS, Exhibit, Run, runs_of
-from training.benchmarks.schedule import Plan, Schedule, describe_plan
-from training.benchmarks.tables import findings_of, markdown
-from training.mnist import load_mnist
-from training.options import (
+from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     CheckedOptions,
@@ -33,9 +28,14 @@ from training.options import (
     add_flags,
     option,
 )
-from training.origin import origin
+from training.benchmarks.figures import draw
+from training.benchmarks.reproductions import EXHIBITS, Exhibit, Run, runs_of
+from training.benchmarks.schedule import Plan, Schedule, describe_plan
+from training.benchmarks.tables import findings_of, markdown
+from training.figure_tools import check_folder
+from training.mnist import load_mnist
+from training.provenance import origin
 from training.run_folder import RunFolder
-from training.studies import check_folder
 
 NAME = "reproduce"
 _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses

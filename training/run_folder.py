@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from captioner.errors import OptionError, StorageError, TrainingError
 from captioner.files import read_json, recover_folder, write_json
-from training.origin import origin
+from training.provenance import origin
 
 _FORMAT = 1  # of config.json
 _LOCK = ".lock"

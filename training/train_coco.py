@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from captioner.allocator import keep_freed_memory
 from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import CaptionDataset
-from captioner.data.sources import open_dataset
+from captioner.data.open_dataset import open_dataset
 from captioner.devices import choose_device
 from captioner.errors import CaptionerError
-from captioner.memory import keep_freed_memory
 from training.arguments import Arguments, parse_arguments
 from training.assembly import assemble
 from training.config import TrainingConfig

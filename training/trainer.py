@@ -15,7 +15,7 @@ from torch import nn
 
 from captioner.decoders import caption_loss
 from captioner.errors import TrainingError
-from captioner.lstm.masks import sample_keep
+from captioner.hdetach.masks import sample_keep
 from captioner.pictures import Sample, draw_samples
 from captioner.progress import Progress, duration
 from training.assembly import Parts
@@ -32,7 +32,7 @@ from training.optimisation import (
 from training.plots import draw_curves
 from training.randomness import StepGenerators
 from training.run_folder import MetricsLog, RunFolder, read_metrics
-from training.standing import Interval, Moving, Standing, restore, save_last, save_weights
+from training.run_state import Interval, Moving, Standing, restore, save_last, save_weights
 from training.validation import Validation, scores_line, write_captions
 
 _LOG_EVERY_STEPS = 20

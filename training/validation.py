@@ -18,10 +18,11 @@ from captioner.decoders.interface import Decoder
 from captioner.files import write_json
 from captioner.metrics import Scorer, Scores
 from captioner.progress import Progress
-from captioner.search import SearchConfig, search
+from captioner.search import search
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
+from training.feature_sources import ImageSource, Read
 from training.prefetch import prefetched
-from training.sources import ImageSource, Read
 
 SHAPES_NAMED = "shapes_named"  # share of images of the built-in sample with every shape right
 

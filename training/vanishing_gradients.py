@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.options import OneLineParser
 from captioner.progress import Progress
-from training.mnist import load_mnist
-from training.options import OneLineParser
-from training.randomness import derived_generator
-from training.studies import (
+from training.figure_tools import (
     BLUE,
     FAINT,
     GREEN,
@@ -38,6 +36,8 @@ from training.studies import (
     use_threads,
     write_study,
 )
+from training.mnist import load_mnist
+from training.randomness import derived_generator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@
 the extra `serving` brings.
 """
 
-from captioner.client.answers import Answer, ServedCaption
 from captioner.client.asynchronous import AsyncCaptionClient
-from captioner.client.exchange import Options, Patience, Photograph
+from captioner.client.responses import Answer, ServedCaption
+from captioner.client.retries import Options, Patience, Photograph
 from captioner.client.synchronous import CaptionClient
 from captioner.errors import ServiceError
 

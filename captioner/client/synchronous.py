@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, Unpack
 
-from captioner.client.answers import Answer
-from captioner.client.exchange import (
+from captioner.client.responses import Answer
+from captioner.client.retries import (
     Exchange,
     Options,
     Patience,

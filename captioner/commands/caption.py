@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from captioner.commands.photographs import find_photographs
-from captioner.commands.results import Results, Screen, numbered
+from captioner.commands.image_paths import find_photographs
+from captioner.commands.output import Results, Screen, numbered
 from captioner.errors import CheckpointError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from captioner.captioner import Caption, Captioner
     from captioner.progress import Progress
-    from captioner.search import SearchConfig
+    from captioner.search_config import SearchConfig
 
 SKIPPED = 1  # exit status
 BATCH_SIZE = 16
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not photographs:
         raise ImageError(f"no photograph to caption: {'; '.join(map(str, problems.values()))}")
     if arguments.server is not None:
-        from captioner.commands.remote import caption_by_service
+        from captioner.commands.caption_remote import caption_by_service
 
         return caption_by_service(arguments, photographs, problems)
     checkpoint = arguments.checkpoint
@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from captioner.allocator import keep_freed_memory
     from captioner.captioner import load
-    from captioner.memory import keep_freed_memory
     from captioner.progress import Progress
 
     keep_freed_memory()
@@ -162,7 +162,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _search_config(arguments: argparse.Namespace) -> "SearchConfig":
-    from captioner.search import SearchConfig
+    from captioner.search_config import SearchConfig
 
     count, beam_size = arguments.num_captions, arguments.beam_size
     if beam_size is None:

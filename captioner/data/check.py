@@ -15,7 +15,7 @@ from typing import Any
 
 from captioner.data.images import open_image
 from captioner.data.karpathy import RESTVAL, CaptionedImage, read_karpathy
-from captioner.data.sources import locate
+from captioner.data.open_dataset import locate
 from captioner.errors import ImageError
 from captioner.progress import Progress
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from captioner.decoders.batch import PackedStep
-from captioner.lstm.cpu import library
+from captioner.native import library
 
 
 def score_keys(keys: Tensor, query: Tensor, score: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class InTorch(AdditiveAttention):
 
 
 class Compiled(AdditiveAttention):
-    """The same in C++, for the CPU: captioner/lstm/cpu/source/attention.cpp."""
+    """The same in C++, for the CPU: captioner/native/source/attention.cpp."""
 
     class _Call(ctypes.Structure):
         _fields_ = [

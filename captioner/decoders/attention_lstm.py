@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from captioner.decoders.additive_attention import additive_attention
 from captioner.decoders.batch import CaptionBatch
-from captioner.lstm.packed import spread, survive
-from captioner.lstm.pointwise import activate_gates, gate_gradients
-from captioner.lstm.products import Multiplier, weight_gradient
+from captioner.hdetach.gates import activate_gates, gate_gradients
+from captioner.hdetach.packed_lstm import spread, survive
+from captioner.hdetach.products import Multiplier, weight_gradient
 
 
 class AttentionWeights(NamedTuple):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.batch_invariance import in_blocks
 from captioner.decoders.interface import (
     Decoder,
     DecoderConfig,
@@ -18,10 +19,9 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
-from captioner.decoders.steady import in_blocks
-from captioner.lstm.packed import packed_lstm
-from captioner.lstm.pointwise import activate_gates
-from captioner.lstm.products import linear
+from captioner.hdetach.gates import activate_gates
+from captioner.hdetach.packed_lstm import packed_lstm
+from captioner.hdetach.products import linear
 
 
 class ShowTell(Decoder):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from captioner.decoders.attention_lstm import AttentionWeights, Course, attention_lstm
 from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.batch_invariance import attend, in_blocks
 from captioner.decoders.interface import (
     Decoder,
     DecoderConfig,
@@ -20,9 +21,8 @@ from captioner.decoders.interface import (
     dropout,
     keep_values,
 )
-from captioner.decoders.steady import attend, in_blocks
-from captioner.lstm.pointwise import activate_gates
-from captioner.lstm.products import linear
+from captioner.hdetach.gates import activate_gates
+from captioner.hdetach.products import linear
 
 
 class SoftAttention(Decoder):

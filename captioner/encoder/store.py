@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.encoder.model import ImageEncoder
 from captioner.encoder.store_record import FEATURES, Record, locked
 from captioner.encoder.store_writer import ImageFile, write_chunks
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import DataError, StorageError
 from captioner.progress import Progress
 

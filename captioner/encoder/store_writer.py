@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.encoder.model import ImageEncoder
 from captioner.encoder.store_record import FEATURES, Record
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import EncoderError, ImageError, StorageError
 from captioner.progress import Progress
 

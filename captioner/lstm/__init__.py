@@ -8,19 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captioner.hdetach.masks import sample_keep
+    from captioner.lstm.cell import HDetachLSTMCell, hdetach_step
     from captioner.lstm.layer import HDetachLSTM
-    from captioner.lstm.masks import sample_keep
     from captioner.lstm.operator import hdetach_lstm
-    from captioner.lstm.paths import gradient_paths
-    from captioner.lstm.step import HDetachLSTMCell, hdetach_step
+    from captioner.lstm.path_gradients import gradient_paths
 
 _MODULES = {
-    "gradient_paths": "captioner.lstm.paths",
+    "gradient_paths": "captioner.lstm.path_gradients",
     "HDetachLSTM": "captioner.lstm.layer",
-    "HDetachLSTMCell": "captioner.lstm.step",
+    "HDetachLSTMCell": "captioner.lstm.cell",
     "hdetach_lstm": "captioner.lstm.operator",
-    "hdetach_step": "captioner.lstm.step",
-    "sample_keep": "captioner.lstm.masks",
+    "hdetach_step": "captioner.lstm.cell",
+    "sample_keep": "captioner.hdetach.masks",
 }
 
 __all__ = [

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from captioner.errors import OptionError
+from captioner.hdetach.masks import check_probability, sample_keep
 from captioner.lstm.backends import NAMES, resolve
-from captioner.lstm.masks import check_probability, sample_keep
 from captioner.lstm.operator import PRECISIONS, hdetach_lstm
 
 LAYER_MASKS = ("shared", "independent")

@@ -19,7 +19,7 @@ from captioner.lstm.arguments import (
     without_autocast,
 )
 from captioner.lstm.backends import load, resolve
-from captioner.lstm.once import differentiable_once, refuse
+from captioner.lstm.double_backward import differentiable_once, refuse
 from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
 

@@ -6,7 +6,7 @@
 `read_pairs` gets both from files. Nothing here prints, and pycocoevalcap is imported on first use.
 """
 
-from captioner.metrics.reading import read_pairs
+from captioner.metrics.score_files import read_pairs
 from captioner.metrics.scorer import Scorer
 from captioner.metrics.scores import METRICS, Scores, scores_table
 

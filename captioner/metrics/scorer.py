@@ -14,7 +14,7 @@ from typing import Any
 
 from captioner.errors import DataError, OptionError
 from captioner.metrics.meteor import METEOR_JAR, MeteorProcess
-from captioner.metrics.overlap import ORDERS, Bleu, Cider, Rouge
+from captioner.metrics.ngram_metrics import ORDERS, Bleu, Cider, Rouge
 from captioner.metrics.scores import Scores
 from captioner.metrics.spice import find_spice, score_spice
 from captioner.metrics.tokenizer import TOKENIZER_JAR, Tokenizer

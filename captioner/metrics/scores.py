@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from captioner.metrics.overlap import BleuCounts
+from captioner.metrics.ngram_metrics import BleuCounts
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 

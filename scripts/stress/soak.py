@@ -10,9 +10,9 @@ import time
 from collections import Counter
 
 from captioner.progress import duration
-from stress.abandonment import POST, dripping, hang_up, not_reading
 from stress.attacks import Attack, attacks, carry_out, is_sane
 from stress.client import Exchange, Picture, ask, ask_for, latency, photographs
+from stress.disconnects import POST, dripping, hang_up, not_reading
 from stress.hostile_images import bombs, mutation, originals
 from stress.report import Report
 from stress.target import Levels, Target

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError, ToolError
+from serving.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 from serving.images.decode_process import DecodeProcess, ProcessLost
-from serving.images.guard import SIZE_READERS, ImageHeader, ImageLimits, format_of
-from serving.refusals import DeadlineExceeded, ImageCode, ImageRejected, NotReady
+from serving.images.upload_checks import SIZE_READERS, ImageHeader, ImageLimits, format_of
 
 START_SECONDS = 60.0  # to import Pillow, on a machine with better things to do
 UPLOADS_PER_PROCESS = 2000  # then a fresh one takes over, for what hostile bytes may have left

@@ -25,8 +25,8 @@ from PIL import AvifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
 
 from captioner.data.images import decode_picture
 from captioner.encoder.preprocessing import Preprocessing
-from serving.images.guard import ImageHeader, ImageLimits, inspect
-from serving.refusals import ImageRejected
+from serving.errors import ImageRejected
+from serving.images.upload_checks import ImageHeader, ImageLimits, inspect
 
 FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

@@ -5,7 +5,7 @@ The readers of headers ask here while they walk, so that a walk ends where a lim
 
 from dataclasses import dataclass
 
-from serving.refusals import ImageRejected
+from serving.errors import ImageRejected
 
 
 def corrupt(what: str) -> ImageRejected:

@@ -1,7 +1,7 @@
 // One photograph on the page: its picture, its captions as they stand, and what can be done with
 // them. A word that is pointed at, focused or pressed lays its attention over the picture.
 
-import { Light, whereIsIt } from "./light.js";
+import { Light, whereIsIt } from "./attention_overlay.js";
 
 const WHOLE = [0, 0, 1, 1];
 const SHOWN_DONE_MILLISECONDS = 1600;

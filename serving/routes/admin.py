@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from serving.routes.answers import ModelEntry
 from serving.routes.captions import service_of
-from serving.routes.described import problems
+from serving.routes.openapi_responses import problems
+from serving.routes.response_models import ModelEntry
 
 router = APIRouter(prefix="/admin", tags=["administration"])
 

@@ -16,11 +16,10 @@ from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError
 from serving.batching import Ticket
+from serving.errors import DeadlineExceeded
 from serving.model import CaptionOptions
 from serving.problems import Problem, problem_of
-from serving.refusals import DeadlineExceeded
-from serving.routes.answers import BatchAnswer, CaptionAnswer, caption_answer
-from serving.routes.described import (
+from serving.routes.openapi_responses import (
     BINARY,
     COMMON_CODES,
     EXAMPLE_IMAGE,
@@ -28,7 +27,14 @@ from serving.routes.described import (
     IMAGE_ENCODING,
     problems,
 )
-from serving.routes.options import BOOLEANS, TIMEOUT_HEADER, OptionFields, options_of, timeout_of
+from serving.routes.request_options import (
+    BOOLEANS,
+    TIMEOUT_HEADER,
+    OptionFields,
+    options_of,
+    timeout_of,
+)
+from serving.routes.response_models import BatchAnswer, CaptionAnswer, caption_answer
 from serving.routes.uploads import ClientGone, Upload, read_upload
 from serving.service import Captioned, Service
 from serving.telemetry.tracing import stage

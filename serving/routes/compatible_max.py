@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from serving.model import CaptionOptions
 from serving.routes.captions import deadline_of, note, received, service_of, unless_gone
-from serving.routes.described import (
+from serving.routes.openapi_responses import (
     BINARY,
     COMMON_CODES,
     IMAGE_CODES,

@@ -14,12 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from captioner.captioner import Caption
-from captioner.search import SearchConfig
+from captioner.search_config import SearchConfig
 from serving.model import CaptionOptions
 from serving.problems import Problem
 from serving.routes.captions import before, deadline_of, note, service_of, unless_gone
-from serving.routes.described import COMMON_CODES, EXAMPLE_IMAGE, IMAGE_CODES, openai_problems
-from serving.routes.options import MOST_BEAMS, WHOLE, invalid
+from serving.routes.openapi_responses import (
+    COMMON_CODES,
+    EXAMPLE_IMAGE,
+    IMAGE_CODES,
+    openai_problems,
+)
+from serving.routes.request_options import MOST_BEAMS, WHOLE, invalid
 from serving.routes.uploads import image_from_text, read_json
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])

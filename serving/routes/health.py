@@ -11,10 +11,10 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from captioner import __version__
-from serving.refusals import NotReady
+from serving.errors import NotReady
 from serving.routes.captions import service_of
-from serving.routes.described import problems
-from serving.routes.options import OptionFields
+from serving.routes.openapi_responses import problems
+from serving.routes.request_options import OptionFields
 from serving.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])

@@ -15,7 +15,7 @@ from captioner.decoders import (
 )
 from captioner.decoders.interface import dropout
 from captioner.errors import OptionError
-from captioner.lstm.masks import sample_keep
+from captioner.hdetach.masks import sample_keep
 from captioner.vocabulary import END, START
 
 _spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))

@@ -20,9 +20,9 @@ from captioner.data.images import open_image
 from captioner.encoder import store as store_module
 from captioner.encoder import store_writer
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.model import ImageEncoder
 from captioner.encoder.store import FeatureStore
 from captioner.encoder.store_record import locked
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import DataError, EncoderError, StorageError
 
 

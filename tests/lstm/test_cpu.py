@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from captioner.errors import CaptionerError
-from captioner.lstm import cpu
-from captioner.lstm.cpu import buffers, library
+from captioner.lstm.backends import cpu_backend
 from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
+from captioner.native import buffers, library
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -59,10 +59,10 @@ class Case:
     def run(self, dtype: torch.dtype, **given: Tensor | None) -> list[Tensor]:
         to = [one.to(dtype) for one in self.arguments]
         operands = Operands(*to, lengths=self.lengths)
-        passed = cpu.forward(operands, save=True)
+        passed = cpu_backend.forward(operands, save=True)
         grads = [one.to(dtype) for one in self.grads]
         masks = (None if mask is None else mask.to(dtype) for mask in (self.keep, self.cell_keep))
-        found = cpu.backward(
+        found = cpu_backend.backward(
             Incoming(
                 *(
                     given.get(name, grad)
@@ -164,8 +164,8 @@ def test_gradients_that_nobody_gave_count_as_zero() -> None:
 def test_without_saving_the_values_are_the_same() -> None:
     for sizes in ((9, 5, 1, 20), (5, 5, 300, 70)):
         arguments = [one.float() for one in make_case(*sizes).arguments]
-        saved = cpu.forward(Operands(*arguments), save=True)
-        light = cpu.forward(Operands(*arguments), save=False)
+        saved = cpu_backend.forward(Operands(*arguments), save=True)
+        light = cpu_backend.forward(Operands(*arguments), save=False)
         assert all(torch.equal(one, other) for one, other in zip(saved[:3], light[:3], strict=True))
         assert light[3].numel() == light[4].numel() == 0
 
@@ -173,9 +173,9 @@ def test_without_saving_the_values_are_the_same() -> None:
 def test_workspaces_have_the_promised_shapes() -> None:
     for sizes in ((9, 5, 1, 20), (5, 5, 300, 70)):
         arguments = make_case(*sizes).arguments
-        found = cpu.forward(Operands(*arguments), save=True)
+        found = cpu_backend.forward(Operands(*arguments), save=True)
         shapes = [tuple(one.shape) for one in found[3:]]
-        assert shapes == [tuple(shape) for shape in cpu.workspace_shapes(*sizes)]
+        assert shapes == [tuple(shape) for shape in cpu_backend.workspace_shapes(*sizes)]
 
 
 def test_the_number_of_threads_changes_rounding_only() -> None:

@@ -86,8 +86,8 @@ COMPILE = """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from captioner.lstm import triton_kernels
-    from captioner.lstm.triton_backend import DEPTH, ROWS_AT_ONCE, UNITS_AT_ONCE, WARPS
+    from captioner.lstm.backends import triton_kernels
+    from captioner.lstm.backends.triton_backend import DEPTH, ROWS_AT_ONCE, UNITS_AT_ONCE, WARPS
 
     OPTIONS = {
         "size": 128, "packed": True, "has_grad_outputs": True, "keep_width": 1,

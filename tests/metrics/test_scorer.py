@@ -158,7 +158,7 @@ def test_an_interrupted_call_leaves_no_answers_behind_for_the_next(
     candidates = dict.fromkeys(TINY, "a dog")
     with Scorer(TINY, tokenised=True, java=fake_java(FOREVER)) as scorer:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("captioner.metrics.overlap.Rouge.score", interrupt)
+            patch.setattr("captioner.metrics.ngram_metrics.Rouge.score", interrupt)
             scorer.score(candidates)
         scores = scorer.score(candidates)
         assert [own["METEOR"] for own in scores.per_image.values()] == [2.0, 1.0, 4.0]

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import pytest
 
-from captioner.data.sources import open_dataset
+from captioner.data.open_dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ".download.lock"

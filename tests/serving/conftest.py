@@ -33,7 +33,7 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
     from captioner.checkpoint import save_checkpoint
     from captioner.decoders import DecoderConfig, build_decoder
     from captioner.encoder.config import EncoderConfig
-    from captioner.encoder.model import ImageEncoder
+    from captioner.encoder.timm_encoder import ImageEncoder
     from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
     generator = torch.Generator().manual_seed(seed)
@@ -229,7 +229,7 @@ class _Pool:
 
     async def decode(self, data: bytes, *, preprocessing: Any, deadline: float) -> Any:  # noqa: ARG002
         from serving.images.decode_pool import DecodedImage
-        from serving.images.guard import inspect
+        from serving.images.upload_checks import inspect
 
         header = inspect(data, self.limits)
         return DecodedImage(pixels=data, header=header, seconds=0.001)  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ class _Batcher:
         self.model = model
 
     def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
-        from serving.refusals import Overloaded
+        from serving.errors import Overloaded
 
         if self.held + images > self.engine.places:
             raise Overloaded("the queue is full", retry_after_seconds=3)
@@ -274,7 +274,7 @@ class _Batcher:
 
     async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:
         from serving.batching import Outcome
-        from serving.refusals import DeadlineExceeded
+        from serving.errors import DeadlineExceeded
 
         self.engine.started.append(pixels)
         if self.engine.caption_error is not None:

@@ -20,8 +20,8 @@ import serving.batching
 from captioner.captioner import Caption
 from captioner.errors import OptionError
 from serving.batching import MicroBatcher, Outcome, Ticket
+from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 from serving.model import CaptionOptions, LoadedModel
-from serving.refusals import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 
 PATIENCE = 60.0
 POISON = 13

@@ -16,7 +16,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.decoders import DECODERS, DecoderConfig, build_decoder
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.model import ImageEncoder
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CheckpointError, OptionError
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 from serving.model import (

@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 
 from captioner.errors import CheckpointError
 from serving.app import create_app
+from serving.errors import CaptioningFailed
 from serving.problems import KINDS
-from serving.refusals import CaptioningFailed
 from serving.settings import Settings
 
 from .conftest import StandInEngine, jpeg

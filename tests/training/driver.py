@@ -17,7 +17,7 @@ import torch.utils.tensorboard
 
 import training.validation
 from captioner.metrics import Scores
-from captioner.metrics.overlap import BleuCounts
+from captioner.metrics.ngram_metrics import BleuCounts
 from training import copying, sequential_mnist, train_coco
 
 PROGRAMS = {

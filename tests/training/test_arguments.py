@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import OptionError
+from captioner.options import flag
 from training.arguments import Arguments, build_parser, parse_arguments
 from training.config import TrainingConfig
-from training.options import flag
 from training.recipes import RECIPES, recipe_for, with_recipe
 
 

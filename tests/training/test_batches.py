@@ -14,7 +14,7 @@ from captioner.errors import DataError
 from captioner.vocabulary import END, Vocabulary
 from training.batches import EpochBatches, TrainingBatch
 from training.config import TrainingConfig
-from training.sources import Read, View
+from training.feature_sources import Read, View
 
 
 class RecordingSource:

@@ -12,8 +12,9 @@ from captioner.data.images import open_image
 from captioner.data.karpathy import load_karpathy
 from captioner.data.shapes import generate, named_rightly
 from captioner.metrics import METRICS, Scorer
-from captioner.metrics.overlap import Cider
-from captioner.search import SearchConfig, search
+from captioner.metrics.ngram_metrics import Cider
+from captioner.search import search
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import tokenize
 from training.evaluate_coco import main
 

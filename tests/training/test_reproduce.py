@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import reproduce
-from training.benchmarks.grid import Exhibit, Row, Setting
+from training.benchmarks.reproductions import Exhibit, Row, Setting
 
 TINY = Exhibit(
     title="A tiny figure",

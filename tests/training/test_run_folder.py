@@ -10,7 +10,7 @@ import pytest
 from captioner.errors import OptionError, StorageError, TrainingError
 from training import run_folder
 from training.config import TrainingConfig
-from training.origin import origin
+from training.provenance import origin
 from training.run_folder import MetricsLog, RunFolder, read_metrics
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import training.standing
+import training.run_state
 import training.trainer
 from captioner.checkpoint import load_checkpoint
 from captioner.data.shapes import generate
@@ -41,9 +41,9 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Values that stand in for the CIDEr of the validations, in their order."""
     values: list[float] = []
-    take = training.standing.Standing.take
+    take = training.run_state.Standing.take
     monkeypatch.setattr(
-        training.standing.Standing,
+        training.run_state.Standing,
         "take",
         lambda self, found: take(self, {**found, "CIDEr": values.pop(0)}),
     )
@@ -200,14 +200,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save, calls = training.standing.save_checkpoint, iter(range(100))
+    save, calls = training.run_state.save_checkpoint, iter(range(100))
 
     def full(folder: Path, **options: Any) -> None:
         if next(calls) >= 2:  # best/ and last/ of the first validation go well
             raise StorageError(f"{folder} could not be written: {errno.errorcode[errno.ENOSPC]}")
         save(folder, **options)
 
-    monkeypatch.setattr(training.standing, "save_checkpoint", full)
+    monkeypatch.setattr(training.run_state, "save_checkpoint", full)
     assert train_here(*tiny, "--out", "run") == 2
     assert "could not be written: ENOSPC" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run" / "last").summary["step"] == 5

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from captioner.allocator import keep_freed_memory
 from captioner.devices import choose_device
 from captioner.errors import CaptionerError, OptionError
-from captioner.memory import keep_freed_memory
+from captioner.options import OneLineParser, add_flags, check_changes, flag
 from training.benchmarks.config import BenchmarkConfig, Experiment
 from training.benchmarks.loop import Loop, Outcome
 from training.benchmarks.task import Figures, Task
 from training.methods import load_method, method_names
-from training.options import OneLineParser, add_flags, check_changes, flag
 from training.run_folder import RunFolder
 
 _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses

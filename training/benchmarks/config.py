@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from captioner.errors import OptionError
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, CheckedOptions, option
 from training.methods import MethodOptions, load_method, method_names
-from training.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, CheckedOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)

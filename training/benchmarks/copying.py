@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.options import AT_LEAST_ONE, option
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Figures, SequenceModel, Task
 from training.methods import RecurrentMethod
-from training.options import AT_LEAST_ONE, option
 from training.randomness import derived_generator
 
 DIGITS = 8  # different ones

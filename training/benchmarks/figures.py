@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.benchmarks.grid import Exhibit, Row
+from training.benchmarks.reproductions import Exhibit, Row
 from training.benchmarks.tables import Finding, Outcomes
-from training.studies import (
+from training.figure_tools import (
     BLUE,
     FAINT,
     GREEN,

@@ -18,7 +18,7 @@ from captioner.errors import TrainingError
 from captioner.files import read_json, write_json
 from captioner.progress import Progress, duration
 from training.benchmarks.config import Experiment
-from training.benchmarks.standing import (
+from training.benchmarks.run_state import (
     Standing,
     Trained,
     load_model,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import DataError, OptionError
+from captioner.options import AT_LEAST_ONE, Range, option
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Figures, SequenceModel, Task
 from training.mnist import load_mnist
-from training.options import AT_LEAST_ONE, Range, option
 from training.randomness import derived_generator
 
 PIXELS = 784

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from captioner.errors import TrainingError
 from captioner.progress import Progress, duration
-from training.benchmarks.grid import Run
-from training.benchmarks.outcomes import Outcome, read_outcome
+from training.benchmarks.reproductions import Run
+from training.benchmarks.run_results import Outcome, read_outcome
 from training.interruption import Interruption
 from training.run_folder import RunFolder
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.benchmarks.grid import Exhibit, Row, Run, Setting
-from training.benchmarks.outcomes import Outcome
+from training.benchmarks.reproductions import Exhibit, Row, Run, Setting
+from training.benchmarks.run_results import Outcome
 
 REACHED = 90.0  # per cent of validation accuracy, for the speed of convergence
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from captioner.decoders.interface import dropout
 from captioner.errors import DataError, OptionError
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, SHARE, option
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Figures, SequenceModel, Task
 from training.methods import RecurrentMethod, State
-from training.options import ABOVE_ZERO, AT_LEAST_ONE, SHARE, option
 from training.randomness import derived_generator
 
 UNKNOWN, LINE_END = "<unk>", "<eos>"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from training.options import CheckedOptions
+from captioner.options import CheckedOptions
 
 State = Any  # a tensor, or a nested tuple of tensors
 

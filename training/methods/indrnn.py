@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captioner.options import AT_LEAST_ONE, Range, option
 from training.methods import MethodOptions, RecurrentMethod
-from training.options import AT_LEAST_ONE, Range, option
 
 
 @dataclass(frozen=True, kw_only=True)

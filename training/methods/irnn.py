@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captioner.options import Range, option
 from training.methods import MethodOptions, RecurrentMethod
-from training.options import Range, option
 
 _INPUT_DEVIATION = 0.001
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from captioner.errors import OptionError
 from captioner.lstm import HDetachLSTM
 from captioner.lstm.layer import LAYER_MASKS
+from captioner.options import AT_LEAST_ONE, PROBABILITY, option
 from training.methods import MethodOptions, RecurrentMethod, State, draw_uniform
-from training.options import AT_LEAST_ONE, PROBABILITY, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captioner.options import AT_LEAST_ONE, option
 from training.methods import MethodOptions, RecurrentMethod, draw_uniform
-from training.options import AT_LEAST_ONE, option
 
 State = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captioner.options import PROBABILITY, SHARE, option
 from training.methods import MethodOptions, RecurrentMethod, draw_uniform
-from training.options import PROBABILITY, SHARE, option
 
 State = tuple[Tensor, Tensor]
 

@@ -20,10 +20,10 @@ from PIL import Image
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
+from serving.errors import DeadlineExceeded, ImageRejected, NotReady
 from serving.images.decode_pool import DecodedImage, DecodePool
 from serving.images.decode_process import DecodeProcess
-from serving.images.guard import ImageLimits
-from serving.refusals import DeadlineExceeded, ImageRejected, NotReady
+from serving.images.upload_checks import ImageLimits
 
 LIMITS = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))
 PREPROCESSING = Preprocessing(image_size=48)
@@ -372,7 +372,7 @@ def test_processes_die_with_their_parent():
     code = (
         "import asyncio, sys\n"
         "from serving.images.decode_pool import DecodePool\n"
-        "from serving.images.guard import ImageLimits\n"
+        "from serving.images.upload_checks import ImageLimits\n"
         "async def main():\n"
         "    pool = DecodePool(workers=2, limits=ImageLimits())\n"
         "    await pool.start()\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from training.benchmarks import schedule
-from training.benchmarks.grid import Row, Run, Setting
+from training.benchmarks.reproductions import Row, Run, Setting
 from training.benchmarks.schedule import Plan, Schedule
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,7 +137,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from training.benchmarks import schedule
-from training.benchmarks.grid import Row, Run, Setting
+from training.benchmarks.reproductions import Row, Run, Setting
 schedule._TRAINING = Path(sys.argv[1])
 setting = Setting("", "stand_in", (), 4, "stand_in")
 run = Run(setting, Row("", "counter", (("speed", 1.0),)), 1e-3, 0)

@@ -7,8 +7,8 @@ import pytest
 
 from training.benchmarks import figures, tables
 from training.benchmarks.figures import draw
-from training.benchmarks.grid import EXHIBITS, Run, runs_of
-from training.benchmarks.outcomes import Outcome, read_outcome
+from training.benchmarks.reproductions import EXHIBITS, Run, runs_of
+from training.benchmarks.run_results import Outcome, read_outcome
 from training.benchmarks.tables import findings_of, markdown
 
 

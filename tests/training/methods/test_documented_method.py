@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.benchmarks.grid import Row
+from training.benchmarks.reproductions import Row
 from training.methods import RecurrentMethod
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.lstm.masks import sample_keep
+from captioner.hdetach.masks import sample_keep
 from training.methods.lstm import Method, Options
 
 

@@ -1,0 +1,233 @@
+"""What passes between a client and a caption service, without the sending of it.
+
+Both clients make their requests here and hand over what came back; the answer is the captions, an
+error, or the seconds to wait before the same request goes out again. A photograph travels as the
+request's body, so that nothing has to be encoded, and asking twice for captions does no harm.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
+from urllib.parse import urlsplit
+
+from captioner.client.responses import Answer
+from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
+
+if TYPE_CHECKING:
+    import httpx
+
+Photograph = str | Path | bytes
+
+FIRST_WAIT_SECONDS = 0.5  # where the service does not say how long; twice as long each further time
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 3.0  # below what servers keep an unused connection open for, uvicorn 5 s
+_TRY_LATER = (429, 503)
+
+
+class Options(TypedDict, total=False):
+    """What may be asked of the service with a photograph; the rest is left to the service."""
+
+    beam_size: int | None
+    num_captions: int  # 1 where it is not given
+    max_length: int | None  # words
+    attention: bool  # weights for every word
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a client goes on with one photograph."""
+
+    attempts: int = 6  # in all, while the service is busy or not ready
+    longest_wait_seconds: float = 30.0  # a service that asks for more is not waited for
+    timeout_seconds: float = 60.0  # for an answer
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise OptionError(f"attempts is {self.attempts}; give at least 1")
+        for name in ("longest_wait_seconds", "timeout_seconds"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; give seconds above 0")
+
+
+def settings_of(url: str, api_key: str | None, patience: Patience) -> dict[str, Any]:
+    """Return the keywords that `httpx.Client` and `httpx.AsyncClient` are made with.
+
+    Raises:
+        OptionError: the address or the key cannot be one.
+        ToolError: httpx is not installed.
+    """
+    httpx = import_httpx()
+    if not _is_address(url):
+        raise OptionError(f"the service's address is {url!r}; give one like http://localhost:8000")
+    headers = {"Accept": "application/json, application/problem+json"}
+    if api_key:
+        if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise OptionError("the API key holds a character that no key has; check what was given")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {
+        "base_url": url,
+        "headers": headers,
+        "timeout": httpx.Timeout(patience.timeout_seconds, connect=CONNECT_SECONDS),
+        "limits": httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS),
+    }
+
+
+def import_httpx() -> Any:
+    try:
+        import httpx
+    except ImportError:
+        raise ToolError(
+            "the client of the caption service needs httpx; pip install 'captioner[serving]'"
+        ) from None
+    return httpx
+
+
+def query_of(
+    *,
+    beam_size: int | None = None,
+    num_captions: int = 1,
+    max_length: int | None = None,
+    attention: bool = False,
+) -> dict[str, str]:
+    """Return the options as a query; what is None is left to the service."""
+    options = {"beam_size": beam_size, "num_captions": num_captions, "max_length": max_length}
+    query = {name: str(value) for name, value in options.items() if value is not None}
+    return {**query, "attention": "true"} if attention else query
+
+
+def name_of(photograph: Photograph) -> str:
+    return str(photograph) if isinstance(photograph, str | Path) else "the image"
+
+
+def read(photograph: Photograph) -> bytes:
+    """Return the bytes of a photograph.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    if not isinstance(photograph, str | Path):
+        return bytes(photograph)
+    try:
+        return Path(photograph).expanduser().read_bytes()
+    except OSError as error:
+        raise ImageError(f"{photograph}: {error.strerror or error}; check the path") from None
+
+
+class Exchange:
+    """The way of one photograph to the service and back, over as many requests as it takes."""
+
+    path = "caption"
+    headers: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
+
+    def __init__(self, photograph: Photograph, patience: Patience) -> None:
+        self.name = name_of(photograph)
+        self._patience = patience
+        self._attempt = 0
+        self._is_lost = False
+
+    def after(self, response: "httpx.Response") -> Answer | float:
+        """Return the captions, or the seconds after which to ask again.
+
+        Raises:
+            ServiceError: the service refused for good, or has been asked often enough.
+        """
+        self._attempt += 1
+        if response.status_code == 200:
+            try:
+                return Answer.from_json(response.json())
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise self._unexpected(response) from None
+        wait = self._wanted_wait(response.headers.get("retry-after"))
+        problem = self._problem(response, wait)
+        if (
+            response.status_code not in _TRY_LATER
+            or self._attempt >= self._patience.attempts
+            or wait > self._patience.longest_wait_seconds
+        ):
+            raise problem
+        return wait
+
+    def after_loss(self, error: "httpx.RequestError") -> float:
+        """Return 0.0 where a connection broke for the first time: the next one is a new one.
+
+        Raises:
+            ServiceError: there is no service, it did not answer in time, or broke off again.
+        """
+        httpx = import_httpx()
+        is_broken = isinstance(
+            error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError
+        )
+        if is_broken and not self._is_lost:
+            self._is_lost = True
+            return 0.0
+        detail = str(error) or type(error).__name__
+        if isinstance(error, httpx.TimeoutException):
+            detail = f"no answer in {self._patience.timeout_seconds:g} s"
+            if isinstance(error, httpx.ConnectTimeout):
+                detail = f"no connection in {CONNECT_SECONDS:g} s"
+        raise ServiceError(
+            f"{self.name}: {error.request.url.copy_with(query=None)} cannot be reached: {detail}; "
+            "check the address and that the service runs",
+            code="unreachable",
+            detail=detail,
+        ) from None
+
+    def _wanted_wait(self, retry_after: str | None) -> float:
+        """Return the seconds of a `Retry-After`, which is a number or a date (RFC 9110, 10.2.3)."""
+        text = (retry_after or "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text)
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (ValueError, TypeError, OverflowError):
+            # Spread out, so that clients turned away together do not come back together.
+            return FIRST_WAIT_SECONDS * 2 ** (self._attempt - 1) * random.uniform(0.75, 1.25)
+
+    def _problem(self, response: "httpx.Response", wait: float) -> ServiceError:
+        """Return the error that RFC 9457 problem details are."""
+        try:
+            told = response.json()
+            code, title = _line(told["code"]), _line(told["title"])
+        except (ValueError, TypeError, KeyError):
+            return self._unexpected(response)
+        detail = _line(told.get("detail") or "")
+        message = f"{self.name}: {title[:1].lower()}{title[1:]}"
+        return ServiceError(
+            f"{message}: {detail} ({code})" if detail else f"{message} ({code})",
+            code=code,
+            detail=detail,
+            status=response.status_code,
+            request_id=str(told.get("request_id") or ""),
+            retry_after_seconds=wait if response.status_code in _TRY_LATER else None,
+        )
+
+    def _unexpected(self, response: "httpx.Response") -> ServiceError:
+        address = response.request.url.copy_with(query=None)
+        return ServiceError(
+            f"{self.name}: {address} answered with status {response.status_code}, but not as a "
+            "caption service; check the address",
+            code="unexpected_answer",
+            status=response.status_code,
+        )
+
+
+def concerns_all(outcome: Answer | CaptionerError) -> TypeGuard[ServiceError]:
+    """Whether an outcome is an error that the next photograph would meet too."""
+    return isinstance(outcome, ServiceError) and outcome.concerns_every_photograph
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _line(text: object) -> str:
+    """Return what a service says as one line that a terminal can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

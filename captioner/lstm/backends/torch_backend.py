@@ -1,0 +1,179 @@
+"""Backend `torch`: h-detach in PyTorch's own operators, for every device and dtype.
+
+The input is projected for all steps at once, gates are squashed in place, and the weight
+gradients are taken for many steps in one product; only h_{t-1} @ W and the gate arithmetic run
+step by step. It needs no compiler, and in float64 it is exact to rounding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from captioner.hdetach.gates import gate_gradients
+from captioner.hdetach.products import linear, weight_gradient
+from captioner.lstm.operands import (
+    Gradients,
+    Incoming,
+    Masks,
+    Needs,
+    Operands,
+    Passed,
+    Saved,
+)
+
+# Steps whose gate gradients are alive at a time: many enough for a large product, few enough for
+# the buffer to be reused while it is in the cache. Partial sums also round less.
+CHUNK = 32
+
+# Gradients below this are set to zero. They fade by orders of magnitude per step, and below
+# 1e-38 an arithmetic instruction takes some hundred cycles; no sum in float32 notices them.
+FADED = {torch.float32: 1e-30}
+
+
+def missing() -> str | None:
+    return None
+
+
+def unsupported(device: torch.device, dtype: torch.dtype, hidden_size: int) -> str | None:  # noqa: ARG001
+    return None
+
+
+def workspace_shapes(
+    steps: int,
+    batch_size: int,
+    input_size: int,  # noqa: ARG001
+    hidden_size: int,
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the shapes of the squashed gates and of the cell state after each step."""
+    return (steps, batch_size, 4 * hidden_size), (steps, batch_size, hidden_size)
+
+
+def forward(operands: Operands, *, save: bool) -> Passed:
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    steps, batch_size, _ = x.shape
+    size = h0.shape[1]
+    gates = linear(x, w_ih, operands.bias, operands.product_dtype)
+    # Rows that have ended are zero; the workspace has zeros there only to be repeatable.
+    outputs, cells = (
+        (torch.empty if lengths is None else torch.zeros)(
+            (count, batch_size, size), dtype=x.dtype, device=x.device
+        )
+        for count in (steps, steps if save else 1)
+    )
+    hidden, cell, recurrent = h0, c0, w_hh.t()
+    for t, rows in enumerate(running_rows(steps, batch_size, lengths)):
+        now = gates[t, :rows].addmm_(hidden[:rows], recurrent)
+        now[:, : 2 * size].sigmoid_()
+        now[:, 2 * size : 3 * size].tanh_()
+        now[:, 3 * size :].sigmoid_()
+        into, forget, candidate, out = now.chunk(4, dim=1)
+        new_cell = cells[t if save else 0, :rows]
+        torch.mul(cell[:rows], forget, out=new_cell).addcmul_(into, candidate)
+        torch.mul(new_cell.tanh(), out, out=outputs[t, :rows])
+        hidden, cell = outputs[t], cells[t if save else 0]
+    if not save:
+        return Passed(outputs, last_of(outputs, lengths), cell, x.new_empty(0), x.new_empty(0))
+    return Passed(outputs, last_of(outputs, lengths), last_of(cells, lengths), gates, cells)
+
+
+def backward(
+    incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+) -> Gradients:
+    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    outputs, gates, cells = saved
+    grad_outputs, grad_h_n, grad_c_n = incoming
+    dtype = operands.product_dtype
+    steps, batch_size, _ = x.shape
+    grad_hidden = torch.zeros_like(h0) if grad_h_n is None else grad_h_n.clone()
+    grad_cell = torch.zeros_like(c0) if grad_c_n is None else grad_c_n.clone()
+    grad_x = torch.empty_like(x) if needs.x else None
+    grad_w_ih = torch.zeros_like(w_ih) if needs.w_ih else None
+    grad_w_hh = torch.zeros_like(w_hh) if needs.w_hh else None
+    grad_bias = w_hh.new_zeros(w_hh.shape[0]) if needs.bias else None
+    buffer = x.new_empty(min(CHUNK, steps), batch_size, w_hh.shape[0])
+    rows_of = running_rows(steps, batch_size, lengths)
+    hidden_factors, cell_factors = factors(masks.keep, steps), factors(masks.cell_keep, steps)
+    faded = FADED.get(x.dtype)
+    for end in range(steps, 0, -CHUNK):
+        start = max(end - CHUNK, 0)
+        grad_gates = buffer[: end - start]
+        for t in range(end - 1, start - 1, -1):
+            rows = rows_of[t]
+            grad = grad_hidden[:rows]
+            if grad_outputs is not None:
+                grad = grad + grad_outputs[t, :rows]
+            now = grad_gates[t - start]
+            before = cells[t - 1, :rows] if t else c0[:rows]
+            squashed = cells[t, :rows].tanh()
+            earlier_cell = gate_gradients(
+                gates[t, :rows], before, squashed, grad, grad_cell[:rows], out=now[:rows]
+            )
+            now[rows:] = 0.0
+            if t or needs.h0:
+                _pass_on(grad_hidden[:rows], now[:rows], w_hh, hidden_factors[t], faded)
+            if t or needs.c0:
+                _pass_on(grad_cell[:rows], earlier_cell, None, cell_factors[t], faded)
+        flat = grad_gates.flatten(0, 1)
+        if grad_x is not None:
+            grad_x[start:end] = linear(grad_gates, w_ih.t(), None, dtype)
+        if grad_w_ih is not None:
+            grad_w_ih += weight_gradient(flat, x[start:end].flatten(0, 1), dtype)
+        if grad_w_hh is not None:
+            hidden = (
+                outputs[start - 1 : end - 1] if start else torch.cat([h0[None], outputs[: end - 1]])
+            )
+            grad_w_hh += weight_gradient(flat, hidden.flatten(0, 1), dtype)
+        if grad_bias is not None:
+            grad_bias += flat.sum(0)
+    return Gradients(grad_x, grad_hidden, grad_cell, grad_w_ih, grad_w_hh, grad_bias)
+
+
+def running_rows(steps: int, batch_size: int, lengths: Tensor | None) -> list[int]:
+    """Return for each step how many rows, always the first ones, still have a word to read."""
+    if lengths is None:
+        return [batch_size] * steps
+    return (lengths.unsqueeze(0) > torch.arange(steps).unsqueeze(1)).sum(1).tolist()
+
+
+def last_of(states: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the state of each row after its last step: [T, B, H] -> [B, H], a copy."""
+    if lengths is None:
+        return states[-1].clone()
+    last = (lengths - 1).to(states.device)
+    return states[last, torch.arange(states.shape[1], device=states.device)]
+
+
+def factors(mask: Tensor | None, steps: int) -> Sequence[float | Tensor]:
+    """Return what multiplies the gradient at each step: numbers where reading them is free.
+
+    On a GPU, reading a number would wait for the device.
+    """
+    if mask is None:
+        return [1.0] * steps
+    if mask.dim() == 1 and mask.device.type == "cpu":
+        return mask.tolist()
+    return list(mask.unsqueeze(-1))
+
+
+def _pass_on(
+    target: Tensor,
+    grad: Tensor,
+    weight: Tensor | None,
+    factor: float | Tensor,
+    faded: float | None,
+) -> None:
+    """Write factor * (grad @ weight) to `target`; a detached step costs no product."""
+    if isinstance(factor, float) and factor == 0.0:
+        target.zero_()
+        return
+    if weight is None:
+        target.copy_(grad)
+    else:
+        torch.mm(grad, weight, out=target)
+    if isinstance(factor, Tensor):
+        target.mul_(factor[: len(target)] if factor.dim() == 2 else factor)
+    elif factor != 1.0:
+        target.mul_(factor)
+    if faded is not None:
+        target.copy_(torch.nn.functional.hardshrink(target, faded))

@@ -1,0 +1,1 @@
+"""Compiled C++ kernels: their source, the compilation, and the loaded library."""

@@ -1,0 +1,173 @@
+"""Where the grid features of a batch come from: a store of them, or the encoder itself.
+
+Both sources split the work in two: `read` needs no gradient and runs ahead in a background
+thread; `grid_features` runs in the training step, with gradients where the encoder is trained.
+A broken image is left out of its batch, named once and counted.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from captioner.data.images import open_image
+from captioner.data.karpathy import CaptionedImage
+from captioner.encoder.store import FeatureStore
+from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.errors import ImageError
+
+
+class View(NamedTuple):
+    """How one image is seen in one epoch; the numbers are drawn in the main process."""
+
+    is_mirrored: bool = False
+    crop: tuple[float, float, float, float] | None = None  # area, aspect, left, top; see `cropped`
+
+
+WHOLE = View()
+
+
+class Read(NamedTuple):
+    """The readable ones of the images asked for, and what `grid_features` needs of them."""
+
+    indices: list[int]
+    payload: Any
+
+
+class ImageSource(Protocol):
+    def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read: ...
+
+    def grid_features(self, read: Read) -> Tensor: ...
+
+
+class StoredFeatures:
+    """Features that were computed once; `mirrored` holds those of the mirrored images."""
+
+    def __init__(
+        self, store: FeatureStore, mirrored: FeatureStore | None, device: torch.device
+    ) -> None:
+        self.missing = store.missing | (mirrored.missing if mirrored else frozenset())
+        self._store = store
+        self._mirrored = mirrored
+        self._device = device
+
+    def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read:
+        kept = [place for place, index in enumerate(indices) if index not in self.missing]
+        rows = self._store.rows([indices[place] for place in kept])
+        if views is not None and self._mirrored is not None:
+            flipped = [row for row, place in enumerate(kept) if views[place].is_mirrored]
+            if flipped:
+                rows[flipped] = self._mirrored.rows([indices[kept[row]] for row in flipped])
+        return Read([indices[place] for place in kept], rows)
+
+    def grid_features(self, read: Read) -> Tensor:
+        rows: Tensor = read.payload
+        return rows.to(self._device, non_blocking=True)
+
+
+class LiveImages:
+    """Images that are decoded and encoded anew each time."""
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        images: Sequence[CaptionedImage],
+        *,
+        workers: int,
+        device: torch.device,
+        amp: str,
+        announce: Callable[[str], None],
+    ) -> None:
+        self.missing: set[int] = set()
+        self._encoder = encoder
+        self._images = images
+        self._device = device
+        self._is_bf16 = amp == "bf16"
+        self._announce = announce
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._lock = threading.Lock()
+
+    def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read:
+        found = list(self._pool.map(self._pixels, indices, views or [WHOLE] * len(indices)))
+        kept = [place for place, pixels in enumerate(found) if pixels is not None]
+        return Read([indices[place] for place in kept], [found[place] for place in kept])
+
+    def grid_features(self, read: Read) -> Tensor:
+        """Encode the images, those of one size together, and return them in their order."""
+        pixels: list[Tensor] = read.payload
+        by_size: dict[torch.Size, list[int]] = {}
+        for place, image in enumerate(pixels):
+            by_size.setdefault(image.shape, []).append(place)
+        parts, places = [], []
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
+            for group in by_size.values():
+                stacked = torch.stack([pixels[place] for place in group]).to(self._device)
+                images = self._encoder.preprocessing.normalise(stacked)
+                parts.append(self._encoder(images).float())
+                places += group
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor(places, device=self._device).argsort()
+        return torch.cat(parts)[order]
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _pixels(self, index: int, view: View) -> Tensor | None:
+        if index in self.missing:
+            return None
+        try:
+            image = open_image(self._images[index].path)
+        except ImageError as problem:
+            with self._lock:
+                is_news = index not in self.missing
+                self.missing.add(index)
+            if is_news:
+                self._announce(f"skipped: {problem}")
+            return None
+        return self._encoder.preprocessing.resize(seen(image, view))
+
+
+@dataclass(frozen=True)
+class SourceSchedule:
+    """Which source serves which epoch: the store while the encoder is frozen, then the images."""
+
+    stored: StoredFeatures | None
+    live: LiveImages | None
+    frozen_epochs: int  # at the start, from the store
+
+    def of_epoch(self, number: int) -> ImageSource:
+        """Return the source of epoch `number`, counted from 0."""
+        is_stored = self.live is None or number < self.frozen_epochs
+        source = self.stored if is_stored else self.live
+        assert source is not None, "a schedule has a source for every epoch"
+        return source
+
+    @property
+    def known_missing(self) -> frozenset[int]:
+        """The images that are known to be broken before the first epoch."""
+        return frozenset(self.stored.missing) if self.stored else frozenset()
+
+
+def seen(image: Image.Image, view: View) -> Image.Image:
+    """Return the image as `view` says: cropped, then mirrored."""
+    if view.crop is not None:
+        image = cropped(image, *view.crop)
+    return ImageOps.mirror(image) if view.is_mirrored else image
+
+
+def cropped(image: Image.Image, area: float, aspect: float, left: float, top: float) -> Image.Image:
+    """Return a part of the image with this share of its area.
+
+    `aspect` is the part's width to height relative to the image's; `left` and `top` lie between
+    0 and 1 and say where in the free space the part lies.
+    """
+    width = max(1, round(image.width * min(1.0, (area * aspect) ** 0.5)))
+    height = max(1, round(image.height * min(1.0, (area / aspect) ** 0.5)))
+    x, y = round(left * (image.width - width)), round(top * (image.height - height))
+    return image.crop((x, y, x + width, y + height))
