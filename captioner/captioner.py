@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captioner.checkpoint_folders import find_checkpoint
 from captioner.data.images import ImageSource
 from captioner.devices import choose_device
 from captioner.errors import OptionError
@@ -200,12 +201,6 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Captioner:
 
     checkpoint = load_checkpoint(find_checkpoint(Path(folder)), choose_device(str(device)))
     return Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """Return `folder`, or its subfolder `best` where only that one holds a checkpoint."""
-    is_run = not (folder / "model.json").exists() and (folder / "best" / "model.json").exists()
-    return folder / "best" if is_run else folder
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from captioner import __version__
-from captioner.commands.caption import newest_checkpoint
+from captioner.checkpoint_folders import newest_checkpoint
 from captioner.errors import CaptionerError, OptionError
 from serving.settings import (
     PREFIX,

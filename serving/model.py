@@ -13,14 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from captioner.captioner import Caption, Captioner, find_checkpoint
+from captioner.captioner import Caption, Captioner
 from captioner.checkpoint import load_checkpoint
-from captioner.commands.caption import newest_checkpoint
+from captioner.checkpoint_folders import find_checkpoint
 from captioner.devices import choose_device
 from captioner.errors import CheckpointError
 from captioner.search_config import SearchConfig
-
-__all__ = ["CaptionOptions", "LoadedModel", "captions_of_batch", "load_model", "newest_checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True)

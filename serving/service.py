@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from captioner.captioner import find_checkpoint
+from captioner.checkpoint_folders import find_checkpoint, newest_checkpoint
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Outcome, Ticket
 from serving.errors import NotReady
 from serving.images.decode_pool import DecodedImage, DecodePool
 from serving.images.upload_checks import ImageLimits
-from serving.model import CaptionOptions, LoadedModel, load_model, newest_checkpoint
+from serving.model import CaptionOptions, LoadedModel, load_model
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import note, stage

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import captioner
-from captioner.captioner import DEFAULTS, Caption, Captioner, find_checkpoint
+from captioner.captioner import DEFAULTS, Caption, Captioner
 from captioner.decoders import DecoderConfig, build_decoder
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ImageError, OptionError
@@ -142,15 +142,6 @@ def test_options_out_of_range_are_refused(options: dict[str, int], message: str)
 def test_a_single_image_instead_of_a_list_is_refused(single: object):
     with pytest.raises(OptionError, match="give a list"):
         a_captioner().caption(single)
-
-
-def test_a_folder_of_a_run_stands_for_its_best_checkpoint(tmp_path: Path):
-    best = tmp_path / "run" / "best"
-    best.mkdir(parents=True)
-    (best / "model.json").write_text("{}")
-    assert find_checkpoint(tmp_path / "run") == best
-    assert find_checkpoint(best) == best
-    assert find_checkpoint(tmp_path) == tmp_path
 
 
 def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path):

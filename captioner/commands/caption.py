@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioner.checkpoint_folders import newest_checkpoint
 from captioner.commands.image_paths import find_photographs
 from captioner.commands.output import Results, Screen, numbered
-from captioner.errors import CheckpointError, ImageError, OptionError
+from captioner.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,21 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(written.entries, ensure_ascii=False, indent=1))
     return SKIPPED if written.is_any_skipped else 0
-
-
-def newest_checkpoint(runs: Path) -> Path:
-    """Return the best checkpoint of the run that was saved last.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = list(runs.glob("*/best/model.json"))
-    if not found:
-        raise CheckpointError(
-            f"there is no checkpoint in {runs}/*/best; name one with --checkpoint, "
-            "or train one: python training/train_coco.py --p 0.4"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,6 @@ from serving.model import (
     LoadedModel,
     captions_of_batch,
     load_model,
-    newest_checkpoint,
 )
 
 WORDS = tuple(f"w{number}" for number in range(299))
@@ -181,13 +180,6 @@ def test_a_model_that_writes_no_numbers_is_refused(tmp_path: Path):
     )
     with pytest.raises(CheckpointError, match=r"cannot caption a picture.*not numbers"):
         load_model(tmp_path / "bad")
-
-
-def test_the_newest_checkpoint_is_found(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*--checkpoint"):
-        newest_checkpoint(tmp_path)
-    folder = save(tmp_path / "night" / "best", "show_tell")
-    assert newest_checkpoint(tmp_path) == folder
 
 
 @pytest.mark.parametrize("options", [{"beam_size": 0}, {"num_captions": 4}, {"max_length": 0}])
