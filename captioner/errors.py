@@ -10,7 +10,17 @@ class CaptionerError(Exception):
 
 
 class OptionError(CaptionerError):
-    """An option or configuration value is out of range or contradicts another one."""
+    """Options or configuration values are out of range or contradict each other.
+
+    `problems` has a line for each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
 
 
 class DataError(CaptionerError):

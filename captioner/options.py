@@ -1,32 +1,46 @@
-"""How a dataclass becomes a checked configuration and the flags of a command line.
+"""Typed options, declared once: flags, variables, keys of a file, checks and help come from it.
 
-Every field is made by `option`, which says what it means and what it may be. The same name is
-the flag, the key in `config.json` and the attribute; what is wrong with a value is said the same
-way whether it was typed, read from a file or passed by a program.
+A group of options is a frozen dataclass that derives from `Options`; each field is made by
+`option`, which says what the value means and what it may be. The field's name is the attribute,
+the key in `config.json`, the flag (`--batch-size`) and, behind a prefix, the environment variable
+(`CAPTIONER_BATCH_SIZE`). A bad value is described the same way wherever it came from. Importing
+this does not import torch.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn, Self, get_args, get_origin, get_type_hints
 
 from captioner.errors import OptionError
 
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be: in words that finish "--flag is VALUE; ...", and as a test."""
+    """The numbers an option may be: in words that finish "--flag is VALUE; ...", and as a test."""
 
     words: str
     holds: Callable[[float], bool]
+    low: float | None = None  # inclusive bounds, where there are some: a schema shows them
+    high: float | None = None
 
 
-AT_LEAST_ONE = Range("it must be at least 1", lambda value: value >= 1)
-NOT_NEGATIVE = Range("it cannot be negative", lambda value: value >= 0)
+def between(low: float, high: float) -> Range:
+    """Return the range of the numbers from `low` to `high`, both included."""
+    words = f"give a number from {low:,} to {high:,}"
+    return Range(words, lambda value: low <= value <= high, low, high)
+
+
+AT_LEAST_ONE = Range("it must be at least 1", lambda value: value >= 1, low=1)
+NOT_NEGATIVE = Range("it cannot be negative", lambda value: value >= 0, low=0)
 ABOVE_ZERO = Range("it must be above 0", lambda value: value > 0)
-PROBABILITY = Range("a probability lies between 0 and 1", lambda value: 0 <= value <= 1)
-SHARE = Range("it must be at least 0 and below 1", lambda value: 0 <= value < 1)
+PROBABILITY = Range("a probability lies between 0 and 1", lambda value: 0 <= value <= 1, 0, 1)
+SHARE = Range("it must be at least 0 and below 1", lambda value: 0 <= value < 1, low=0)
 
 
 def option(
@@ -38,11 +52,15 @@ def option(
     metavar: str | None = None,
     bare: str | None = None,
     changeable: bool = False,
+    parse: Callable[[str], Any] | None = None,
+    is_secret: bool = False,
 ) -> Any:
-    """Return a dataclass field that also knows how to appear on the command line.
+    """Return a field of an `Options` class.
 
-    `bare` is the value of a flag given without one; `changeable` options may differ when a run
-    is resumed.
+    `bare` is the value of a flag given without one. `changeable` options may differ when a run is
+    resumed. `parse` makes the value, or each member of a list, from text in its own way and raises
+    ValueError, with the remedy, for text that stands for none. The value of a secret is never
+    shown.
     """
     metadata = {
         "description": description,
@@ -51,39 +69,55 @@ def option(
         "metavar": metavar,
         "bare": bare,
         "changeable": changeable,
+        "parse": parse,
+        "is_secret": is_secret,
     }
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedOptions:
-    """A configuration that checks its values when it is made.
+class Options:
+    """A group of options whose values are checked when it is made.
 
-    A subclass declares fields of type bool, int, float, str, one of these or None, or a tuple of
-    one of these. What depends on several options it checks in its own `__post_init__`.
+    A subclass declares fields of type bool, int, float, str or Path, of one of these or None, or
+    of a tuple of one of these. A field with its own `parse` may have any type.
     """
 
     def __post_init__(self) -> None:
-        """Check every value by itself.
+        """Check every value by itself, then what `contradictions` finds.
 
         Raises:
-            OptionError: a value has the wrong type, is not finite, or not what is allowed.
+            OptionError: values have the wrong type, are not finite, not what is allowed, or
+                contradict each other; `problems` has a line for each.
         """
-        for item in fields(self):
-            value, kind = getattr(self, item.name), option_type(type(self), item.name)
-            if value is None and kind.is_optional:
-                continue
-            if kind.is_list and not isinstance(value, tuple):
-                raise OptionError(f"{flag(item.name)} is {value!r}; it must be a list")
-            for one in value if kind.is_list else (value,):
-                _check(flag(item.name), one, kind.of, item.metadata)
+        label, values = type(self).label, vars(self)
+        wrong_types = _problems(type(self), values, label, _type_problem)
+        problems = wrong_types or [
+            *_problems(type(self), values, label, _limit_problem),
+            *self.contradictions(),
+        ]
+        if problems:
+            raise OptionError(*problems)
+
+    def contradictions(self) -> Iterable[str]:
+        """Return what is wrong with values that depend on each other, a line for each."""
+        return ()
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        """Return what an option is called in messages: its flag, where a class says no other."""
+        return flag(name)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the values by name, in types that JSON has."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the configuration that `to_json` wrote.
+        """Return the options that `to_json` wrote; what is missing takes its default.
 
         Raises:
             OptionError: an option is unknown to this version, or its value is out of range.
@@ -94,17 +128,52 @@ class CheckedOptions:
                 f"the stored configuration has unknown options: {', '.join(strangers)}; "
                 "it was written by another version of this program"
             )
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-                for name, value in values.items()
-            }
-        )
+        return cls(**{name: _from_json(cls, name, value) for name, value in values.items()})
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str], prefix: str, given: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Return the options of the variables in `environ` whose names begin with `prefix`.
+
+        What is `given` counts more: flags that were left as text, or values. An empty variable
+        counts as none. A list stands between commas, a bool is a word such as true or off.
+
+        Raises:
+            OptionError: values are bad; `problems` names every one, and the variable it is in.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for item in fields(cls):
+            label, value = cls.label(item.name), (given or {}).get(item.name)
+            if value is None:
+                label = variable(prefix, item.name)
+                value = environ.get(label, "")
+            if value == "":
+                continue
+            try:
+                found = from_text(cls, item.name, value) if isinstance(value, str) else value
+            except ValueError as problem:
+                problems.append(f"{label} is {_shown(value, item)}; {problem}")
+                continue
+            one, name_it = {item.name: found}, {item.name: label}.__getitem__
+            bad = _problems(cls, one, name_it, _type_problem)
+            if bad := bad or _problems(cls, one, name_it, _limit_problem):
+                problems += bad
+            else:
+                values[item.name] = found
+        if not problems:
+            return cls(**values)
+        try:
+            cls(**values)
+        except OptionError as further:
+            problems += further.problems
+        raise OptionError(*problems)
 
 
 @dataclass(frozen=True)
 class OptionType:
-    of: type  # bool, int, float or str: the value, or each of its members
+    of: type  # bool, int, float, str or Path: the value, or each of its members
     is_optional: bool  # None is a value too
     is_list: bool
 
@@ -117,27 +186,59 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def flag(name: str) -> str:
-    """Return the command line's word for a field, such as `--batch-size`."""
+    """Return the flag of an option on the command line, such as `--batch-size`."""
     return "--" + name.replace("_", "-")
 
 
-def option_type(options: type[CheckedOptions], name: str) -> OptionType:
+def variable(prefix: str, name: str) -> str:
+    """Return the environment variable of an option, such as `CAPTIONER_BATCH_SIZE`."""
+    return prefix + name.upper()
+
+
+def option_type(options: type[Options], name: str) -> OptionType:
     """Return the type of an option's value."""
-    annotation = get_type_hints(options)[name]
+    annotation = _type_hints(options)[name]  # type: ignore[arg-type] # a class has a hash
     if get_origin(annotation) is tuple:
-        return OptionType(get_args(annotation)[0], is_optional=False, is_list=True)
+        return OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
     members = get_args(annotation) or (annotation,)
     kind = next(member for member in members if member is not type(None))
-    return OptionType(kind, is_optional=type(None) in members, is_list=False)
+    return OptionType(_plain(kind), is_optional=type(None) in members, is_list=False)
 
 
-def add_flags(parser: Any, options: type[CheckedOptions]) -> None:
-    """Give a parser, or a group of one, a flag for each option."""
+def from_text(options: type[Options], name: str, text: str) -> Any:
+    """Return the value that `text` stands for, not yet checked; members of a list have commas.
+
+    Raises:
+        ValueError: it stands for no value of the option's type; the message is the remedy.
+    """
+    kind = option_type(options, name)
+    read = _item(options, name).metadata["parse"] or _READERS[kind.of]
+    if not kind.is_list:
+        return read(text)
+    return tuple(read(part.strip()) for part in text.split(",") if part.strip())
+
+
+def default_text(options: type[Options], name: str) -> str:
+    """Return an option's default as help and documents show it; empty where there is none."""
+    default = _item(options, name).default
+    if default is MISSING or default is None or default == ():
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def add_flags(parser: Any, options: type[Options], *, as_text: bool = False) -> None:
+    """Give a parser, or a group of one, a flag for each option.
+
+    `as_text` leaves the values as they were typed, for `from_environment` to read and check
+    together with the variables.
+    """
     for item in fields(options):
-        parser.add_argument(flag(item.name), **_argument(options, item.name, item))
+        parser.add_argument(flag(item.name), **_argument(options, item, as_text=as_text))
 
 
-def check_changes(given: Mapping[str, Any], *options: type[CheckedOptions]) -> None:
+def check_changes(given: Mapping[str, Any], *options: type[Options]) -> None:
     """Raise `OptionError` if something is given that cannot change when a run is resumed."""
     items = [item for one in options for item in fields(one)]
     changeable = [item.name for item in items if item.metadata["changeable"]]
@@ -148,31 +249,91 @@ def check_changes(given: Mapping[str, Any], *options: type[CheckedOptions]) -> N
         )
 
 
-def _check(name: str, value: Any, kind: type, metadata: Mapping[str, Any]) -> None:
+@cache
+def _type_hints(options: type[Options]) -> dict[str, Any]:
+    return get_type_hints(options)
+
+
+def _item(options: type[Options], name: str) -> Any:
+    return options.__dataclass_fields__[name]
+
+
+def _plain(kind: Any) -> type:
+    """Return the class behind a `NewType`."""
+    return getattr(kind, "__supertype__", kind)
+
+
+def _problems(
+    options: type[Options],
+    values: Mapping[str, Any],
+    label: Callable[[str], str],
+    problem_of: Callable[[Any, type, Any], str],
+) -> list[str]:
+    """Return a line for each value that `problem_of` finds something wrong with."""
+    found = []
+    for name, value in values.items():
+        kind, item = option_type(options, name), _item(options, name)
+        if value is None and kind.is_optional:
+            continue
+        if kind.is_list and not isinstance(value, tuple):
+            found.append(f"{label(name)} is {value!r}; it must be a list")
+            continue
+        for one in value if kind.is_list else (value,):
+            if remedy := problem_of(one, kind.of, item.metadata):
+                found.append(f"{label(name)} is {_shown(one, item)}; {remedy}")
+    return found
+
+
+def _type_problem(value: Any, kind: type, _: Mapping[str, Any]) -> str:
+    """Return what a value of the wrong type must be, or an empty text."""
     allowed = (int, float) if kind is float else (kind,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise OptionError(f"{name} is {value!r}; it must be a {kind.__name__}")
+        return f"it must be a {kind.__name__}"
     if isinstance(value, float) and not math.isfinite(value):
-        raise OptionError(f"{name} is {value}; it must be a finite number")
+        return "it must be a finite number"
+    return ""
+
+
+def _limit_problem(value: Any, _: type, metadata: Mapping[str, Any]) -> str:
+    """Return the limit that a value of the right type breaks, or an empty text."""
     choices, within = metadata["choices"], metadata["within"]
     if choices and value not in choices:
-        raise OptionError(f"{name} is {value!r}; it can be {' or '.join(choices)}")
+        return f"it can be {' or '.join(choices)}"
     if within is not None and not within.holds(value):
-        raise OptionError(f"{name} is {value}; {within.words}")
+        return str(within.words)
+    return ""
 
 
-def _argument(options: type[CheckedOptions], name: str, item: Any) -> dict[str, Any]:
-    kind, default, metadata = option_type(options, name), item.default, item.metadata
+def _shown(value: Any, item: Any) -> str:
+    return "not usable" if item.metadata["is_secret"] else repr(value)
+
+
+def _from_json(options: type[Options], name: str, value: Any) -> Any:
+    if isinstance(value, list):  # JSON has no tuples
+        return tuple(_from_json(options, name, one) for one in value)
+    is_path = option_type(options, name).of is Path and isinstance(value, str)
+    return Path(value) if is_path else value
+
+
+def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, Any]:
+    """Return the arguments of `add_argument` for an option."""
+    kind, metadata = option_type(options, item.name), item.metadata
     text = metadata["description"].replace("%", "%%")
-    if default not in (None, ()) and kind.of is not bool:
-        text += f" (default: {default:g})" if kind.of is float else f" (default: {default})"
     if kind.of is bool:
+        if as_text:
+            return {"action": "store_const", "const": "true", "help": text}
         return {"action": argparse.BooleanOptionalAction, "help": text}
-    settings: dict[str, Any] = {"type": kind.of, "help": text}
+    if default := default_text(options, item.name):
+        text += f" (default: {default})"
+    settings: dict[str, Any] = {"help": text, "metavar": metadata["metavar"]}
+    if settings["metavar"] is None:
+        settings["metavar"] = "LIST" if as_text and kind.is_list else _METAVARS.get(kind.of, "TEXT")
+    if as_text:
+        return settings
+    settings["type"] = kind.of if metadata["parse"] is None else _reader(metadata["parse"])
     if metadata["choices"]:
         settings["choices"] = metadata["choices"]
-    else:
-        settings["metavar"] = metadata["metavar"] or _METAVARS[kind.of]
+        del settings["metavar"]
     if kind.is_list:
         settings["nargs"] = "+"
     if metadata["bare"] is not None:
@@ -180,4 +341,39 @@ def _argument(options: type[CheckedOptions], name: str, item: Any) -> dict[str, 
     return settings
 
 
-_METAVARS = {int: "N", float: "X", str: "PATH"}
+def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return `parse` with its own message where argparse would have a general one."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(f"{text!r}: {problem}") from None
+
+    return read
+
+
+def _number(of: Callable[[str], Any], remedy: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return of(text)
+        except ValueError:
+            raise ValueError(remedy) from None
+
+    return read
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in (*YES, *NO):
+        raise ValueError("give true or false")
+    return text.lower() in YES
+
+
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: _bool,
+    int: _number(int, "give a whole number"),
+    float: _number(float, "give a number"),
+    str: str,
+    Path: Path,
+}
+_METAVARS = {int: "N", float: "X", str: "PATH", Path: "PATH"}

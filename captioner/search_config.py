@@ -1,40 +1,71 @@
-"""The options of a search for captions, declared once.
+"""Options of a search for captions, declared once for the library, its commands and the service.
 
 Importing this does not import torch.
 """
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Self
 
-from captioner.errors import OptionError
+from captioner.options import Options, Range, option
+
+# What a request to a service may ask at most. A program decides for itself.
+MAX_BEAM_SIZE = 10
+MAX_LENGTH = 200  # words
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """How captions are searched for."""
+class SearchConfig(Options):
+    beam_size: int = option(
+        3,
+        "captions searched side by side; 1 is greedy search",
+        metavar="N",
+        within=Range(
+            "a beam needs at least 1 caption (1 is greedy)", lambda value: value >= 1, low=1
+        ),
+    )
+    num_captions: int = option(
+        1,
+        "captions returned for each photograph, the best first; at most as many as the beam holds",
+        metavar="K",
+        within=Range("ask for at least 1 caption", lambda value: value >= 1, low=1),
+    )
+    max_length: int = option(
+        20,
+        "most words of a caption",
+        metavar="N",
+        within=Range("a caption needs room for at least 1 word", lambda value: value >= 1, low=1),
+    )
+    length_power: float = option(
+        0.7,  # scored best on validation photographs
+        "a caption's log-probability is divided by its number of tokens to this power",
+        metavar="X",
+        within=Range(
+            "give 0 (no normalisation) or more, 1 is the mean per token",
+            lambda value: value >= 0,
+            low=0,
+        ),
+    )
 
-    beam_size: int = 3  # unfinished captions kept per image
-    num_captions: int = 1  # captions returned per image, at most beam_size
-    max_length: int = 20  # words, end token not counted
-    # score is log_prob / tokens ** length_power; 0.7 scored best on validation photographs
-    length_power: float = 0.7
-
-    def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise OptionError(
-                f"beam_size is {self.beam_size}; a beam needs at least 1 caption (1 is greedy)"
-            )
-        if not 1 <= self.num_captions <= self.beam_size:
-            raise OptionError(
+    def contradictions(self) -> Iterable[str]:
+        if self.num_captions > self.beam_size:
+            yield (
                 f"num_captions is {self.num_captions} and beam_size {self.beam_size}; "
-                "ask for at least 1 caption and at most as many as the beam holds"
+                "ask for at most as many captions as the beam holds"
             )
-        if self.max_length < 1:
-            raise OptionError(
-                f"max_length is {self.max_length}; a caption needs room for at least 1 word"
-            )
-        if not (math.isfinite(self.length_power) and self.length_power >= 0):
-            raise OptionError(
-                f"length_power is {self.length_power}; give 0 (no normalisation) or more, "
-                "1 is the mean per token"
-            )
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        return name
+
+    @classmethod
+    def for_captions(
+        cls, num_captions: int = 1, beam_size: int | None = None, **others: Any
+    ) -> Self:
+        """Return a configuration for so many captions.
+
+        Without `beam_size` the beam is as wide as they need, and at least the default.
+        """
+        if beam_size is None:
+            beam_size = max(num_captions, cls.beam_size)
+        return cls(beam_size=beam_size, num_captions=num_captions, **others)

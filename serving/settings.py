@@ -29,10 +29,6 @@ YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 class SettingsError(OptionError):
     """One or more settings are wrong; `problems` has a line for each."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
 
 def _setting(
     default: Any,
@@ -133,7 +129,7 @@ class Settings:
     def __post_init__(self) -> None:
         problems = [*_problems_of_fields(self), *self._contradictions()]
         if problems:
-            raise SettingsError(problems)
+            raise SettingsError(*problems)
 
     def _contradictions(self) -> list[str]:
         problems = []
@@ -217,7 +213,7 @@ class Settings:
             cls(**values)
         except SettingsError as further:
             problems += further.problems
-        raise SettingsError(problems)
+        raise SettingsError(*problems)
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from captioner.options import (
     NOT_NEGATIVE,
     PROBABILITY,
     SHARE,
-    CheckedOptions,
+    Options,
     Range,
     option,
 )
@@ -25,7 +25,7 @@ _AREA = Range(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(CheckedOptions):
+class TrainingConfig(Options):
     # Data
     data: str | None = option(
         None,

@@ -23,8 +23,8 @@ from captioner.files import write_atomically, write_json
 from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
-    CheckedOptions,
     OneLineParser,
+    Options,
     add_flags,
     option,
 )
@@ -44,7 +44,7 @@ _RUNS_PER_CORE = 2  # on a GPU, where a core only launches
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceConfig(CheckedOptions):
+class ReproduceConfig(Options):
     seeds: int = option(3, "seeds of each method, counted from 0", within=AT_LEAST_ONE)
     epochs: int | None = option(
         None,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from captioner.errors import OptionError
-from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, CheckedOptions, option
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 from training.methods import MethodOptions, load_method, method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(CheckedOptions):
+class BenchmarkConfig(Options):
     model: str = option("lstm", "the recurrent method", choices=method_names())
     hidden_size: int = option(128, "units of the recurrent layer", within=AT_LEAST_ONE)
 

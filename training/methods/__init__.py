@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
-from captioner.options import CheckedOptions
+from captioner.options import Options
 
 State = Any  # a tensor, or a nested tuple of tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodOptions(CheckedOptions):
+class MethodOptions(Options):
     """The flags of a method. Its file subclasses this as `Options`, with fields by `option`."""
 
 
