@@ -4,9 +4,17 @@ A message holds three things: what was met, what is allowed, what to do. It is o
 the command line can print it as it stands and leave with status 2.
 """
 
+from captioner.text import escaped
+
 
 class CaptionerError(Exception):
-    """Root of all errors that this project raises on purpose."""
+    """Root of all errors that this project raises on purpose.
+
+    Names of files that would break the line, as with a line feed in them, are shown escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(escaped(str(message)))
 
 
 class OptionError(CaptionerError):

@@ -130,7 +130,8 @@ def write_json(path: Path, value: object) -> None:
         StorageError: the disk is full or the folder cannot be written to.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    # The escape of half a character is JSON's own.
+    write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path, what: str, error: type[CaptionerError]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 from captioner.errors import DataError, OptionError
 from captioner.files import read_json, write_json
+from captioner.text import holds_half_character
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -43,7 +44,7 @@ class Vocabulary:
                 "take the vocabulary.json that lies beside the weights"
             )
         for word in self.words:
-            if not isinstance(word, str) or not word or word.split() != [word]:
+            if not isinstance(word, str) or word_problem(word):
                 raise DataError(
                     f"a vocabulary holds words without white space, this one holds {word!r}"
                 )
@@ -149,6 +150,18 @@ class Vocabulary:
             return cls.from_json(value)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+
+
+@cache
+def word_problem(token: str) -> str:
+    """Return what keeps a token from being a word, such as "is empty"; "" where it is one."""
+    if not token:
+        return "is empty"
+    if token.split() != [token]:
+        return "holds white space"
+    if holds_half_character(token):
+        return "holds half of a character, which UTF-8 cannot hold"
+    return ""
 
 
 def tokenize(text: str) -> list[str]:

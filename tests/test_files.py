@@ -326,3 +326,15 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     path.write_bytes(b"abc")  # the one-block message of FIPS 180
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_hash(path) == expected
+
+
+def test_half_a_character_is_written_as_json_escapes_it(tmp_path: Path) -> None:
+    value = {"caf\udce9.jpg": ["half \ud83d", "grün 😀"]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", "it", DataError) == value
+    assert "grün 😀" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_an_error_is_one_line_whatever_its_names_hold() -> None:
+    problem = DataError("a\nb\t\x1b[31m\u202e\u2028 caf\udce9 \ud83d grün\u202f😀")
+    assert str(problem) == r"a\nb\t\x1b[31m\u202e\u2028 caf\xe9 \ud83d grün" + "\u202f😀"

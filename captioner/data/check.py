@@ -4,6 +4,7 @@ Every image is really decoded, once; ids, names and contents are compared within
 splits; the words of val and test are looked up among those of the training captions.
 """
 
+import errno
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -14,10 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from captioner.data.images import open_image
-from captioner.data.karpathy import RESTVAL, CaptionedImage, read_karpathy
+from captioner.data.karpathy import (
+    RESTVAL,
+    CaptionedImage,
+    caption_problems,
+    read_karpathy,
+)
 from captioner.data.open_dataset import locate
 from captioner.errors import ImageError
 from captioner.progress import Progress
+from captioner.text import escaped
 
 MIN_COUNT = 5
 LINES_SHOWN = 10  # of one kind of finding, in the text
@@ -56,7 +63,7 @@ class CheckReport:
         return {"ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(map(escaped, self._lines()))
 
     def _lines(self) -> Iterator[str]:
         yield f"data set {self.name}: {self.json_path}, images in {self.images_dir}"
@@ -113,6 +120,11 @@ def check_dataset(
             "missing images": _named(dataset.images, looks, is_missing=True),
             "unreadable images": _named(dataset.images, looks, is_missing=False),
             "empty captions": tuple(_empty_captions(dataset.images)),
+            "unusable captions": tuple(
+                f"{image.filename}: {problem}"
+                for image in dataset.images
+                for problem in caption_problems(image)
+            ),
             "duplicate ids": tuple(_duplicates(dataset.images)),
             "split leaks": tuple(leaks),
         },
@@ -147,10 +159,11 @@ class _Look:
 def _look(path: Path) -> _Look:
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except ValueError:  # a name that no file can have
         return _Look(problem="there is no such file", is_missing=True)
     except OSError as problem:
-        return _Look(problem=problem.strerror or "it cannot be read")
+        is_missing = problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        return _Look(problem=problem.strerror or "it cannot be read", is_missing=is_missing)
     digest = hashlib.sha256(content).digest()
     try:
         size = open_image(content).size

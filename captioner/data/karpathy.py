@@ -3,9 +3,11 @@
 `dataset_coco.json`, `dataset_flickr8k.json` and `dataset_flickr30k.json` (Karpathy and Fei-Fei
 2015) share one form, which the converter and the built-in shapes write as well. Whatever else an
 image's entry holds comes along untouched, and a file of another form gives an error that names
-the entry.
+the entry. The rules for ids and for captions that can be used are those of training, `captioner
+data check` and `captioner score` alike.
 """
 
+import os
 import re
 import sys
 from collections import Counter
@@ -16,7 +18,8 @@ from typing import Any
 
 from captioner.errors import DataError
 from captioner.files import read_json
-from captioner.vocabulary import tokenize
+from captioner.text import holds_half_character
+from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, tokenize, word_problem
 
 SPLITS = ("train", "val", "test")
 RESTVAL = "restval"  # COCO's validation images that are in neither val nor test
@@ -28,6 +31,9 @@ IMAGE_FOLDERS = (
     "flickr30k-images",
     "flickr30k_images",
 )
+ID_KEYS = ("cocoid", "imgid")  # the first that all images have is their id
+RESERVED = frozenset(SPECIAL_TOKENS[number] for number in (PAD, START, END))
+_WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
 _OWN_KEYS = frozenset({"filename", "filepath", "split", "sentences", "sentids", "imgid", "cocoid"})
 
 
@@ -76,12 +82,18 @@ def load_karpathy(
     left out and counted, and so is a photograph that has none but empty ones.
 
     Raises:
-        DataError: the file is missing or of another form, or no image is left.
+        DataError: the file is missing or of another form, a caption cannot be used, or no image
+            is left.
     """
     dataset = read_karpathy(json_path, images_dir)
     kept: list[CaptionedImage] = []
     left_out = 0
     for image in dataset.images:
+        for problem in caption_problems(image):
+            raise DataError(
+                f"{json_path}: {image.filename}: {problem}; correct the file: "
+                "`captioner data check` lists all such captions"
+            )
         full = [number for number, words in enumerate(image.tokens) if words]
         left_out += len(image.tokens) - len(full)
         if not full or (image.split == RESTVAL and not restval):
@@ -126,12 +138,52 @@ def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDat
         _check_entry(entry, f"{json_path}: image {position}")
     folder = _find_folder(json_path, images_dir, content.get("images_dir"), entries)
     folders = {place: _subfolder(folder, place) for place in {e.get("filepath") for e in entries}}
-    key = next((key for key in ("cocoid", "imgid") if all(key in e for e in entries)), None)
     images = tuple(
-        _image(entry, entry[key] if key else position, folders[entry.get("filepath")])
-        for position, entry in enumerate(entries)
+        _image(entry, image_id, folders[entry.get("filepath")])
+        for entry, image_id in zip(entries, image_ids(entries), strict=True)
     )
     return CaptionDataset(_name(content, json_path), json_path, folder, images)
+
+
+def image_ids(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the id of each image of a file.
+
+    It is `cocoid` where all images have one, else `imgid` where all have one, else the place in
+    the file, from 0: never a mixture, in which two images could meet.
+    """
+    for key in ID_KEYS:
+        if all(key in entry for entry in entries):
+            return [as_id(entry[key]) for entry in entries]
+    return list(range(len(entries)))
+
+
+def as_id(value: Any) -> Any:
+    """Return an id as a whole number where it spells one, else as it is: "1" is 1, "01" is not."""
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def captions_of(entry: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each caption of an image's entry, and its words."""
+    return [
+        (sentence.get("raw") or " ".join(words), words)
+        for sentence in entry["sentences"]
+        for words in [_words(sentence)]
+    ]
+
+
+def caption_problems(image: CaptionedImage) -> Iterator[str]:
+    """Yield what makes captions of an image unfit for training; empty ones are none of it."""
+    for number, (text, words) in enumerate(zip(image.captions, image.tokens, strict=True), 1):
+        for word in words:
+            problem = "is reserved" if word in RESERVED else word_problem(word)
+            if problem:
+                yield f"caption {number} has the token {word!r}, which {problem}"
+                break
+        else:
+            if holds_half_character(text):
+                yield f"caption {number} holds half of a character, {text!r}"
 
 
 def to_entry(
@@ -166,8 +218,8 @@ def _check_entry(entry: Any, where: str) -> None:
         raise DataError(f"{where} has split {split!r}; it is one of {', '.join(SPLITS)}, {RESTVAL}")
     if not isinstance(entry.get("filepath", ""), str):
         raise DataError(f'{where} has "filepath" {entry["filepath"]!r}; it is the name of a folder')
-    for key in ("cocoid", "imgid"):
-        if key in entry and type(entry[key]) is not int:
+    for key in ID_KEYS:
+        if key in entry and type(as_id(entry[key])) is not int:
             raise DataError(f'{where} has "{key}" {entry[key]!r}; an id is a whole number')
     sentences = entry.get("sentences")
     if not isinstance(sentences, list):
@@ -187,24 +239,20 @@ def _check_sentence(sentence: Any, where: str) -> None:
         isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
     ):
         raise DataError(f'{where} has a sentence whose "tokens" are no list of words')
-    if "sentid" in sentence and type(sentence["sentid"]) is not int:
+    if "sentid" in sentence and type(as_id(sentence["sentid"])) is not int:
         raise DataError(f'{where} has "sentid" {sentence["sentid"]!r}; an id is a whole number')
 
 
 def _image(entry: dict[str, Any], image_id: int, folder: Path) -> CaptionedImage:
-    sentences = entry["sentences"]
-    tokens = tuple(_words(sentence) for sentence in sentences)
-    ids = tuple(sentence["sentid"] for sentence in sentences if "sentid" in sentence)
+    sentences, captions = entry["sentences"], captions_of(entry)
+    ids = tuple(as_id(sentence["sentid"]) for sentence in sentences if "sentid" in sentence)
     return CaptionedImage(
         image_id=image_id,
         path=folder / entry["filename"],
         filename=entry["filename"],
         split=entry["split"],
-        captions=tuple(
-            sentence.get("raw") or " ".join(words)
-            for sentence, words in zip(sentences, tokens, strict=True)
-        ),
-        tokens=tokens,
+        captions=tuple(text for text, _ in captions),
+        tokens=tuple(words for _, words in captions),
         sentence_ids=ids if len(ids) == len(sentences) else (),
         extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
     )
@@ -233,9 +281,11 @@ def _find_folder(
             raise DataError(f"the folder of images {images_dir} does not exist; check --images")
         return Path(images_dir)
     names = (named_dir, *IMAGE_FOLDERS) if isinstance(named_dir, str) else IMAGE_FOLDERS
-    existing = [json_path.parent / name for name in names if (json_path.parent / name).is_dir()]
+    beside = [json_path.parent / name for name in names]
+    existing = [folder for folder in beside if os.path.isdir(folder)]
     for folder in (*existing, json_path.parent):
-        if any(path.is_file() for path in _first_paths(folder, entries)):
+        # Unlike a path's own method this takes names that no file can have: too long, with NUL.
+        if any(map(os.path.isfile, _first_paths(folder, entries))):
             return folder
     return next(iter(existing), json_path.parent)
 
@@ -247,7 +297,7 @@ def _first_paths(folder: Path, entries: list[Any]) -> Iterator[Path]:
 
 
 def _subfolder(folder: Path, place: str | None) -> Path:
-    return folder / place if place and (folder / place).is_dir() else folder
+    return folder / place if place and os.path.isdir(folder / place) else folder
 
 
 def _name(content: dict[str, Any], json_path: Path) -> str:

@@ -4,6 +4,7 @@ Without a word, COCO is taken where it lies, else the sample, and that is said i
 Every data set that is opened is announced with the number of its images in each split.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def find_json(path: Path) -> Path:
 def _check_that_images_are_there(dataset: CaptionDataset) -> None:
     """Raise in time for the commonest mistake: the wrong folder, or images not yet fetched."""
     every = max(1, len(dataset.images) // IMAGES_LOOKED_FOR)
-    if not any(image.path.is_file() for image in dataset.images[::every]):
+    if not any(os.path.isfile(image.path) for image in dataset.images[::every]):
         remedy = f", or fetch them: {COCO_COMMAND}" if dataset.name == "coco" else ""
         raise DataError(
             f"the images of {dataset.json_path} are not in {dataset.images_dir}: there is no "

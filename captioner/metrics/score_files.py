@@ -1,18 +1,18 @@
 """References and candidates from files: COCO's forms, Karpathy's, or both in one file.
 
-The form is recognised by the content. References: COCO annotations (read through pycocotools), a
-Karpathy JSON with its splits, or `{id: [captions]}`. Candidates: COCO results, a list of
-`{"image_id", "caption"}`, or `{id: [caption]}`. Both at once: a list of
-`{"image_name", "captions", "prediction"}`.
+The form is recognised by the content. References: COCO annotations, a Karpathy JSON with its
+splits, or `{id: [captions]}`. Candidates: COCO results, a list of `{"image_id", "caption"}`, or
+`{id: [caption]}`. Both at once: a list of `{"image_name", "captions", "prediction"}`. Ids are
+equal where they spell the same whole number, in all forms.
 """
 
 import contextlib
-import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from captioner.data.karpathy import RESTVAL, as_id, captions_of, image_ids
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import read_json
 
@@ -67,7 +67,7 @@ def _references(value: Any, path: Path, split: str | None) -> References:
         if isinstance(value, dict) and isinstance(value.get("images"), list):
             return _from_karpathy(value, path, split)
         if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
-            return {_key(key): [_text(caption) for caption in own] for key, own in value.items()}
+            return {as_id(key): [_text(caption) for caption in own] for key, own in value.items()}
     raise DataError(
         f"{path} is no known form of references; allowed are COCO annotations "
         f'("images" and "annotations"), a Karpathy JSON ("images" with "sentences"), '
@@ -78,11 +78,11 @@ def _references(value: Any, path: Path, split: str | None) -> References:
 def _candidates(value: Any, path: Path) -> Candidates:
     with _malformed(path, "candidates"):
         if isinstance(value, list):
-            rows = [(entry["image_id"], _text(entry["caption"])) for entry in value]
+            rows = [(as_id(entry["image_id"]), _text(entry["caption"])) for entry in value]
             _refuse_twice((key for key, _ in rows), path, "a caption")
             return dict(rows)
         if isinstance(value, dict) and value:
-            return {_key(key): _only_text(caption, key) for key, caption in value.items()}
+            return {as_id(key): _only_text(caption, key) for key, caption in value.items()}
     raise DataError(
         f"{path} is no known form of candidates; allowed are COCO results, "
         f'[{{"image_id", "caption"}}, …], or {{id: [caption]}}'
@@ -90,35 +90,29 @@ def _candidates(value: Any, path: Path) -> Candidates:
 
 
 def _from_coco(value: Mapping[str, Any], path: Path) -> References:
-    from pycocotools.coco import COCO
-
-    _refuse_twice((image["id"] for image in value.get("images", ())), path, "an entry")
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces each of its steps
-        coco = COCO()
-        coco.dataset = value
-        coco.createIndex()
+    listed = [as_id(image["id"]) for image in value.get("images", ())]
+    _refuse_twice(listed, path, "an entry")
+    captions: defaultdict[ImageKey, list[str]] = defaultdict(list)
+    for annotation in value["annotations"]:
+        captions[as_id(annotation["image_id"])].append(_text(annotation["caption"]))
     # Images without captions stand in these files too; a candidate for one is reported later.
-    return {
-        key: [_text(annotation["caption"]) for annotation in coco.imgToAnns[key]]
-        for key in coco.getImgIds() or coco.imgToAnns
-        if coco.imgToAnns.get(key)
-    }
+    return {key: captions[key] for key in listed or captions if key in captions}
 
 
 def _from_karpathy(value: Mapping[str, Any], path: Path, split: str | None) -> References:
-    chosen = [image for image in value["images"] if split in (None, image.get("split"))]
-    if not chosen:
-        found = sorted({str(image.get("split")) for image in value["images"]})
-        raise DataError(f"{path} has no images in split {split!r}; it has {', '.join(found)}")
+    """Return the references as an evaluation of that split has them."""
+    entries = value["images"]
+    chosen = {split, RESTVAL} if split == "train" else {split}
     rows = [
-        (
-            image["cocoid"] if "cocoid" in image else image["imgid"],
-            [_sentence(sentence) for sentence in image["sentences"]],
-        )
-        for image in chosen
+        (key, [_text(text) for text, words in captions_of(entry) if words])
+        for key, entry in zip(image_ids(entries), entries, strict=True)
+        if split is None or entry.get("split") in chosen
     ]
+    if not rows:
+        found = sorted({str(entry.get("split")) for entry in entries})
+        raise DataError(f"{path} has no images in split {split!r}; it has {', '.join(found)}")
     _refuse_twice((key for key, _ in rows), path, "an entry")
-    return dict(rows)
+    return {key: own for key, own in rows if own}
 
 
 def _from_pairs(value: list[dict[str, Any]], path: Path) -> tuple[References, Candidates]:
@@ -144,10 +138,6 @@ def _is_pairs(value: Any) -> bool:
     )
 
 
-def _sentence(sentence: Mapping[str, Any]) -> str:
-    return _text(sentence["raw"]) if "raw" in sentence else " ".join(sentence["tokens"])
-
-
 def _text(caption: object) -> str:
     if not isinstance(caption, str):
         raise TypeError(f"a caption is {caption!r}, not text")
@@ -160,11 +150,6 @@ def _only_text(caption: object, key: str) -> str:
             raise ValueError(f"image {key} has {len(caption)} candidates, exactly 1 is allowed")
         caption = caption[0]
     return _text(caption)
-
-
-def _key(key: str) -> ImageKey:
-    """Return a whole number where the key spells one: JSON has no other way to write it."""
-    return int(key) if key.isascii() and key.isdigit() and str(int(key)) == key else key
 
 
 def _refuse_twice(keys: Iterable[ImageKey], path: Path, what: str) -> None:

@@ -12,7 +12,14 @@ from captioner.data.check import CheckReport, check_dataset
 from captioner.data.shapes import generate
 from captioner.errors import DataError
 
-KINDS = ("missing images", "unreadable images", "empty captions", "duplicate ids", "split leaks")
+KINDS = (
+    "missing images",
+    "unreadable images",
+    "empty captions",
+    "unusable captions",
+    "duplicate ids",
+    "split leaks",
+)
 
 
 class Folder:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from captioner.data.check import check_dataset
 from captioner.data.karpathy import load_karpathy, read_karpathy
 from captioner.errors import DataError
 
@@ -55,6 +56,7 @@ def test_captions_tokens_ids_and_extra_keys_are_kept(tmp_path):
         ([{"cocoid": 42, "imgid": 0}, {"cocoid": 43, "imgid": 1}], [42, 43]),
         ([{"cocoid": 1, "imgid": 0}, {"imgid": 1}], [0, 1]),  # never a mixture, which collides
         ([{"imgid": 7}, {}], [0, 1]),
+        ([{"imgid": "7"}, {"imgid": 8.0}], [7, 8]),
     ],
 )
 def test_image_id_is_cocoid_else_imgid_else_position(tmp_path, keys, ids):
@@ -186,6 +188,59 @@ def test_two_images_with_one_id_are_refused(tmp_path):
     path = write(tmp_path, entry("a.jpg", imgid=1), entry("b.jpg", imgid=1))
     with pytest.raises(DataError, match=r"a\.jpg and b\.jpg have the same id 1; `captioner data"):
         load_karpathy(path)
+
+
+HALF = "\ud83d"  # of an emoji: valid in JSON, but nothing that UTF-8 can hold
+
+
+@pytest.mark.parametrize(
+    ("sentence", "problem"),
+    [
+        ({"tokens": ["ice cream"]}, "caption 2 has the token 'ice cream', which holds white space"),
+        ({"tokens": ["a", ""]}, "caption 2 has the token '', which is empty"),
+        ({"tokens": ["a\u00a0"]}, r"caption 2 has the token 'a\xa0', which holds white space"),
+        ({"tokens": ["a\n"]}, r"caption 2 has the token 'a\n', which holds white space"),
+        ({"tokens": ["\u3000"]}, r"caption 2 has the token '\u3000', which holds white space"),
+        ({"tokens": ["<start>", "a"]}, "caption 2 has the token '<start>', which is reserved"),
+        ({"tokens": ["a", "<pad>"]}, "caption 2 has the token '<pad>', which is reserved"),
+        ({"tokens": [HALF]}, r"caption 2 has the token '\ud83d', which holds half of a character"),
+        ({"raw": "A dog.", "tokens": ["x" + HALF]}, r"caption 2 has the token 'x\ud83d', which"),
+        ({"raw": f"A dog {HALF}"}, r"caption 2 has the token '\ud83d', which holds half"),
+        ({"raw": HALF, "tokens": ["a"]}, r"caption 2 holds half of a character, '\ud83d'"),
+    ],
+)
+def test_training_and_check_refuse_the_same_captions(tmp_path, sentence, problem):
+    bad = entry("b.jpg", "val", sentences=[{"raw": "A dog."}, sentence])
+    path = write(tmp_path, entry("a.jpg"), bad, entry("c.jpg", "test"))
+    with pytest.raises(DataError, match=re.escape(f"{path}: b.jpg: {problem}")):
+        load_karpathy(path)
+    report = check_dataset(path, show_progress=False)
+    (found,) = report.findings["unusable captions"]
+    assert found.startswith(f"b.jpg: {problem}")
+    str(report).encode()
+
+
+def test_unknown_words_are_no_reserved_ones(tmp_path):
+    path = write(tmp_path, entry("a.jpg", sentences=[{"tokens": ["a", "<unk>"]}]))
+    assert load_karpathy(path).images[0].tokens == (("a", "<unk>"),)
+    assert check_dataset(path, show_progress=False).findings["unusable captions"] == ()
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 300 + ".jpg", HALF + ".jpg", "caf\udce9.jpg"])
+def test_names_that_no_file_has_are_missing_images(tmp_path, name):
+    touch(tmp_path / "b.jpg")
+    path = write(tmp_path, entry(name, filepath=name), entry("b.jpg", "val"), images_dir=name)
+    assert load_karpathy(path).images[0].filename == name
+    report = check_dataset(path, show_progress=False)
+    (missing,) = report.findings["missing images"]
+    assert missing.endswith(name)
+    str(report).encode()
+
+
+def test_a_name_with_a_byte_that_is_not_utf8_is_the_file_of_that_name(tmp_path):
+    touch(tmp_path / "caf\udce9.jpg")
+    path = write(tmp_path, entry("caf\udce9.jpg"))
+    assert load_karpathy(path).images[0].path.is_file()
 
 
 def test_flickr8k_has_its_known_counts(shared_data: Path):

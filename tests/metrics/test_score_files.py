@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from captioner.data.karpathy import load_karpathy
 from captioner.errors import DataError, OptionError
 from captioner.metrics import read_pairs
 
@@ -18,7 +19,7 @@ COCO = {
 KARPATHY = {
     "dataset": "tiny",
     "images": [
-        {"imgid": 0, "cocoid": 70, "split": "test", "sentences": [{"raw": "A dog."}]},
+        {"imgid": 9, "cocoid": 70, "split": "test", "sentences": [{"raw": "A dog."}]},
         {"imgid": 1, "split": "test", "sentences": [{"raw": "A"}, {"tokens": ["a", "cat"]}]},
         {"imgid": 2, "split": "val", "sentences": [{"raw": "A bus."}]},
     ],
@@ -45,14 +46,69 @@ def test_coco_annotations_keep_their_order_and_say_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("split", "ids"), [("test", [70, 1]), ("val", [2]), (None, [70, 1, 2])])
-def test_karpathy_images_are_known_by_cocoid_or_else_imgid(
+@pytest.mark.parametrize(("split", "ids"), [("test", [9, 1]), ("val", [2]), (None, [9, 1, 2])])
+def test_karpathy_images_are_known_by_an_id_that_all_have(
     file: Any, split: str | None, ids: list[int]
 ) -> None:
     references, _ = read_pairs(file("a.json", KARPATHY), file("b.json", RESULTS), split=split)
     assert list(references) == ids
     if split == "test":
-        assert references == {70: ["A dog."], 1: ["A", "a cat"]}
+        assert references == {9: ["A dog."], 1: ["A", "a cat"]}
+
+
+def test_karpathy_images_have_the_ids_and_references_of_an_evaluation(file: Any) -> None:
+    entries = [
+        {"filename": f"{number}.jpg", "split": split, "sentences": [{"raw": "A dog."}], **ids}
+        for number, (split, ids) in enumerate(
+            [("train", {"cocoid": 7}), ("test", {}), ("restval", {}), ("test", {"imgid": 1})]
+        )
+    ]
+    entries[1]["sentences"] += [{"raw": "..."}, {"raw": "", "tokens": ["a", "cat"]}]
+    path = file("a.json", {"images": entries})
+    dataset = load_karpathy(path)
+    for split in ("train", "test"):
+        evaluated = {image.image_id: list(image.captions) for image in dataset.split(split)}
+        candidates = file("b.json", [{"image_id": key, "caption": "a"} for key in evaluated])
+        assert read_pairs(path, candidates, split=split)[0] == evaluated
+
+
+TEXT = ["A dog."]
+FORMS_OF_REFERENCES: list[Any] = [
+    {"1": TEXT, "2": TEXT, "01": TEXT},
+    *(
+        {
+            "images": [{"id": key} for key in listed],
+            "annotations": [
+                {"id": 5, "image_id": key, "caption": "A dog."} for key in ("1", 2, "01")
+            ],
+        }
+        for listed in ((1, "2", "01"), ("1", 2, "01"), ())
+    ),
+    {
+        "images": [
+            {"imgid": key, "split": "test", "sentences": [{"raw": "A dog."}]}
+            for key in ("1", 2, "01")
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("subset", [False, True])
+@pytest.mark.parametrize("references", FORMS_OF_REFERENCES)
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        [{"image_id": key, "caption": "a"} for key in ("1", 2.0, "01")],
+        {"1": "a", "2": ["a"], "01": "a"},
+    ],
+)
+def test_ids_are_equal_where_they_spell_the_same_number(
+    file: Any, references: Any, candidates: Any, subset: bool
+) -> None:
+    paths = file("a.json", references), file("b.json", candidates)
+    found = read_pairs(*paths, subset=subset)
+    assert found == ({1: TEXT, 2: TEXT, "01": TEXT}, {1: "a", 2: "a", "01": "a"})
+    assert not any(isinstance(key, float) for part in found for key in part)
 
 
 def test_an_unknown_split_is_named_with_those_there_are(file: Any) -> None:
@@ -94,7 +150,8 @@ def test_a_subset_keeps_the_references_of_the_candidates(file: Any) -> None:
         ([1, 2], RESULTS, "a.json is no known form of references; allowed are"),
         ({"a": "dog"}, RESULTS, "a.json is no known form of references"),
         ({"annotations": [{"id": 1}]}, RESULTS, "a.json .* an entry lacks 'image_id'"),
-        ({"images": [{"split": "test"}]}, RESULTS, "a.json .* an entry lacks 'imgid'"),
+        ({"images": [{"split": "test"}]}, RESULTS, "a.json .* an entry lacks 'sentences'"),
+        (COCO, [{"image_id": key, "caption": "a"} for key in ("1", 1)], "1 image has a caption tw"),
         ({"images": [3]}, RESULTS, "a.json is not a valid file of references"),
     ],
 )
