@@ -38,7 +38,8 @@ def parse_arguments(words: Sequence[str] | None = None) -> Arguments:
     values = vars(build_parser().parse_args(words))
     out, resume = values.pop("out"), values.pop("resume")
     if resume is None:
-        check_with_any_recipe(values)  # what is wrong whatever the data is said before reading any
+        # What is wrong whatever the data is said before any is read.
+        check_with_any_recipe(values, TrainingConfig.from_json)
     else:
         if out is not None:
             raise OptionError(

@@ -18,6 +18,7 @@ from captioner.options import (
     Range,
     option,
 )
+from training.recipes import RECIPES
 
 _AREA = Range(
     "the share of the area that is kept lies above 0 and is at most 1", lambda value: 0 < value <= 1
@@ -36,6 +37,11 @@ class TrainingConfig(Options):
     )
     images: str | None = option(
         None, "folder of the images, where it is not beside the JSON", changeable=True
+    )
+    recipe: str | None = option(
+        None,
+        "settings for what is not given; default: those of the data set",
+        choices=tuple(RECIPES),
     )
     restval: bool = option(True, "let the split restval join the training images")
     min_count: int = option(

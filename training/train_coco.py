@@ -21,8 +21,9 @@ from captioner.errors import CaptionerError
 from training.arguments import Arguments, parse_arguments
 from training.assembly import assemble
 from training.config import TrainingConfig
-from training.recipes import with_model_of, with_recipe
+from training.recipes import with_recipe
 from training.run_folder import RunFolder
+from training.start_from import with_model_of
 from training.trainer import Outcome, Trainer
 
 _BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
@@ -77,7 +78,7 @@ def _new_run(arguments: Arguments) -> tuple[RunFolder, TrainingConfig, CaptionDa
     if "start_from" in given:
         given = with_model_of(load_checkpoint(Path(given["start_from"])), given)
     dataset = _open(TrainingConfig(**_about_data(given)))
-    config = with_recipe(given, dataset.name)
+    config = TrainingConfig(**with_recipe(given, dataset.name))
     # The run must find the same data again, from any folder and whatever else appears.
     if config.data not in (None, "shapes") or dataset.name != "shapes":
         config = replace(

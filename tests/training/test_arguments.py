@@ -1,4 +1,4 @@
-"""The command line knows every option, and what is not given comes from the recipe."""
+"""The command line knows every option and refuses what cannot be."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +9,6 @@ from captioner.errors import OptionError
 from captioner.options import flag
 from training.arguments import Arguments, build_parser, parse_arguments
 from training.config import TrainingConfig
-from training.recipes import RECIPES, recipe_for, with_recipe
 
 
 def parsed(line: str) -> Arguments:
@@ -61,50 +60,3 @@ def test_resuming_takes_only_what_leaves_the_run_the_same() -> None:
         parsed("--resume runs/x --lr 1e-3 --p 0.1")
     with pytest.raises(OptionError, match="--out and --resume exclude each other"):
         parsed("--resume runs/x --out runs/y")
-
-
-@pytest.mark.parametrize("name", [*RECIPES, "my photographs"])
-def test_every_recipe_is_a_valid_configuration(name: str) -> None:
-    config = with_recipe({"p": 0.4}, name)
-    assert config.p == 0.4
-    assert config.lr == recipe_for(name)["lr"]
-
-
-def test_what_is_given_outranks_the_recipe() -> None:
-    assert with_recipe({"lr": 0.5}, "coco").lr == 0.5
-    assert with_recipe({}, "coco").lr == 1e-4
-
-
-def test_the_other_way_to_clip_replaces_that_of_the_recipe() -> None:
-    config = with_recipe({"clip_value": 0.2}, "flickr8k")
-    assert (config.clip_value, config.clip_norm) == (0.2, 0.0)
-
-
-def test_a_small_encoder_is_fine_tuned_after_some_epochs_of_any_number() -> None:
-    small = {"encoder": "mobilenetv2_100", "encoder_weights": "some.safetensors"}
-    config = with_recipe(small, "flickr8k")
-    assert config.trains_encoder
-    assert 0 < config.frozen_epochs < config.epochs
-    for epochs in range(1, 9):
-        config = with_recipe({**small, "epochs": epochs}, "my photographs")
-        assert [config.trains_encoder_in(epoch) for epoch in range(epochs)][-1]
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"encoder": "resnet152"},
-        {"encoder": "mobilenetv2_100", "encoder_weights": "none"},
-        {"encoder": "mobilenetv2_100", "fine_tune_encoder": "none"},
-    ],
-)
-def test_other_encoders_stay_frozen_unless_told(given: dict[str, str]) -> None:
-    config = with_recipe(given, "flickr8k")
-    assert (config.trains_encoder, config.frozen_epochs, config.random_crop) == (False, 0, 1.0)
-
-
-def test_another_encoder_does_not_inherit_what_belonged_to_the_recipes() -> None:
-    config = with_recipe({"encoder": "mobilenetv2_100"}, "shapes")
-    assert config.encoder_weights == "pretrained"
-    assert config.encoder_stage is None
-    assert not config.trains_encoder
