@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from captioner import __version__
 from captioner.commands import caption, data, score, serve
 from captioner.errors import CaptionerError
+from captioner.threads import wait_passively
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -20,6 +21,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status; `words` are those after the program's name."""
+    wait_passively()  # before torch is loaded
     arguments = build_parser().parse_args(words)
     try:
         status: int = arguments.run(arguments)

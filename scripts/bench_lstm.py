@@ -10,6 +10,10 @@ the matrix products alone, by the same library that nn.LSTM uses, with nothing d
     python scripts/bench_lstm.py --growth growth.png
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import argparse
 import multiprocessing
 import os

@@ -8,6 +8,10 @@ of any length. Each step gets fresh captions, so no contestant profits from repe
     python scripts/bench_training.py --json bench.json
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import argparse
 import json
 import os

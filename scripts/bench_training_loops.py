@@ -13,6 +13,10 @@ from the initial weights, and multiplied; so are the authors' batches of MNIST's
     python scripts/bench_training_loops.py --mnist data/mnist --json bench.json
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import argparse
 import contextlib
 import os

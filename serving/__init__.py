@@ -5,8 +5,6 @@ any ASGI server. A request's path is `app.py`, `captions.py`, `batching.py`. Ima
 processes that can be killed; the model runs in one thread of the serving process.
 """
 
-import os
+from captioner.threads import wait_passively
 
-# Read by OpenMP when torch is first loaded: threads that spin while they wait cost a busy machine
-# up to 30 times the time of a request.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_passively()  # before torch is loaded

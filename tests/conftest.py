@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from captioner.threads import wait_passively
+
 # Read by torch when it is first imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+wait_passively()
 
 ROOT = Path(__file__).resolve().parent.parent
 

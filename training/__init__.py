@@ -2,3 +2,7 @@
 
 The way from the command to the loss is `train_coco.py`, `trainer.py`, a decoder.
 """
+
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded

@@ -3,6 +3,10 @@
 python training/evaluate_coco.py --checkpoint runs/NAME/best --split test
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import argparse
 import sys
 from collections.abc import Sequence

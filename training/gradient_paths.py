@@ -7,6 +7,10 @@ in an untrained LSTM whose recurrent weights are scaled up, and in one that lear
     python training/gradient_paths.py --out runs/gradient_paths
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -9,6 +9,10 @@ can be given again until all is done. The page says how far each run went.
     python training/reproduce.py table1 --budget 60 --out runs/hour
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import os
 import sys
 from collections.abc import Sequence

@@ -5,6 +5,10 @@ python training/train_coco.py --p 0.4 --data DATA --encoder mobilenetv2_100
 python training/train_coco.py --resume runs/NAME
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import sys
 import textwrap
 from collections.abc import Sequence

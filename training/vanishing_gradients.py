@@ -8,6 +8,10 @@ time (Bengio et al. 1994; Pascanu et al. 2013).
     python training/vanishing_gradients.py --mnist data/mnist --out runs/vanishing_gradients
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import math
 import sys
 from collections.abc import Sequence

@@ -4,6 +4,10 @@ For where they will run without a compiler: an image, a cluster, a wheel. Every 
 of this machine's family is compiled, since the processor may be another there.
 """
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import argparse
 import os
 import sys
