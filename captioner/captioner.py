@@ -24,6 +24,7 @@ from captioner.checkpoint_folders import find_checkpoint
 from captioner.data.images import ImageSource
 from captioner.devices import choose_device
 from captioner.errors import OptionError
+from captioner.features import Features
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
@@ -138,36 +139,37 @@ class Captioner:
         """
         return self.captions_of_features(self.features_of_pixels(pixels), config)
 
-    def features_of_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Return the grid features of images, of each the same bits whatever the others are.
+    def features_of_pixels(self, pixels: Sequence[Tensor]) -> Features:
+        """Return the features of images, of each the same bits whatever the others are.
 
         A convolution of several images may be summed in another order than that of one. So the
         network always sees the same number: one on a CPU, where more gain little, and elsewhere
         eight, some of them twice.
 
         Shapes:
-            pixels: as `captions_of_pixels` takes them -> [images, positions, features]
+            pixels: as `captions_of_pixels` takes them.
         """
         device = next(self.decoder.parameters()).device
         if not pixels:
-            return torch.empty(0, device=device)
+            return Features(torch.empty(0, device=device))
         if device.type == "cpu":
-            return torch.cat([self.encoder.encode_pixels([image]) for image in pixels])
-        features: dict[int, Tensor] = {}
+            return Features.cat([self.encoder.encode([image]) for image in pixels])
+        features: dict[int, Features] = {}
         shapes = sorted({tuple(image.shape) for image in pixels})
         for shape in shapes:
             alike = [row for row, image in enumerate(pixels) if tuple(image.shape) == shape]
             for start in range(0, len(alike), ENCODED_TOGETHER):
                 rows = alike[start : start + ENCODED_TOGETHER]
                 filled = rows + rows[:1] * (ENCODED_TOGETHER - len(rows))
-                encoded = self.encoder.encode_pixels([pixels[row] for row in filled])
-                features.update(zip(rows, encoded, strict=False))
-        return torch.stack([features[row] for row in range(len(pixels))])
+                encoded = self.encoder.encode([pixels[row] for row in filled])
+                for place, row in enumerate(rows):
+                    features[row] = encoded.select(slice(place, place + 1))
+        return Features.cat([features[row] for row in range(len(pixels))])
 
     def captions_of_features(
-        self, features: Tensor, config: SearchConfig | Sequence[SearchConfig]
+        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
     ) -> list[list[Caption]]:
-        """Return the captions of images whose grid features are known, as `captions_of_pixels`."""
+        """Return the captions of images whose features are known, as `captions_of_pixels`."""
         return [
             [self._caption(hypothesis) for hypothesis in hypotheses]
             for hypotheses in search(self.decoder, features, config)

@@ -8,7 +8,7 @@ that the folder holds, needs no network and none of the training code.
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from captioner.decoders import Decoder, DecoderConfig, build_decoder
+from captioner.decoders import Decoder, build_decoder, decoder_class
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.encoder.timm_encoder import ImageEncoder
@@ -37,6 +37,8 @@ from captioner.vocabulary import Vocabulary
 FORMAT_VERSION = 1
 MODEL, VOCABULARY = "model.json", "vocabulary.json"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
+# Older checkpoints of a decoder without attention hold these as well.
+_ONCE_OF_EVERY_DECODER = ("attention_size", "feature_embedding_size", "detach_attention")
 _OWN_FILES = (MODEL, VOCABULARY, ENCODER, DECODER)
 
 
@@ -72,15 +74,15 @@ def save_checkpoint(
     Raises:
         StorageError: the disk is full or not writable; what was in `folder` is untouched.
     """
-    assert len(vocabulary) == decoder.config.vocabulary_size
-    assert encoder.feature_size == decoder.config.feature_size
+    assert len(vocabulary) == decoder.vocabulary_size
+    assert encoder.feature_size == decoder.feature_size
     weights_hash = encoder.weights_hash()
     with hashed_folder_written_aside(folder) as aside:
         model = {
             "format_version": FORMAT_VERSION,
             "encoder": {"config": encoder.config.to_json(), "weights_hash": weights_hash},
             "preprocessing": encoder.preprocessing.to_json(),
-            "decoder": {"name": decoder.name, "config": asdict(decoder.config)},
+            "decoder": {"name": decoder.name, "config": _config(decoder)},
             "summary": dict(summary),
         }
         write_json(aside / MODEL, model)
@@ -118,8 +120,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             Preprocessing.from_json(model["preprocessing"]),
             load_file(folder / ENCODER),
         )
-        decoder_config = DecoderConfig(**model["decoder"]["config"])
-        decoder = build_decoder(model["decoder"]["name"], decoder_config)
+        decoder = _build(**model["decoder"])
         decoder.load_state_dict(load_file(folder / DECODER))
         summary = model["summary"]
     except (CaptionerError, KeyError, TypeError, RuntimeError, SafetensorError) as problem:
@@ -128,7 +129,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             f"the parts of checkpoint {folder} do not fit together "
             f"({type(problem).__name__}: {reason[:300]}); take another checkpoint"
         ) from problem
-    _check_sizes(folder, encoder, decoder_config, vocabulary)
+    _check_sizes(folder, encoder, decoder, vocabulary)
     return Checkpoint(
         encoder=encoder.to(device),
         decoder=decoder.to(device).eval(),
@@ -149,6 +150,20 @@ def load_extra(folder: Path, name: str) -> Any:
     return read_extra(folder, read_hashes(folder, _OWN_FILES), name)
 
 
+def _config(decoder: Decoder) -> dict[str, Any]:
+    sizes = {"vocabulary_size": decoder.vocabulary_size, "feature_size": decoder.feature_size}
+    return sizes | decoder.options.to_json()
+
+
+def _build(name: str, config: dict[str, Any]) -> Decoder:
+    kind = decoder_class(name)
+    sizes = {size: config.pop(size) for size in ("vocabulary_size", "feature_size")}
+    for option in _ONCE_OF_EVERY_DECODER:
+        if not hasattr(kind.Options, option):
+            config.pop(option, None)
+    return build_decoder(name, kind.Options.from_json(config), **sizes)
+
+
 def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
     """Return whether `target` is now another name of the same encoder's file in `source`."""
     try:
@@ -163,7 +178,7 @@ def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
 
 
 def _check_sizes(
-    folder: Path, encoder: ImageEncoder, decoder: DecoderConfig, vocabulary: Vocabulary
+    folder: Path, encoder: ImageEncoder, decoder: Decoder, vocabulary: Vocabulary
 ) -> None:
     if len(vocabulary) != decoder.vocabulary_size:
         raise CheckpointError(

@@ -11,7 +11,7 @@ is always a caption.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
 if TYPE_CHECKING:
-    from captioner.decoders.interface import Decoder, Memory, State
+    from captioner.decoders.interface import Decoder
+    from captioner.features import Features
 
 NEVER_WRITTEN = (PAD, START, UNKNOWN)
 IMPOSSIBLE = -math.inf
+Bundle = TypeVar("Bundle", bound=tuple[Tensor, ...])
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Hypothesis:
 
 
 def search(
-    decoder: "Decoder", grid_features: Tensor, config: SearchConfig | Sequence[SearchConfig]
+    decoder: "Decoder", features: "Features", config: SearchConfig | Sequence[SearchConfig]
 ) -> list[list[Hypothesis]]:
     """Return the best captions of every image, the best first.
 
@@ -51,18 +53,16 @@ def search(
     ordered by length, then by word id, so a result is repeatable; with a decoder whose rows do not
     depend on each other it is the same, to the last bit, alone and beside any other images.
 
-    Shapes:
-        grid_features [images, positions, features] -> one list per image
     Raises:
         CaptionerError: the decoder's logits are not numbers, or allow no word.
     """
-    count = len(grid_features)
+    count = len(features)
     configs = [config] * count if isinstance(config, SearchConfig) else list(config)
     assert len(configs) == count
     if count == 0:
         return []
     with torch.no_grad():
-        return _search(decoder, grid_features, configs)
+        return _search(decoder, features, configs)
 
 
 class _Limits(NamedTuple):
@@ -87,18 +87,15 @@ class _Limits(NamedTuple):
             divisor=torch.tensor(divisor, device=device),
         )
 
-    def select(self, images: Tensor) -> "_Limits":
-        return _Limits(*(part[images] for part in self))
-
 
 def _search(
-    decoder: "Decoder", grid_features: Tensor, configs: Sequence[SearchConfig]
+    decoder: "Decoder", features: "Features", configs: Sequence[SearchConfig]
 ) -> list[list[Hypothesis]]:
     images, beams = len(configs), max(one.beam_size for one in configs)
     steps = max(one.max_length for one in configs)
     last_steps = {one.max_length for one in configs}
-    memory, state = _begin(decoder, grid_features)
-    device = state.h.device
+    memory, state = _begin(decoder, features)
+    device = state[0].device
     limits = _Limits.of(configs, device)
     pool = _Pool.empty(images, beams, device)
     history = _History(steps, images, beams, device)
@@ -144,23 +141,42 @@ def _search(
         done = int(is_done.sum())
         if done == len(rows):
             break
-        state = state.select(parents)
+        state = select_captions(state, parents)
         live = live.masked_fill(is_done, IMPOSSIBLE)
         if 4 * done >= len(rows):
             going = (~is_done).squeeze(1).nonzero().squeeze(1)
-            rows, live, words, limits = rows[going], live[going], words[going], limits.select(going)
-            memory, state = memory.select(going), state.images(going)
+            rows, live, words, limits = (
+                rows[going],
+                live[going],
+                words[going],
+                select_images(limits, going),
+            )
+            memory, state = select_images(memory, going), select_images(state, going)
 
     counts = [one.num_captions for one in configs]
     return _captions(pool, history, steps=step + 1, counts=counts)
 
 
-def _begin(decoder: "Decoder", grid_features: Tensor) -> "tuple[Memory, State]":
-    """Return what the decoder makes of every image alone, so that no image changes another's."""
-    memories = [decoder.prepare(one.unsqueeze(0)) for one in grid_features]
+def _begin(decoder: "Decoder", features: "Features") -> tuple[Any, Any]:
+    """Return memory and state of the images, each made alone so that none changes another's."""
+    alone = [features.select(slice(image, image + 1)) for image in range(len(features))]
+    memories = [decoder.prepare(one) for one in alone]
     states = [decoder.start(memory) for memory in memories]
-    memory = type(memories[0])(*map(torch.cat, zip(*memories, strict=True)))
-    return memory, type(states[0])(*map(torch.cat, zip(*states, strict=True)))
+    memory, state = (
+        type(parts[0])(*map(torch.cat, zip(*parts, strict=True))) for parts in (memories, states)
+    )
+    return memory, state
+
+
+def select_images(tensors: Bundle, images: Tensor) -> Bundle:
+    """Return what a NamedTuple of tensors [B, ...] holds of some images: images [n]."""
+    return type(tensors)(*(part.index_select(0, images) for part in tensors))
+
+
+def select_captions(tensors: Bundle, parents: Tensor) -> Bundle:
+    """Return tensors [B, K', ...] of the chosen rows of tensors [B, K, ...]: parents [B, K']."""
+    images = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+    return type(tensors)(*(part[images, parents] for part in tensors))
 
 
 def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,8 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders import CaptionBatch, DecoderConfig, build_decoder, caption_loss
+from captioner.decoders import CaptionBatch, build_decoder, caption_loss
 from captioner.decoders.soft_attention import SoftAttention
+from captioner.features import Features
 from captioner.files import write_json
 from captioner.hdetach.masks import sample_keep
 from captioner.vocabulary import END, PAD, START
@@ -81,12 +82,12 @@ def make_contestants(
 
 
 def build(options: argparse.Namespace) -> SoftAttention:
-    config = DecoderConfig(
+    decoder = build_decoder(
+        "soft_attention",
+        SoftAttention.Options(feature_embedding_size=options.feature_embedding_size),
         vocabulary_size=options.vocabulary_size,
         feature_size=options.feature_size,
-        feature_embedding_size=options.feature_embedding_size,
     )
-    decoder = build_decoder("soft_attention", config, torch.Generator().manual_seed(0))
     assert isinstance(decoder, SoftAttention)
     return decoder.train()
 
@@ -117,7 +118,9 @@ def ours(
         start = time.perf_counter()
         batch = CaptionBatch.pack([words[5 * b : 5 * b + 5] for b in range(images)])
         keep = sample_keep(batch.steps, p, generator=generator)
-        output = decoder(features, batch, keep=keep, generator=generator, product_dtype=dtype)
+        output = decoder(
+            Features(features), batch, keep=keep, generator=generator, product_dtype=dtype
+        )
         optimiser.zero_grad(set_to_none=True)
         caption_loss(output, batch).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), CLIP_NORM)

@@ -97,7 +97,7 @@ def captions_of_batch(
     """
     began = time.perf_counter()
     features = model.captioner.features_of_pixels(pixels)
-    if features.is_cuda:
+    if features.device.type == "cuda":
         torch.cuda.synchronize(features.device)
     encoded = time.perf_counter()
     configs = [one.search_config() for one in options]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import captioner
 from captioner.captioner import DEFAULTS, Caption, Captioner
-from captioner.decoders import DecoderConfig, build_decoder
+from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ImageError, OptionError
+from captioner.features import Features
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "red")
@@ -33,23 +34,22 @@ class ColourEncoder(nn.Module):
         super().__init__()
         self.batches: list[int] = []
 
-    def encode_pixels(self, pixels: list[Tensor]) -> Tensor:
+    def encode(self, pixels: list[Tensor]) -> Features:
         self.batches.append(len(pixels))
         assert all(image.shape == (3, 32, 32) for image in pixels)
         stack = torch.stack(pixels).float()
-        return nn.functional.adaptive_avg_pool2d(stack, GRID).flatten(2).mT / 64 - 2
+        return Features(nn.functional.adaptive_avg_pool2d(stack, GRID).flatten(2).mT / 64 - 2)
 
 
 def a_captioner(decoder: str = "soft_attention") -> Captioner:
-    generator = torch.Generator().manual_seed(1)
-    config = DecoderConfig(
+    sizes = {"hidden_size": 12, "embedding_size": 8, "attention_size": 6}
+    built = build_decoder(
+        decoder,
+        decoder_options(decoder, sizes),
         vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
         feature_size=3,
-        hidden_size=12,
-        embedding_size=8,
-        attention_size=6,
+        generator=torch.Generator().manual_seed(1),
     )
-    built = build_decoder(decoder, config, generator)
     with torch.no_grad():
         built.output.weight.mul_(30)
     return Captioner(ColourEncoder(), built, Vocabulary((*SPECIAL_TOKENS, *WORDS)))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from captioner import files
 from captioner.checkpoint import Checkpoint, load_checkpoint, load_extra, save_checkpoint
-from captioner.decoders import DECODERS, CaptionBatch, DecoderConfig, build_decoder
+from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CheckpointError, StorageError
@@ -36,16 +36,16 @@ def parts(decoder: str = "soft_attention", seed: int = 0, **encoder: Any) -> dic
     )
     made = ImageEncoder.create(config, generator)
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs"))
-    sizes = DecoderConfig(
-        vocabulary_size=len(vocabulary),
-        feature_size=made.feature_size,
-        hidden_size=8,
-        embedding_size=6,
-        attention_size=5,
-    )
+    sizes = {"hidden_size": 8, "embedding_size": 6, "attention_size": 5}
     return {
         "encoder": made,
-        "decoder": build_decoder(decoder, sizes, generator),
+        "decoder": build_decoder(
+            decoder,
+            decoder_options(decoder, sizes),
+            vocabulary_size=len(vocabulary),
+            feature_size=made.feature_size,
+            generator=generator,
+        ),
         "vocabulary": vocabulary,
         "summary": {"epochs": 3, "val": {"CIDEr": 0.5}},
     }
@@ -66,7 +66,7 @@ def logits(made: Any) -> torch.Tensor:
     )
     batch = CaptionBatch.pack([[[4, 5, 6], [5, 4]]])
     with torch.no_grad():
-        return decoder.eval()(encoder.encode([image]), batch).logits
+        return decoder.eval()(encoder.encode([encoder.preprocessing.resize(image)]), batch).logits
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
@@ -82,7 +82,7 @@ def test_what_is_loaded_is_what_was_saved(
     assert loaded.summary == made["summary"]
     assert loaded.encoder.config == made["encoder"].config
     assert loaded.encoder.preprocessing == made["encoder"].preprocessing
-    assert loaded.decoder.config == made["decoder"].config
+    assert loaded.decoder.options == made["decoder"].options
     assert loaded.folder == tmp_path / "best"
     assert not loaded.decoder.training
 

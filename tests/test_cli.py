@@ -14,7 +14,7 @@ from PIL import Image
 import captioner
 from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
-from captioner.decoders import DecoderConfig, build_decoder
+from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -27,14 +27,14 @@ def make_checkpoint(folder: Path, decoder_name: str) -> Path:
     encoder = ImageEncoder.create(
         EncoderConfig(name="resnet10t", weights="none", grid=2, image_size=64), generator
     )
-    config = DecoderConfig(
+    sizes = {"hidden_size": 16, "embedding_size": 8, "attention_size": 8}
+    decoder = build_decoder(
+        decoder_name,
+        decoder_options(decoder_name, sizes),
         vocabulary_size=len(VOCABULARY),
         feature_size=encoder.feature_size,
-        hidden_size=16,
-        embedding_size=8,
-        attention_size=8,
+        generator=generator,
     )
-    decoder = build_decoder(decoder_name, config, generator)
     with torch.no_grad():
         decoder.output.weight.mul_(20)
     save_checkpoint(folder, encoder=encoder, decoder=decoder, vocabulary=VOCABULARY, summary={})

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioner.decoders import DECODERS, CaptionBatch, DecoderConfig, build_decoder
+from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
 from captioner.errors import CaptionerError, OptionError
+from captioner.features import Features
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, START, UNKNOWN
@@ -26,19 +27,9 @@ class TableState(NamedTuple):
     h: Tensor
     c: Tensor
 
-    def select(self, parents: Tensor) -> "TableState":
-        index = parents.unsqueeze(2).expand(-1, -1, self.h.shape[2])
-        return TableState(self.h.gather(1, index), self.c.gather(1, index))
-
-    def images(self, images: Tensor) -> "TableState":
-        return TableState(self.h[images], self.c[images])
-
 
 class TableMemory(NamedTuple):
     features: Tensor
-
-    def select(self, images: Tensor) -> "TableMemory":
-        return TableMemory(self.features[images])
 
 
 class TableStep(NamedTuple):
@@ -58,8 +49,8 @@ class TableDecoder:
         self.looks = torch.rand(TABLE_ROWS, POSITIONS, generator=generator)
         self.rows_computed: list[tuple[int, int]] = []
 
-    def prepare(self, grid_features: Tensor) -> TableMemory:
-        return TableMemory(grid_features)
+    def prepare(self, features: Features) -> TableMemory:
+        return TableMemory(features.grid)
 
     def start(self, memory: TableMemory) -> TableState:
         start = torch.zeros(len(memory.features), 1, 1, dtype=torch.float64)
@@ -82,8 +73,8 @@ class ConstantDecoder(TableDecoder):
         self.table[:] = torch.tensor(logits)
 
 
-def images(*numbers: int) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1)
+def images(*numbers: int) -> Features:
+    return Features(torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1))
 
 
 def log_probs_after(decoder: TableDecoder, image: int, prefix: tuple[int, ...]) -> list[float]:
@@ -265,13 +256,13 @@ def test_every_word_carries_the_attention_it_was_written_with():
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_size: int):
     generator = torch.Generator().manual_seed(3)
-    config = DecoderConfig(
-        vocabulary_size=12, feature_size=6, hidden_size=10, embedding_size=7, attention_size=5
-    )
-    decoder = build_decoder(name, config, generator).eval()
+    options = decoder_options(name, {"hidden_size": 10, "embedding_size": 7, "attention_size": 5})
+    decoder = build_decoder(
+        name, options, vocabulary_size=12, feature_size=6, generator=generator
+    ).eval()
     with torch.no_grad():
         decoder.output.weight.mul_(40)
-    features = torch.randn(5, 4, 6, generator=generator)
+    features = Features(torch.randn(5, 4, 6, generator=generator))
     found = search(
         decoder, features, SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=6)
     )
@@ -279,13 +270,12 @@ def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_
         for hypothesis in hypotheses:
             batch = CaptionBatch.pack([[hypothesis.words]])
             with torch.no_grad():
-                output = decoder(features[image : image + 1], batch)
+                output = decoder(features.select(slice(image, image + 1)), batch)
             steps = len(hypothesis.words) + (len(hypothesis.words) < 6)
             values = output.logits.log_softmax(1).gather(1, batch.targets[:, None])[:steps]
             assert hypothesis.log_prob == pytest.approx(values.sum().item(), abs=1e-4)
-            if name == "show_tell":
-                assert hypothesis.attention is None
-            else:
+            assert (hypothesis.attention is not None) == decoder.has_attention
+            if hypothesis.attention is not None:
                 expected = output.attention[: len(hypothesis.words)]
                 torch.testing.assert_close(hypothesis.attention, expected)
 

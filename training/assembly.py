@@ -13,8 +13,7 @@ from torch import nn
 
 from captioner.checkpoint import Checkpoint
 from captioner.data.karpathy import CaptionDataset, CaptionedImage
-from captioner.decoders import DecoderConfig, build_decoder
-from captioner.decoders.interface import Decoder
+from captioner.decoders import Decoder, build_decoder, decoder_options
 from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
 from captioner.encoder.timm_encoder import EncoderConfig, ImageEncoder
@@ -150,17 +149,10 @@ def _new_encoder(config: TrainingConfig) -> ImageEncoder:
 def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Vocabulary) -> Decoder:
     return build_decoder(
         config.decoder,
-        DecoderConfig(
-            vocabulary_size=len(vocabulary),
-            feature_size=encoder.feature_size,
-            hidden_size=config.hidden_size,
-            embedding_size=config.embedding_size,
-            attention_size=config.attention_size,
-            feature_embedding_size=config.feature_embedding_size,
-            dropout=config.dropout,
-            detach_attention=config.detach_attention,
-        ),
-        derived_generator(config.seed, "decoder"),
+        decoder_options(config.decoder, config.to_json()),
+        vocabulary_size=len(vocabulary),
+        feature_size=encoder.feature_size,
+        generator=derived_generator(config.seed, "decoder"),
     )
 
 

@@ -7,6 +7,7 @@ data set (`recipes.py`), else by the defaults below.
 
 from dataclasses import dataclass
 
+from captioner.decoders import DECODERS, decoder_class
 from captioner.errors import OptionError
 from captioner.options import (
     ABOVE_ZERO,
@@ -107,9 +108,7 @@ class TrainingConfig(Options):
     )
 
     # Decoder
-    decoder: str = option(
-        "soft_attention", "kind of decoder", choices=("soft_attention", "show_tell")
-    )
+    decoder: str = option("soft_attention", "kind of decoder", choices=tuple(DECODERS))
     hidden_size: int = option(512, "units of the LSTM", within=AT_LEAST_ONE)
     embedding_size: int = option(512, "length of a word's vector", within=AT_LEAST_ONE)
     attention_size: int = option(512, "units of the attention's hidden layer", within=AT_LEAST_ONE)
@@ -252,7 +251,7 @@ class TrainingConfig(Options):
                 f"--anneal-epochs is {self.anneal_epochs} of {self.epochs} epochs, so --p "
                 f"{self.p} would never be in force; leave at least one epoch with it"
             )
-        if self.attention_regulariser and self.decoder == "show_tell":
-            raise OptionError("--attention-regulariser needs attention; show_tell has none")
-        if self.detach_attention and self.decoder == "show_tell":
-            raise OptionError("--detach-attention needs attention; show_tell has none")
+        if self.attention_regulariser and not decoder_class(self.decoder).has_attention:
+            raise OptionError(f"--attention-regulariser needs attention; {self.decoder} has none")
+        if self.detach_attention and not decoder_class(self.decoder).has_attention:
+            raise OptionError(f"--detach-attention needs attention; {self.decoder} has none")

@@ -1,7 +1,7 @@
-"""Where the grid features of a batch come from: a store of them, or the encoder itself.
+"""Sources of a batch's features: a store of them, or the encoder itself.
 
-Both sources split the work in two: `read` needs no gradient and runs ahead in a background
-thread; `grid_features` runs in the training step, with gradients where the encoder is trained.
+Both split the work in two: `read` needs no gradient and runs ahead in a background thread;
+`features` runs in the training step, with gradients where the encoder is trained.
 A broken image is left out of its batch, named once and counted.
 """
 
@@ -20,6 +20,7 @@ from captioner.data.karpathy import CaptionedImage
 from captioner.encoder.store import FeatureStore
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import ImageError
+from captioner.features import Features
 
 
 class View(NamedTuple):
@@ -33,7 +34,7 @@ WHOLE = View()
 
 
 class Read(NamedTuple):
-    """The readable ones of the images asked for, and what `grid_features` needs of them."""
+    """The readable ones of the images asked for, and what `features` needs of them."""
 
     indices: list[int]
     payload: Any
@@ -42,7 +43,7 @@ class Read(NamedTuple):
 class ImageSource(Protocol):
     def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read: ...
 
-    def grid_features(self, read: Read) -> Tensor: ...
+    def features(self, read: Read) -> Features: ...
 
 
 class StoredFeatures:
@@ -58,16 +59,17 @@ class StoredFeatures:
 
     def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read:
         kept = [place for place, index in enumerate(indices) if index not in self.missing]
-        rows = self._store.rows([indices[place] for place in kept])
+        kept_indices = [indices[place] for place in kept]
+        rows = self._store.rows(kept_indices)
         if views is not None and self._mirrored is not None:
             flipped = [row for row, place in enumerate(kept) if views[place].is_mirrored]
             if flipped:
-                rows[flipped] = self._mirrored.rows([indices[kept[row]] for row in flipped])
-        return Read([indices[place] for place in kept], rows)
+                rows.put(flipped, self._mirrored.rows([kept_indices[row] for row in flipped]))
+        return Read(kept_indices, rows)
 
-    def grid_features(self, read: Read) -> Tensor:
-        rows: Tensor = read.payload
-        return rows.to(self._device, non_blocking=True)
+    def features(self, read: Read) -> Features:
+        rows: Features = read.payload
+        return rows.to(self._device)
 
 
 class LiveImages:
@@ -97,7 +99,7 @@ class LiveImages:
         kept = [place for place, pixels in enumerate(found) if pixels is not None]
         return Read([indices[place] for place in kept], [found[place] for place in kept])
 
-    def grid_features(self, read: Read) -> Tensor:
+    def features(self, read: Read) -> Features:
         """Encode the images, those of one size together, and return them in their order."""
         pixels: list[Tensor] = read.payload
         by_size: dict[torch.Size, list[int]] = {}
@@ -113,7 +115,7 @@ class LiveImages:
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor(places, device=self._device).argsort()
-        return torch.cat(parts)[order]
+        return Features.cat(parts).select(order)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

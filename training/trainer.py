@@ -151,7 +151,7 @@ class Trainer:
         p = config.p if epoch < config.epochs - config.anneal_epochs else 0.0
         keep = sample_keep(captions.steps, p, generator=generators.masks)
         output = parts.decoder(
-            batch.source.grid_features(batch.images),
+            batch.source.features(batch.images),
             captions,
             keep=keep,
             generator=generators.dropout,

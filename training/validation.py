@@ -149,7 +149,7 @@ def generate_captions(
         if not read.indices:
             continue
         with torch.no_grad():
-            found = search(decoder, source.grid_features(read), config)
+            found = search(decoder, source.features(read), config)
         yield read.indices, [vocabulary.decode(best[0].words) for best in found]
 
 

@@ -1,9 +1,12 @@
-"""The decoders: language models of captions, conditioned on the grid features of an image.
+"""The decoders: language models of captions, conditioned on the features of an image.
 
 To add one, write its file beside `show_tell.py` and enter it in `DECODERS`.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +14,8 @@ from torch import nn
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
     Decoder,
-    DecoderConfig,
+    DecoderOptions,
     DecoderOutput,
-    Memory,
-    State,
     Step,
     caption_loss,
 )
@@ -30,38 +31,66 @@ __all__ = [
     "DECODERS",
     "CaptionBatch",
     "Decoder",
-    "DecoderConfig",
+    "DecoderOptions",
     "DecoderOutput",
-    "Memory",
-    "State",
     "Step",
     "build_decoder",
     "caption_loss",
+    "decoder_class",
+    "decoder_options",
 ]
 
 
+def decoder_class(name: str) -> type[Decoder]:
+    """Return the decoder of this name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in DECODERS:
+        raise OptionError(f"decoder is {name!r}; choose one of {', '.join(DECODERS)}")
+    return DECODERS[name]
+
+
+def decoder_options(name: str, values: Mapping[str, Any]) -> DecoderOptions:
+    """Return the decoder's options among `values`, which may hold others as well.
+
+    Raises:
+        OptionError: there is no decoder of this name, or a value is out of range.
+    """
+    kind = decoder_class(name).Options
+    return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})
+
+
 def build_decoder(
-    name: str, config: DecoderConfig, generator: torch.Generator | None = None
+    name: str,
+    options: DecoderOptions | None = None,
+    *,
+    vocabulary_size: int,
+    feature_size: int,
+    generator: torch.Generator | None = None,
 ) -> Decoder:
-    """Return a decoder with fresh weights drawn from `generator`.
+    """Return a decoder with fresh weights drawn from `generator`, without options its defaults.
 
     Linear layers get U(-1/sqrt(in), 1/sqrt(in)), those of the recurrence 1/sqrt(hidden) as in
     torch.nn.LSTM; embedding and output weights U(-0.1, 0.1), as the h-detach authors' captioner.
+    Other layers keep PyTorch's own weights, which follow from the seed of `generator`.
 
     Raises:
         OptionError: there is no decoder of this name.
     """
-    if name not in DECODERS:
-        raise OptionError(f"decoder is {name!r}; choose one of {', '.join(DECODERS)}")
+    kind = decoder_class(name)
+    options = kind.Options() if options is None else options
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
     # Not on the meta device: its first use imports symbolic algebra for seconds.
     with torch.random.fork_rng(devices=[]):
-        decoder = DECODERS[name](config)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+        torch.random.default_generator.manual_seed(generator.initial_seed())
+        decoder = kind(options, vocabulary_size, feature_size)
     with torch.no_grad():
         for path, module in decoder.named_modules():
             if isinstance(module, nn.Linear):
                 of_gates = path.endswith("_gates")
-                bound = 1.0 / math.sqrt(config.hidden_size if of_gates else module.in_features)
+                bound = 1.0 / math.sqrt(options.hidden_size if of_gates else module.in_features)
                 bound = 0.1 if path == "output" else bound
                 module.weight.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None and path == "output":

@@ -37,16 +37,15 @@ class PackedStep:
         return self.tokens.stop - self.tokens.start
 
     def to_grid(self, packed: Tensor) -> Tensor:
-        """Spread [rows, size] to [active_images, slots, size], zero where there is no row."""
-        if self.rows == self.active_images * self.slots:
-            return packed.view(self.active_images, self.slots, -1)
-        grid = packed.new_zeros(self.active_images * self.slots, packed.shape[1])
-        grid.index_copy_(0, self.cells, packed)
-        return grid.view(self.active_images, self.slots, -1)
+        """Spread [rows, ...] to [active_images, slots, ...], zero where there is no row."""
+        if self.rows != self.active_images * self.slots:
+            empty = packed.new_zeros(self.active_images * self.slots, *packed.shape[1:])
+            packed = empty.index_copy_(0, self.cells, packed)
+        return packed.unflatten(0, (self.active_images, self.slots))
 
     def from_grid(self, grid: Tensor) -> Tensor:
-        """Gather [active_images, slots, size] to [rows, size]."""
-        flat = grid.reshape(self.active_images * self.slots, -1)
+        """Gather [active_images, slots, ...] to [rows, ...]."""
+        flat = grid.flatten(0, 1)
         if self.rows == self.active_images * self.slots:
             return flat
         return flat.index_select(0, self.cells)

@@ -1,4 +1,4 @@
-"""What every decoder offers: a training pass over packed captions, and single steps for search.
+"""The interface of decoders: a training pass over packed captions, and single steps for search.
 
 Shape letters: B images, K captions or beams per image, T steps, P positions of the grid,
 D features, H hidden, V words in the vocabulary.
@@ -6,98 +6,101 @@ D features, H hidden, V words in the vocabulary.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from captioner.decoders.batch import CaptionBatch
 from captioner.errors import OptionError
+from captioner.features import Features
+from captioner.options import AT_LEAST_ONE, SHARE, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """Sizes of a decoder and what it detaches; everything needed to build it again."""
+class DecoderOptions(Options):
+    """The options of every decoder; one that has more derives from it."""
 
-    vocabulary_size: int
-    feature_size: int  # of the encoder's grid features
-    hidden_size: int = 512
-    embedding_size: int = 512  # of a word
-    attention_size: int = 512  # hidden layer of the attention
-    feature_embedding_size: int = 0  # features are embedded to this size first; 0: used as they are
-    dropout: float = 0.5  # of embedded images or features, and of the LSTM's output
-    detach_attention: bool = False  # h-detach cuts the attention's query as well
-
-    def __post_init__(self) -> None:
-        for name in (
-            "vocabulary_size",
-            "feature_size",
-            "hidden_size",
-            "embedding_size",
-            "attention_size",
-        ):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.feature_embedding_size < 0:
-            raise OptionError(
-                f"feature_embedding_size is {self.feature_embedding_size}; give 0 for none"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise OptionError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+    hidden_size: int = option(512, "units of the LSTM", within=AT_LEAST_ONE)
+    embedding_size: int = option(512, "length of a word's vector", within=AT_LEAST_ONE)
+    dropout: float = option(0.5, "share of units dropped while training", within=SHARE)
 
 
-class State(NamedTuple):
-    """The recurrent state of K rows per image."""
+class LSTMState(NamedTuple):
+    """The state of an LSTM for K rows per image."""
 
     h: Tensor  # [B, K, H]
     c: Tensor  # [B, K, H]
 
-    def select(self, parents: Tensor) -> "State":
-        """Return the states of the chosen rows: parents [B, K'] -> [B, K', H]."""
-        index = parents.unsqueeze(-1).expand(-1, -1, self.h.shape[-1])
-        return State(self.h.gather(1, index), self.c.gather(1, index))
-
-    def images(self, images: Tensor) -> "State":
-        """Return the states of some of the images: images [n] -> [n, K, H]."""
-        return State(self.h.index_select(0, images), self.c.index_select(0, images))
-
-
-class Memory(NamedTuple):
-    """What a decoder looks at, computed once per image and never copied per caption."""
-
-    keys: Tensor  # [B, P, A], or [B, H] for a decoder that sees the image once
-    values: Tensor  # [B, P, D], or [B, H]
-
-    def select(self, images: Tensor) -> "Memory":
-        """Return the memory of some of the images: images [n]."""
-        return Memory(self.keys.index_select(0, images), self.values.index_select(0, images))
-
 
 class Step(NamedTuple):
-    """What one step of a decoder yields."""
+    """The result of one step of a decoder."""
 
     logits: Tensor  # [B, K, V]
-    state: State
+    state: Any  # as the one that went in
     attention: Tensor | None  # [B, K, P], each row summing to 1
 
 
 class DecoderOutput(NamedTuple):
-    """What a training pass yields, packed by token as the batch is."""
+    """The result of a training pass, packed by token as the batch is."""
 
     logits: Tensor  # [tokens, V]
     attention: Tensor | None  # [tokens, P]
 
 
 class Decoder(nn.Module, ABC):
-    """A language model of captions, conditioned on the grid features of an image."""
+    """A language model of captions, conditioned on the features of an image.
+
+    A decoder declares its `Options` and defines `prepare`, `start` and `step`. Its memory, what it
+    looks at, and its state are NamedTuples of tensors of its own with the image as their first
+    dimension; in a state the second is the caption. The hidden state is called `h`, if h-detach is
+    to cut it. PyTorch then differentiates the training pass; a decoder with a quicker one defines
+    `forward` as well.
+    """
 
     name: ClassVar[str]
-    config: DecoderConfig
+    has_attention: ClassVar[bool] = False
+    Options: ClassVar[type[DecoderOptions]] = DecoderOptions
+
+    def __init__(self, options: Any, vocabulary_size: int, feature_size: int) -> None:
+        super().__init__()
+        self.options = options
+        self.vocabulary_size = vocabulary_size
+        self.feature_size = feature_size
+        self._generator: torch.Generator | None = None  # of the dropout, in a training pass
 
     @abstractmethod
+    def prepare(self, features: Features) -> Any:
+        """Return the memory: what every step needs of the images, never copied per caption."""
+
+    @abstractmethod
+    def start(self, memory: Any) -> Any:
+        """Return the state before the start token, one row per image: tensors [B, 1, ...]."""
+
+    @abstractmethod
+    def step(self, words: Tensor, state: Any, memory: Any) -> Step:
+        """Return the logits of the next word: words [B, K] with a state of as many rows.
+
+        For the same bits in any batch, a row must not depend on the rows and images beside it
+        (module `batch_invariance`).
+        """
+
+    def detached(self, state: Any) -> Any:
+        """Return the state as it enters a step at which h-detach cuts the hidden state.
+
+        A decoder that also reads the hidden state uncut keeps it in the state under another name.
+        """
+        if "h" not in state._fields:
+            raise OptionError(f"{self.name} has no hidden state to detach; train it with --p 0")
+        return state._replace(h=state.h.detach())
+
+    def drop(self, values: Tensor) -> Tensor:
+        """Apply the option `dropout` while training; for use in `prepare`, `start` and `step`."""
+        return dropout(values, self.options.dropout, self.training, self._generator)
+
     def forward(
         self,
-        grid_features: Tensor,
+        features: Features,
         batch: CaptionBatch,
         *,
         keep: Tensor | None = None,
@@ -106,29 +109,37 @@ class Decoder(nn.Module, ABC):
     ) -> DecoderOutput:
         """Return the logits of every word of the batch, given the words before it.
 
-        The result is the same for every `keep`; only gradients differ. Dropout acts in training
-        mode and draws from `generator`.
+        The result is the same for every `keep`, whose zeros are the steps at which the hidden
+        state is detached; only gradients differ. Dropout acts in training mode and draws from
+        `generator`.
 
         Shapes:
-            grid_features [B, P, D], keep [T] with T = batch.steps, product_dtype the precision of
-            the large matrix products (None: that of the weights).
+            keep [T] with T = batch.steps, product_dtype the precision of the large matrix products
+            (None: that of the weights).
         """
-
-    @abstractmethod
-    def prepare(self, grid_features: Tensor) -> Memory:
-        """Return what every step needs of the images: grid_features [B, P, D]."""
-
-    @abstractmethod
-    def start(self, memory: Memory) -> State:
-        """Return the state before the start token, one row per image: [B, 1, H]."""
-
-    @abstractmethod
-    def step(self, words: Tensor, state: State, memory: Memory) -> Step:
-        """Return the logits of the next word: words [B, K] with a state of as many rows.
-
-        What a row yields is the same bits whatever the other rows and images are, so that a batch
-        changes no caption (module `steady`).
-        """
+        self._generator = generator
+        kept, words = keep_values(keep, batch.steps), batch.words[batch.word_index]
+        logits, attention = [], []
+        with torch.autocast(words.device.type, product_dtype, enabled=product_dtype is not None):
+            memory = self.prepare(features.select(batch.image_order))
+            start = self.start(memory)
+            rows = type(start)(*(part[batch.first_images, 0] for part in start))
+            for step, keep_hidden in zip(batch.timeline, kept, strict=True):
+                if step.survivors is not None:
+                    rows = type(start)(*(part[step.survivors] for part in rows))
+                state = type(start)(*map(step.to_grid, rows))
+                seen = type(memory)(*(part[: step.active_images] for part in memory))
+                result = self.step(
+                    step.to_grid(words[step.tokens].unsqueeze(1)).squeeze(2),
+                    state if keep_hidden else self.detached(state),
+                    seen,
+                )
+                rows = type(start)(*map(step.from_grid, result.state))
+                logits.append(step.from_grid(result.logits).to(features.grid.dtype))
+                if result.attention is not None:
+                    attention.append(step.from_grid(result.attention))
+        self._generator = None
+        return DecoderOutput(torch.cat(logits), torch.cat(attention) if attention else None)
 
 
 def dropout(

@@ -4,6 +4,8 @@ The mean feature, embedded like a word, enters at step 0 with a zero state; the 
 the caption follow. All captions of an image share that first step.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -11,17 +13,24 @@ from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.batch_invariance import in_blocks
 from captioner.decoders.interface import (
     Decoder,
-    DecoderConfig,
+    DecoderOptions,
     DecoderOutput,
-    Memory,
-    State,
+    LSTMState,
     Step,
     dropout,
     keep_values,
 )
+from captioner.features import Features
 from captioner.hdetach.gates import activate_gates
 from captioner.hdetach.packed_lstm import packed_lstm
 from captioner.hdetach.products import linear
+
+
+class ImageState(NamedTuple):
+    """The state that the image leaves behind."""
+
+    h: Tensor  # [B, H]
+    c: Tensor  # [B, H]
 
 
 class ShowTell(Decoder):
@@ -32,27 +41,26 @@ class ShowTell(Decoder):
 
     name = "show_tell"
 
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        hidden = config.hidden_size
-        self.embed_image = nn.Linear(config.feature_size, config.embedding_size)
-        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
-        self.input_gates = nn.Linear(config.embedding_size, 4 * hidden)
+    def __init__(self, options: DecoderOptions, vocabulary_size: int, feature_size: int) -> None:
+        super().__init__(options, vocabulary_size, feature_size)
+        hidden = options.hidden_size
+        self.embed_image = nn.Linear(feature_size, options.embedding_size)
+        self.embedding = nn.Embedding(vocabulary_size, options.embedding_size)
+        self.input_gates = nn.Linear(options.embedding_size, 4 * hidden)
         self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.output = nn.Linear(hidden, config.vocabulary_size)
+        self.output = nn.Linear(hidden, vocabulary_size)
 
     def forward(
         self,
-        grid_features: Tensor,
+        features: Features,
         batch: CaptionBatch,
         *,
         keep: Tensor | None = None,
         generator: torch.Generator | None = None,
         product_dtype: torch.dtype | None = None,
     ) -> DecoderOutput:
-        rate, dtype = self.config.dropout, product_dtype
-        mean = grid_features.mean(1).index_select(0, batch.image_order)
+        rate, dtype = self.options.dropout, product_dtype
+        mean = features.grid.mean(1).index_select(0, batch.image_order)
         image = dropout(self.embed_image(mean), rate, self.training, generator)
         hidden, cell = self._read_image(image)
         words = self.embedding(batch.words)
@@ -70,18 +78,17 @@ class ShowTell(Decoder):
         logits = linear(outputs, self.output.weight, self.output.bias, dtype)
         return DecoderOutput(logits, None)
 
-    def prepare(self, grid_features: Tensor) -> Memory:
-        hidden, cell = self._read_image(self.embed_image(grid_features.mean(1)))
-        return Memory(hidden, cell)
+    def prepare(self, features: Features) -> ImageState:
+        return ImageState(*self._read_image(self.embed_image(features.grid.mean(1))))
 
-    def start(self, memory: Memory) -> State:
-        return State(memory.keys.unsqueeze(1), memory.values.unsqueeze(1))
+    def start(self, memory: ImageState) -> LSTMState:
+        return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
 
-    def step(self, words: Tensor, state: State, memory: Memory) -> Step:  # noqa: ARG002
+    def step(self, words: Tensor, state: LSTMState, memory: ImageState) -> Step:  # noqa: ARG002
         shape = words.shape
         rows = (words.flatten(), *(one.flatten(0, 1) for one in state))
-        hidden, cell, logits = in_blocks(self._advance, self.config.hidden_size, *rows)
-        state = State(hidden.view(*shape, -1), cell.view(*shape, -1))
+        hidden, cell, logits = in_blocks(self._advance, self.options.hidden_size, *rows)
+        state = LSTMState(hidden.view(*shape, -1), cell.view(*shape, -1))
         return Step(logits.view(*shape, -1), state, None)
 
     def _advance(self, words: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:

@@ -5,6 +5,9 @@ look, and the weighted mean of the features, scaled by the gate beta, enters the
 word. The word is predicted from the hidden state.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -13,16 +16,35 @@ from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.batch_invariance import attend, in_blocks
 from captioner.decoders.interface import (
     Decoder,
-    DecoderConfig,
+    DecoderOptions,
     DecoderOutput,
-    Memory,
-    State,
+    LSTMState,
     Step,
     dropout,
     keep_values,
 )
+from captioner.features import Features
 from captioner.hdetach.gates import activate_gates
 from captioner.hdetach.products import linear
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftAttentionOptions(DecoderOptions):
+    attention_size: int = option(512, "units of the attention's hidden layer", within=AT_LEAST_ONE)
+    feature_embedding_size: int = option(
+        0,
+        "length that the features are embedded to before all else; 0 uses them as they are",
+        within=NOT_NEGATIVE,
+    )
+    detach_attention: bool = option(
+        False, "detach the query of the attention too, at a step whose hidden state is detached"
+    )
+
+
+class AttentionMemory(NamedTuple):
+    keys: Tensor  # [B, P, A], what the attention's query is compared with
+    values: Tensor  # [B, P, D], what is looked at
 
 
 class SoftAttention(Decoder):
@@ -35,39 +57,41 @@ class SoftAttention(Decoder):
     """
 
     name = "soft_attention"
+    has_attention = True
+    Options = SoftAttentionOptions
 
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        hidden = config.hidden_size
+    def __init__(
+        self, options: SoftAttentionOptions, vocabulary_size: int, feature_size: int
+    ) -> None:
+        super().__init__(options, vocabulary_size, feature_size)
+        hidden = options.hidden_size
         self.embed_features = None
-        looked_at = config.feature_size
-        if config.feature_embedding_size:
-            self.embed_features = nn.Linear(looked_at, config.feature_embedding_size)
-            looked_at = config.feature_embedding_size
+        looked_at = feature_size
+        if options.feature_embedding_size:
+            self.embed_features = nn.Linear(looked_at, options.feature_embedding_size)
+            looked_at = options.feature_embedding_size
         self.initial_state = nn.Linear(looked_at, 2 * hidden)
-        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
-        self.word_gates = nn.Linear(config.embedding_size, 4 * hidden)
+        self.embedding = nn.Embedding(vocabulary_size, options.embedding_size)
+        self.word_gates = nn.Linear(options.embedding_size, 4 * hidden)
         self.context_gates = nn.Linear(looked_at, 4 * hidden, bias=False)
         self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
-        self.attention_keys = nn.Linear(looked_at, config.attention_size, bias=False)
-        self.attention_query = nn.Linear(hidden, config.attention_size)
-        self.attention_score = nn.Linear(config.attention_size, 1, bias=False)
+        self.attention_keys = nn.Linear(looked_at, options.attention_size, bias=False)
+        self.attention_query = nn.Linear(hidden, options.attention_size)
+        self.attention_score = nn.Linear(options.attention_size, 1, bias=False)
         self.context_gate = nn.Linear(hidden, 1)
-        self.output = nn.Linear(hidden, config.vocabulary_size)
+        self.output = nn.Linear(hidden, vocabulary_size)
 
     def forward(
         self,
-        grid_features: Tensor,
+        features: Features,
         batch: CaptionBatch,
         *,
         keep: Tensor | None = None,
         generator: torch.Generator | None = None,
         product_dtype: torch.dtype | None = None,
     ) -> DecoderOutput:
-        rate, dtype = self.config.dropout, product_dtype
-        grid_features = grid_features.index_select(0, batch.image_order)
-        values = self._values(grid_features, dtype)
+        rate, dtype = self.options.dropout, product_dtype
+        values = self._values(features.grid.index_select(0, batch.image_order), dtype)
         values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
         keys = linear(values, self.attention_keys.weight, None, dtype)
         hidden, cell = self._initial(values)
@@ -84,29 +108,29 @@ class SoftAttention(Decoder):
             values if context_weight is not None else self._value_gates(values, dtype),
             self._recurrence(context_weight),
             Course(
-                batch, keep_values(keep, batch.steps), self.config.detach_attention, product_dtype
+                batch, keep_values(keep, batch.steps), self.options.detach_attention, product_dtype
             ),
         )
         outputs = dropout(outputs, rate, self.training, generator)
         logits = linear(outputs, self.output.weight, self.output.bias, dtype)
         return DecoderOutput(logits, attention)
 
-    def prepare(self, grid_features: Tensor) -> Memory:
-        values = self._values(grid_features, None)
-        return Memory(self.attention_keys(values), values)
+    def prepare(self, features: Features) -> AttentionMemory:
+        values = self._values(features.grid, None)
+        return AttentionMemory(self.attention_keys(values), values)
 
-    def start(self, memory: Memory) -> State:
+    def start(self, memory: AttentionMemory) -> LSTMState:
         hidden, cell = self._initial(memory.values)
-        return State(hidden.unsqueeze(1), cell.unsqueeze(1))
+        return LSTMState(hidden.unsqueeze(1), cell.unsqueeze(1))
 
-    def step(self, words: Tensor, state: State, memory: Memory) -> Step:
-        size, shape = self.config.hidden_size, words.shape
+    def step(self, words: Tensor, state: LSTMState, memory: AttentionMemory) -> Step:
+        size, shape = self.options.hidden_size, words.shape
         query, beta = in_blocks(self._ask, size, state.h.flatten(0, 1))
         score = self.attention_score.weight[0]
         context, attention = attend(memory.keys, memory.values, query.view(*shape, -1), score)
         rows = (words.flatten(), context.flatten(0, 1), beta, *(one.flatten(0, 1) for one in state))
         hidden, cell, logits = in_blocks(self._advance, size, *rows)
-        state = State(hidden.view(*shape, -1), cell.view(*shape, -1))
+        state = LSTMState(hidden.view(*shape, -1), cell.view(*shape, -1))
         return Step(logits.view(*shape, -1), state, attention)
 
     def _ask(self, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -123,11 +147,11 @@ class SoftAttention(Decoder):
         hidden, cell, _ = activate_gates(gates, cell)
         return hidden, cell, self.output(hidden)
 
-    def _values(self, grid_features: Tensor, dtype: torch.dtype | None) -> Tensor:
+    def _values(self, grid: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:
-            return grid_features
+            return grid
         layer = self.embed_features
-        return torch.relu(linear(grid_features, layer.weight, layer.bias, dtype))
+        return torch.relu(linear(grid, layer.weight, layer.bias, dtype))
 
     def _initial(self, values: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = torch.tanh(self.initial_state(values.mean(1))).chunk(2, dim=1)

@@ -18,12 +18,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from captioner.encoder.store_record import FEATURES, Record, locked
 from captioner.encoder.store_writer import ImageFile, write_chunks
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import DataError, StorageError
+from captioner.features import Features
 from captioner.progress import Progress
 
 CHUNK_BYTES = 1 << 24  # about what is lost by a kill, and what one hash covers
@@ -114,8 +114,8 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._features)
 
-    def rows(self, indices: Sequence[int]) -> Tensor:
-        """Return the features of some images as float32 [images, positions, features].
+    def rows(self, indices: Sequence[int]) -> Features:
+        """Return the features of some images in float32.
 
         Raises:
             DataError: one of them is missing.
@@ -128,7 +128,7 @@ class FeatureStore:
                     f"{self._images[index].filename} has no features: {self._record.missing[index]}"
                 )
             gathered[place] = self._features[index]
-        return torch.from_numpy(gathered).float()
+        return Features(torch.from_numpy(gathered).float())
 
     def verify(self) -> list[int]:
         """Return the places of all images whose features are not those that were written.

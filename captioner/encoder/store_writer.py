@@ -112,7 +112,7 @@ def _encode(encoder: ImageEncoder, found: Sequence[Decoded]) -> np.ndarray:
     readable = [place for place, pixels in enumerate(found) if not isinstance(pixels, str)]
     if readable:
         pixels = [image for image in found if not isinstance(image, str)]
-        features[readable] = encoder.encode_pixels(pixels).cpu()
+        features[readable] = encoder.encode(pixels).grid.cpu()
     if not features.isfinite().all():
         raise EncoderError(
             f"encoder {encoder.config.name} gives values that are no numbers; its weights "

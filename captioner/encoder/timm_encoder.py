@@ -1,4 +1,4 @@
-"""The encoder: any image network of timm, turned into grid features [B, P, D].
+"""The encoder: any image network of timm, turned into features of a grid.
 
 It holds the network without its classifier, the preprocessing that goes with it, and the rules
 of fine-tuning: which stages learn, and that statistics of loaded weights stay as they are. This
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,6 +20,7 @@ from captioner.encoder.config import NONE, PRETRAINED, EncoderConfig, preprocess
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.encoder.weights import download_options, load_state, read_state, state_hash
 from captioner.errors import EncoderError, OptionError
+from captioner.features import Features
 
 
 class ImageEncoder(nn.Module):
@@ -75,8 +75,8 @@ class ImageEncoder(nn.Module):
         load_state(network, state, (), "the saved state")
         return cls(config, preprocessing, network)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return grid features: pixels [B, 3, h, w] -> [B, grid * grid, feature_size].
+    def forward(self, pixels: Tensor) -> Features:
+        """Return the features of normalised pixels [B, 3, h, w].
 
         The feature map is averaged (or, where it is smaller, repeated) to grid x grid; position
         p lies in row p // grid.
@@ -84,17 +84,14 @@ class ImageEncoder(nn.Module):
         feature_map = self._feature_map(pixels)
         if feature_map.shape[-2:] != (self.grid, self.grid):
             feature_map = nn.functional.adaptive_avg_pool2d(feature_map, self.grid)
-        return feature_map.flatten(2).transpose(1, 2).contiguous()
+        return Features(feature_map.flatten(2).transpose(1, 2).contiguous())
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the grid features of RGB images [B, P, D], without gradient, in evaluation mode.
+    def encode(self, pixels: Sequence[Tensor]) -> Features:
+        """Return the features of images as `preprocessing` reads them, each uint8 [3, h, w].
 
-        All images of one size go through the network together.
+        They have no gradient and are those of evaluation mode. All images of one size go through
+        the network together.
         """
-        return self.encode_pixels([self.preprocessing.resize(image) for image in images])
-
-    def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Return the grid features of resized images, each uint8 [3, h, w], as `encode` does."""
         device = next(self.network.parameters()).device
         encoded = torch.empty(len(pixels), self.grid**2, self.feature_size, device=device)
         rows_of_shape: dict[torch.Size, list[int]] = {}
@@ -107,10 +104,10 @@ class ImageEncoder(nn.Module):
             with torch.inference_mode():
                 for rows in rows_of_shape.values():
                     stack = torch.stack([pixels[row] for row in rows]).to(device)
-                    encoded[rows] = self(self.preprocessing.normalise(stack)).float()
+                    encoded[rows] = self(self.preprocessing.normalise(stack)).grid.float()
         finally:
             self.train(was_training)
-        return encoded
+        return Features(encoded)
 
     def stages(self) -> list[list[str]]:
         """Return the names of the parameters by stage, from the pixels to the output.
@@ -200,18 +197,13 @@ class ImageEncoder(nn.Module):
             side = min(side, 224)
         try:
             with torch.inference_mode():
-                return self(torch.zeros(1, 3, side, side)).shape[-1]
+                return self(torch.zeros(1, 3, side, side)).grid.shape[-1]
         except Exception as problem:  # whatever the network says, in one line
             reason = " ".join(str(problem).split()) or type(problem).__name__
             raise EncoderError(
                 f"encoder {self.config.name} gives no grid of features for images of {side} "
                 f"pixels: {reason[:200]}; choose another encoder, stage or image size"
             ) from problem
-
-
-def mean_feature(grid_features: Tensor) -> Tensor:
-    """Return the mean over all positions: [B, P, D] -> [B, D]."""
-    return grid_features.mean(dim=1)
 
 
 def _network(config: EncoderConfig, generator: torch.Generator | None) -> Any:

@@ -25,7 +25,7 @@ def naive_attention(
     logits, attention = [], []
     for t, word in enumerate([START, *caption]):
         entering = h if keep[t] == 1.0 else h.detach()
-        asking = entering if d.config.detach_attention else h
+        asking = entering if d.options.detach_attention else h
         hidden_layer = torch.tanh(d.attention_keys(values) + d.attention_query(asking))
         alpha = torch.softmax(d.attention_score(hidden_layer).squeeze(-1), dim=0)
         beta = torch.sigmoid(d.context_gate(asking))
@@ -43,7 +43,7 @@ def naive_show_tell(
 ) -> tuple[Tensor, None]:
     """Return logits [words + 1, V]; features [P, D]."""
     d = decoder
-    zero = features.new_zeros(d.config.hidden_size)
+    zero = features.new_zeros(d.options.hidden_size)
     h, c = lstm_cell(d.input_gates(d.embed_image(features.mean(0))) + d.recurrent_gates(zero), zero)
     logits = []
     for t, word in enumerate([START, *caption]):
@@ -56,7 +56,7 @@ def naive_show_tell(
 
 def naive_loss(
     decoder: Decoder,
-    grid_features: Tensor,
+    grid: Tensor,
     captions: list[list[list[int]]],
     keep: list[float],
     *,
@@ -64,9 +64,9 @@ def naive_loss(
     attention_regulariser: float = 0.0,
 ) -> Tensor:
     """Return the loss of `caption_loss`, summed caption by caption."""
-    run = naive_show_tell if decoder.name == "show_tell" else naive_attention
-    words, uneven, total, count = 0, grid_features.new_zeros(()), grid_features.new_zeros(()), 0
-    for features, of_image in zip(grid_features, captions, strict=True):
+    run = naive_attention if decoder.has_attention else naive_show_tell
+    words, uneven, total, count = 0, grid.new_zeros(()), grid.new_zeros(()), 0
+    for features, of_image in zip(grid, captions, strict=True):
         for caption in of_image:
             logits, attention = run(decoder, features, caption, keep)
             targets = torch.tensor([*caption, END])

@@ -2,31 +2,79 @@
 
 import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from captioner.decoders import (
+    DECODERS,
     CaptionBatch,
-    DecoderConfig,
+    Decoder,
+    ShowTell,
+    SoftAttention,
+    Step,
     build_decoder,
     caption_loss,
+    decoder_options,
     soft_attention,
 )
 from captioner.decoders.interface import dropout
 from captioner.errors import OptionError
+from captioner.features import Features
 from captioner.hdetach.masks import sample_keep
+from captioner.search import select_captions
 from captioner.vocabulary import END, START
 
 _spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
 naive = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(naive)
 
-VARIANTS = [
-    ("show_tell", {}),
-    ("soft_attention", {}),
-    ("soft_attention", {"detach_attention": True}),
-    ("soft_attention", {"feature_embedding_size": 6}),
+
+class PlainShowTell(ShowTell):
+    """`step` as a newcomer writes it, and PyTorch's gradients."""
+
+    name = "plain_show_tell"
+    forward = Decoder.forward
+
+    def step(self, words, state, memory):  # noqa: ARG002
+        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(state.h)
+        h, c = naive.lstm_cell(gates, state.c)
+        return Step(self.output(self.drop(h)), state._replace(h=h, c=c), None)
+
+
+class TwoHiddenStates(NamedTuple):
+    h: Tensor  # cut by h-detach
+    asking: Tensor  # the same, never cut
+    c: Tensor
+
+
+class PlainSoftAttention(SoftAttention):
+    name = "plain_soft_attention"
+    forward = Decoder.forward
+
+    def start(self, memory):
+        h, c = super().start(memory)
+        return TwoHiddenStates(h, h, c)
+
+    def step(self, words, state, memory):
+        asking = state.h if self.options.detach_attention else state.asking
+        query = self.attention_query(asking).unsqueeze(2)  # [B, K, 1, A]
+        hidden_layer = torch.tanh(memory.keys.unsqueeze(1) + query)
+        attention = self.attention_score(hidden_layer).squeeze(3).softmax(2)
+        context = self.context_gate(asking).sigmoid() * (attention @ memory.values)
+        gates = self.word_gates(self.embedding(words)) + self.context_gates(context)
+        h, c = naive.lstm_cell(gates + self.recurrent_gates(state.h), state.c)
+        return Step(self.output(self.drop(h)), TwoHiddenStates(h, h, c), attention)
+
+
+PLAIN = (PlainShowTell, PlainSoftAttention)
+NAMES = ("show_tell", "soft_attention", *(decoder.name for decoder in PLAIN))
+VARIANTS = [(name, {}) for name in NAMES] + [
+    (name, options)
+    for name in ("soft_attention", "plain_soft_attention")
+    for options in ({"detach_attention": True}, {"feature_embedding_size": 6})
 ]
 CAPTIONS = [
     [[5, 6, 7], [8]],
@@ -36,22 +84,27 @@ CAPTIONS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def plain_decoders(monkeypatch):
+    for decoder in PLAIN:
+        monkeypatch.setitem(DECODERS, decoder.name, decoder)
+
+
 def make(name, seed=0, dtype=torch.float64, **options):
-    config = DecoderConfig(
+    sizes = {"hidden_size": 5, "embedding_size": 4, "attention_size": 3, **options}
+    generator = torch.Generator().manual_seed(seed)
+    decoder = build_decoder(
+        name,
+        decoder_options(name, sizes),
         vocabulary_size=11,
         feature_size=7,
-        hidden_size=5,
-        embedding_size=4,
-        attention_size=3,
-        **options,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    decoder = build_decoder(name, config, generator).to(dtype)
+        generator=generator,
+    ).to(dtype)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(2.0)
-    features = torch.randn(len(CAPTIONS), 6, 7, generator=generator, dtype=dtype)
-    return decoder, features
+    grid = torch.randn(len(CAPTIONS), 6, 7, generator=generator, dtype=dtype)
+    return decoder, Features(grid)
 
 
 def gradients(loss, tensors):
@@ -67,16 +120,16 @@ def test_loss_and_every_gradient_equal_the_naive_loop(
     monkeypatch.setattr(soft_attention, "_projecting_values_is_cheaper", lambda *_: project_values)
     decoder, features = make(name, **options)
     decoder.eval()
-    features.requires_grad_()
+    features.grid.requires_grad_()
     batch = CaptionBatch.pack(CAPTIONS)
     keep = sample_keep(batch.steps, p, generator=torch.Generator().manual_seed(3))
     assert 0 < keep.sum() < batch.steps or p != 0.4
     terms = {"label_smoothing": 0.1, "attention_regulariser": 0.7}
     fast = caption_loss(decoder(features, batch, keep=keep), batch, **terms)
-    slow = naive.naive_loss(decoder, features, CAPTIONS, keep.tolist(), **terms)
+    slow = naive.naive_loss(decoder, features.grid, CAPTIONS, keep.tolist(), **terms)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=0)
-    names = ["grid_features", *(name for name, _ in decoder.named_parameters())]
-    tensors = [features, *decoder.parameters()]
+    names = ["grid", *(name for name, _ in decoder.named_parameters())]
+    tensors = [features.grid, *decoder.parameters()]
     for label, ours, theirs in zip(
         names, gradients(fast, tensors), gradients(slow, tensors), strict=True
     ):
@@ -115,7 +168,7 @@ def test_single_steps_give_the_logits_of_the_training_pass(name, options):
     expected = decoder(features, batch).logits.view(len(longest) + 1, len(captions), -1)
     memory = decoder.prepare(features)
     state = decoder.start(memory)
-    state = state.select(torch.zeros(len(captions), 2, dtype=torch.int64))
+    state = select_captions(state, torch.zeros(len(captions), 2, dtype=torch.int64))
     for t, word in enumerate([START, *longest]):
         words = torch.full((len(captions), 2), word)
         logits, state, attention = decoder.step(words, state, memory)
@@ -158,8 +211,9 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
         assert abs(both - (1 - rate) ** 2) < 10 * deviation
 
 
-def test_dropout_comes_from_its_generator_alone():
-    decoder, features = make("soft_attention", dtype=torch.float32)
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_comes_from_its_generator_alone(name):
+    decoder, features = make(name, dtype=torch.float32)
     batch = CaptionBatch.pack(CAPTIONS)
 
     def run(seed):
@@ -172,7 +226,7 @@ def test_dropout_comes_from_its_generator_alone():
     assert not torch.equal(first, run(6).logits)
 
 
-@pytest.mark.parametrize("name", ["show_tell", "soft_attention"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_products_stay_close(name):
     decoder, features = make(name, dtype=torch.float32)
     batch = CaptionBatch.pack(CAPTIONS)
@@ -209,9 +263,20 @@ def test_initial_weights_come_from_the_generator():
 
 def test_bad_options_are_named():
     with pytest.raises(OptionError, match="decoder is 'gru'; choose one of soft_attention, show_t"):
-        build_decoder("gru", DecoderConfig(vocabulary_size=4, feature_size=4))
+        build_decoder("gru", vocabulary_size=4, feature_size=4)
     with pytest.raises(OptionError, match=r"dropout is 1\.0"):
-        DecoderConfig(vocabulary_size=4, feature_size=4, dropout=1.0)
+        decoder_options("show_tell", {"dropout": 1.0})
+    with pytest.raises(OptionError, match="attention-size is 0; it must be at least 1"):
+        decoder_options("soft_attention", {"attention_size": 0})
     decoder, features = make("show_tell")
     with pytest.raises(OptionError, match=r"keep has shape \(2,\); the batch has 7 steps"):
         decoder(features, CaptionBatch.pack(CAPTIONS), keep=torch.ones(2))
+
+
+def test_a_state_without_h_cannot_be_detached():
+    class State(NamedTuple):
+        prefix: Tensor
+
+    decoder, _ = make("show_tell")
+    with pytest.raises(OptionError, match=r"show_tell has no hidden state to detach; .* --p 0"):
+        decoder.detached(State(torch.zeros(1)))

@@ -24,6 +24,7 @@ from captioner.encoder.store import FeatureStore
 from captioner.encoder.store_record import locked
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import DataError, EncoderError, StorageError
+from captioner.features import Features
 
 
 class Photograph(NamedTuple):
@@ -66,24 +67,25 @@ def open_store(
     made = made or encoder()
     said: list[str] = []
     encoded: list[int] = []
-    plain = made.encode_pixels
+    plain = made.encode
 
-    def counting(pixels: Any) -> torch.Tensor:
+    def counting(pixels: Any) -> Features:
         encoded.append(len(pixels))
         return plain(pixels)
 
-    made.encode_pixels = counting  # type: ignore[method-assign]
+    made.encode = counting  # type: ignore[method-assign]
     try:
         store = FeatureStore.open(
             tmp_path / "store", made, images, announce=said.append, **{"batch_size": 2} | options
         )
     finally:
-        del made.encode_pixels
+        del made.encode
     return Opened(store, said, sum(encoded))
 
 
 def direct(images: list[Photograph], made: ImageEncoder | None = None) -> torch.Tensor:
-    return (made or encoder()).encode([open_image(image.path) for image in images])
+    made = made or encoder()
+    return made.encode([made.preprocessing.read(image.path) for image in images]).grid
 
 
 def assert_rounded(found: torch.Tensor, exact: torch.Tensor) -> None:
@@ -94,13 +96,13 @@ def assert_rounded(found: torch.Tensor, exact: torch.Tensor) -> None:
 def test_the_store_holds_what_the_encoder_gives(tmp_path: Path, images: list[Photograph]) -> None:
     store, said, encoded = open_store(tmp_path, images)
     exact = direct(images)
-    assert_rounded(store.rows(range(11)), exact)
+    assert_rounded(store.rows(range(11)).grid, exact)
     assert encoded == len(store) == 11
     assert store.missing == frozenset()
     assert store.verify() == []
     plain = np.load(store.folder / "features.npy")
     assert plain.dtype == np.float16
-    assert torch.equal(torch.from_numpy(plain).float(), store.rows(range(11)))
+    assert torch.equal(torch.from_numpy(plain).float(), store.rows(range(11)).grid)
     kilobytes = (store.folder / "features.npy").stat().st_size / 1e3
     assert said[0].startswith(
         f"feature store: test_resnet features of 11 images take {kilobytes:.1f} kB (4 x "
@@ -111,14 +113,14 @@ def test_the_store_holds_what_the_encoder_gives(tmp_path: Path, images: list[Pho
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path, images: list[Photograph]) -> None:
     store = open_store(tmp_path, images).store
-    everything = store.rows(range(11))
+    everything = store.rows(range(11)).grid
     order = [7, 0, 7, 10, 3]
-    rows = store.rows(order)
+    rows = store.rows(order).grid
     assert rows.dtype == torch.float32
     assert torch.equal(rows, everything[order])
-    assert store.rows([]).shape == (0, *everything.shape[1:])
+    assert store.rows([]).grid.shape == (0, *everything.shape[1:])
     rows.zero_()  # a copy: the store is not written to
-    assert torch.equal(store.rows(order), everything[order])
+    assert torch.equal(store.rows(order).grid, everything[order])
 
 
 def test_the_second_run_encodes_nothing(tmp_path: Path, images: list[Photograph]) -> None:
@@ -126,7 +128,7 @@ def test_the_second_run_encodes_nothing(tmp_path: Path, images: list[Photograph]
     second = open_store(tmp_path, images, encoder(), batch_size=3, workers=1)
     assert second.encoded == 0
     assert second.store.folder == first.store.folder
-    assert torch.equal(second.store.rows(range(11)), first.store.rows(range(11)))
+    assert torch.equal(second.store.rows(range(11)).grid, first.store.rows(range(11)).grid)
     assert len(second.said) == 1
     assert second.said[0].startswith("feature store: 11 images, ")
 
@@ -155,8 +157,9 @@ def test_whatever_changes_the_features_changes_the_store(
 def test_a_mirrored_store_holds_mirrored_images(tmp_path: Path, images: list[Photograph]) -> None:
     made = encoder(image_mode="squash")
     store = open_store(tmp_path, images, made, mirrored=True).store
-    exact = made.encode([ImageOps.mirror(open_image(image.path)) for image in images])
-    assert_rounded(store.rows(range(11)), exact)
+    mirrored = [ImageOps.mirror(open_image(image.path)) for image in images]
+    exact = made.encode([made.preprocessing.resize(image) for image in mirrored]).grid
+    assert_rounded(store.rows(range(11)).grid, exact)
     assert "-mirrored-" in store.folder.name
 
 
@@ -166,7 +169,7 @@ def test_pictures_of_different_shapes_are_stored_alike(
     Image.effect_noise((64, 32), 80).convert("RGB").save(images[4].path)
     made = encoder(image_mode="whole", image_size=64)
     store = open_store(tmp_path, images, made, batch_size=4).store
-    assert_rounded(store.rows(range(11)), direct(images, made))
+    assert_rounded(store.rows(range(11)).grid, direct(images, made))
 
 
 def test_killed_half_way_it_goes_on_where_it_stopped(
@@ -179,12 +182,12 @@ def test_killed_half_way_it_goes_on_where_it_stopped(
         from test_store import FeatureStore, Photograph, encoder, store_module
         store_module.CHUNK_BYTES = 1
         made = encoder()
-        plain = made.encode_pixels
+        plain = made.encode
         def slow(pixels):
             print("batch", flush=True)
             time.sleep(0.1)
             return plain(pixels)
-        made.encode_pixels = slow
+        made.encode = slow
         images = [Photograph(Path(path), Path(path).name) for path in sys.argv[3:]]
         FeatureStore.open(Path(sys.argv[2]), made, images, batch_size=2)
     """
@@ -205,7 +208,7 @@ def test_killed_half_way_it_goes_on_where_it_stopped(
         file.write('{"chunk": 5, "sha')  # as if the kill had struck in the middle of a line
     store, _, encoded = open_store(tmp_path, images)
     assert encoded == 11 - 3 * 2
-    assert_rounded(store.rows(range(11)), direct(images))
+    assert_rounded(store.rows(range(11)).grid, direct(images))
     assert not (folder / "journal.jsonl").exists()
 
 
@@ -222,7 +225,7 @@ def test_bytes_lost_in_a_crash_are_noticed_when_going_on(
     store, said, encoded = open_store(tmp_path, images)
     assert encoded == 11 - 3 * 2 + 2
     assert any("1 of 6 parts" in line and "are written again" in line for line in said)
-    assert_rounded(store.rows(range(11)), direct(images))
+    assert_rounded(store.rows(range(11)).grid, direct(images))
 
 
 def interrupt_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +251,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_damage_is_found_and_repaired(tmp_path: Path, images: list[Photograph]) -> None:
     store = open_store(tmp_path, images).store
-    before = store.rows(range(11))
+    before = store.rows(range(11)).grid
     path = store.folder / "features.npy"
     flip(path, path.stat().st_size - 1)  # of the last image, alone in its chunk
     assert store.verify() == [10]
@@ -258,7 +261,7 @@ def test_damage_is_found_and_repaired(tmp_path: Path, images: list[Photograph]) 
         f"feature store: 1 of 6 parts of {store.folder} are damaged and are written again"
     )
     assert repaired.verify() == []
-    assert torch.equal(repaired.rows(range(11)), before)
+    assert torch.equal(repaired.rows(range(11)).grid, before)
     assert open_store(tmp_path, images, verify=True).encoded == 0
 
 
@@ -267,7 +270,7 @@ def test_gross_damage_is_noticed_without_being_asked(
     tmp_path: Path, images: list[Photograph], damage: str
 ) -> None:
     store = open_store(tmp_path, images).store
-    before = store.rows(range(11))
+    before = store.rows(range(11)).grid
     path = store.folder / "features.npy"
     size = path.stat().st_size
     if damage == "gone":
@@ -281,7 +284,7 @@ def test_gross_damage_is_noticed_without_being_asked(
     again = open_store(tmp_path, images)
     expected = {"truncated": 1, "longer": 0, "gone": 11, "manifest": 11, "header": 0}
     assert again.encoded == expected[damage]
-    assert torch.equal(again.store.rows(range(11)), before)
+    assert torch.equal(again.store.rows(range(11)).grid, before)
     assert path.stat().st_size == size
 
 
@@ -313,7 +316,7 @@ def test_broken_images_are_named_skipped_and_remembered(
             [True, True] if attempt == 0 else []
         )
     kept = [n for n in range(11) if n not in store.missing]
-    assert_rounded(store.rows(kept), direct([images[n] for n in kept]))
+    assert_rounded(store.rows(kept).grid, direct([images[n] for n in kept]))
     with pytest.raises(DataError, match=r"^2\.png has no features: .*2\.png is not an image"):
         store.rows([1, 2])
 
@@ -386,7 +389,7 @@ def test_a_full_disk_keeps_what_was_written(
     monkeypatch.setattr(os, "fsync", real)
     store, _, encoded = open_store(tmp_path, images)
     assert 0 < encoded < 11
-    assert_rounded(store.rows(range(11)), direct(images))
+    assert_rounded(store.rows(range(11)).grid, direct(images))
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(
@@ -412,7 +415,7 @@ def test_large_values_stay_finite(tmp_path: Path, images: list[Photograph]) -> N
     made = encoder(stage=0)
     made.network.conv1[0].weight.data.mul_(1e8)
     made.network.bn1.running_var.fill_(1e-9)
-    rows = open_store(tmp_path, images, made).store.rows(range(11))
+    rows = open_store(tmp_path, images, made).store.rows(range(11)).grid
     assert rows.max() == 65504
 
 
@@ -429,7 +432,7 @@ def test_a_second_process_waits_and_finds_the_store(
         is_waiting.set()
 
     made = encoder()
-    made.encode_pixels = None  # type: ignore[assignment, method-assign]
+    made.encode = None  # type: ignore[assignment, method-assign]
     arguments = (tmp_path / "store", made, images)
     second = threading.Thread(
         target=FeatureStore.open, args=arguments, kwargs={"announce": announce, "batch_size": 2}

@@ -15,7 +15,7 @@ from torch import nn
 
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.encoder.timm_encoder import ImageEncoder, mean_feature
+from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import EncoderError, OptionError
 
 
@@ -31,6 +31,10 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def pixels_for(encoder: ImageEncoder, count: int = 2) -> torch.Tensor:
     side = encoder.preprocessing.image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def encode(encoder: ImageEncoder, images: list[Image.Image]) -> torch.Tensor:
+    return encoder.encode([encoder.preprocessing.resize(image) for image in images]).grid
 
 
 def same_network(encoder: ImageEncoder, **options: Any) -> Any:
@@ -50,7 +54,7 @@ def test_shared_weights_give_the_features_timm_gives(shared_data: Path) -> None:
     with torch.no_grad():
         expected = timms.forward_features(transform(image)[None])
     assert expected.shape == (1, 1280, 7, 7)
-    features = encoder.encode([image])
+    features = encode(encoder, [image])
     assert encoder.feature_size == 1280
     torch.testing.assert_close(features, expected.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
 
@@ -62,7 +66,7 @@ def test_the_map_is_averaged_to_the_grid(grid: int) -> None:
     with torch.no_grad():
         map_ = same_network(encoder).forward_features(pixels)
         expected = nn.functional.adaptive_avg_pool2d(map_, grid)
-        features = encoder(pixels)
+        features = encoder(pixels).grid
     assert features.shape == (2, grid * grid, encoder.feature_size)
     for row, column in [(0, 0), (0, grid - 1), (grid - 1, 0)]:
         torch.testing.assert_close(features[:, row * grid + column], expected[:, :, row, column])
@@ -79,7 +83,7 @@ def test_tokens_and_channels_last_maps_become_grids(name: str, grid: int) -> Non
         expected = same_network(encoder).forward_intermediates(
             pixels, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )[0]
-        features = encoder(pixels)
+        features = encoder(pixels).grid
     assert expected.shape[-2:] == (grid, grid)
     torch.testing.assert_close(features, expected.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)
 
@@ -92,7 +96,7 @@ def test_a_stage_is_timms_feature_map_and_later_ones_are_gone(stage: int) -> Non
     pixels = pixels_for(encoder)
     with torch.no_grad():
         expected = nn.functional.adaptive_avg_pool2d(timms(pixels)[0], 2)
-        features = encoder(pixels)
+        features = encoder(pixels).grid
     torch.testing.assert_close(features, expected.flatten(2).transpose(1, 2))
     assert encoder.feature_size == timms.feature_info.channels()[0]
 
@@ -100,7 +104,7 @@ def test_a_stage_is_timms_feature_map_and_later_ones_are_gone(stage: int) -> Non
 def test_the_whole_picture_is_seen_in_its_own_shape() -> None:
     encoder = create(image_mode="whole", image_size=160, grid=2)
     images = [noise(160, 96, 1), noise(64, 128, 2), noise(160, 96, 3)]
-    features = encoder.encode(images)
+    features = encode(encoder, images)
     network = same_network(encoder)
     for image, encoded in zip(images, features, strict=True):
         pixels = encoder.preprocessing(image)[None]
@@ -115,18 +119,13 @@ def test_encoding_leaves_mode_and_gradients_alone() -> None:
     encoder.trainable(None)
     encoder.train()
     before = encoder.weights_hash()
-    features = encoder.encode([noise(50, 40)])
+    features = encode(encoder, [noise(50, 40)])
     assert encoder.training
     assert encoder.weights_hash() == before
     assert not features.requires_grad
     weight = torch.ones(encoder.feature_size, requires_grad=True)
     (features * weight).sum().backward()  # refuses tensors made in inference mode
     assert torch.equal(weight.grad, features.sum((0, 1)))
-
-
-def test_the_mean_feature_is_the_mean_over_positions() -> None:
-    grid_features = torch.arange(12.0).view(2, 3, 2)
-    assert torch.equal(mean_feature(grid_features), torch.tensor([[2.0, 3.0], [8.0, 9.0]]))
 
 
 def test_random_weights_follow_from_the_generator_alone() -> None:
@@ -164,7 +163,7 @@ def test_a_saved_state_restores_the_same_encoder() -> None:
         encoder.network.state_dict(),
     )
     image = noise(70, 64)
-    assert torch.equal(again.encode([image]), encoder.encode([image]))
+    assert torch.equal(encode(again, [image]), encode(encoder, [image]))
     assert again.weights_hash() == encoder.weights_hash()
 
 
@@ -206,7 +205,7 @@ def test_gradients_reach_the_chosen_stages_and_no_other() -> None:
     encoder = create()
     encoder.trainable(1)
     encoder.train()
-    encoder(pixels_for(encoder)).square().sum().backward()
+    encoder(pixels_for(encoder)).grid.square().sum().backward()
     with_gradient = {
         n.partition(".")[0] for n, p in encoder.network.named_parameters() if p.grad is not None
     }
@@ -238,8 +237,8 @@ def test_statistics_follow_the_batch_only_where_nothing_was_loaded(
     assert changed == (set() if loaded else {"layer3", "layer4"})
     if loaded:
         encoder.train()
-        training = encoder(pixels)
-        assert torch.equal(training, encoder.eval()(pixels))
+        training = encoder(pixels).grid
+        assert torch.equal(training, encoder.eval()(pixels).grid)
 
 
 def test_batch_norm_of_loaded_weights_still_learns_its_scale(tmp_path: Path) -> None:
@@ -248,13 +247,13 @@ def test_batch_norm_of_loaded_weights_still_learns_its_scale(tmp_path: Path) -> 
     encoder = create(weights=str(path))
     encoder.trainable(1)
     encoder.train()
-    encoder(pixels_for(encoder)).square().sum().backward()
+    encoder(pixels_for(encoder)).grid.square().sum().backward()
     assert encoder.network.layer4[0].bn2.weight.grad.abs().sum() > 0
 
 
 def test_the_image_size_of_a_transformer_can_be_chosen() -> None:
     encoder = create("test_vit", image_size=64, grid=4)
-    assert encoder.encode([noise(64, 64)]).shape == (1, 16, encoder.feature_size)
+    assert encode(encoder, [noise(64, 64)]).shape == (1, 16, encoder.feature_size)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
     import torch
 
     from captioner.checkpoint import save_checkpoint
-    from captioner.decoders import DecoderConfig, build_decoder
+    from captioner.decoders import SoftAttention, build_decoder
     from captioner.encoder.config import EncoderConfig
     from captioner.encoder.timm_encoder import ImageEncoder
     from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -41,14 +41,13 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
     encoder = ImageEncoder.create(config, generator)
     words = ("a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "ball")
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *words))
-    sizes = DecoderConfig(
+    decoder = build_decoder(
+        "soft_attention",
+        SoftAttention.Options(hidden_size=16, embedding_size=8, attention_size=8),
         vocabulary_size=len(vocabulary),
         feature_size=encoder.feature_size,
-        hidden_size=16,
-        embedding_size=8,
-        attention_size=8,
+        generator=generator,
     )
-    decoder = build_decoder("soft_attention", sizes, generator)
     with torch.no_grad():
         decoder.output.weight.mul_(20)
     save_checkpoint(

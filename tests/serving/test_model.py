@@ -14,7 +14,7 @@ import captioner
 from captioner.captioner import Caption
 from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
-from captioner.decoders import DECODERS, DecoderConfig, build_decoder
+from captioner.decoders import DECODERS, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CheckpointError, OptionError
@@ -36,15 +36,19 @@ def save(folder: Path, decoder: str, image_mode: str = "crop") -> Path:
         name="test_resnet", weights="none", image_size=64, grid=3, image_mode=image_mode
     )
     encoder = ImageEncoder.create(config, generator)
-    sizes = DecoderConfig(
+    sizes = {
+        "hidden_size": 131,
+        "embedding_size": 67,
+        "attention_size": 53,
+        "feature_embedding_size": 97,
+    }
+    built = build_decoder(
+        decoder,
+        decoder_options(decoder, sizes),
         vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
         feature_size=encoder.feature_size,
-        hidden_size=131,
-        embedding_size=67,
-        attention_size=53,
-        feature_embedding_size=97,
+        generator=generator,
     )
-    built = build_decoder(decoder, sizes, generator)
     with torch.no_grad():
         built.output.weight.mul_(6)
     save_checkpoint(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from captioner.data.karpathy import CaptionedImage
 from captioner.errors import DataError
+from captioner.features import Features
 from captioner.vocabulary import END, Vocabulary
 from training.batches import EpochBatches, TrainingBatch
 from training.config import TrainingConfig
@@ -29,7 +29,7 @@ class RecordingSource:
         self.asked += zip(indices, views, strict=True)
         return Read([index for index in indices if index not in self.broken], None)
 
-    def grid_features(self, read: Read) -> Tensor:
+    def features(self, read: Read) -> Features:
         raise NotImplementedError
 
 

@@ -26,7 +26,7 @@ def test_a_run_starts_with_the_weights_of_another_and_may_train_its_encoder(
     assert train_here(*words, *still, "--out", "second") == 0
     before, after = load_checkpoint(trained), load_checkpoint(tmp_path / "second" / "best")
     assert after.vocabulary == before.vocabulary
-    assert after.decoder.config == before.decoder.config
+    assert after.decoder.options == before.decoder.options
     for name, weight in before.decoder.state_dict().items():
         torch.testing.assert_close(after.decoder.state_dict()[name], weight, rtol=0, atol=1e-6)
     for name, weight in before.encoder.named_parameters():
