@@ -1,6 +1,6 @@
-"""Captions for photographs: `captioner.load(folder).caption(images)`.
+"""Image captioning: `captioner.load(folder).caption(images)`.
 
-Importing this is cheap; what needs torch is imported when it is first asked for.
+The import is cheap: torch is imported when a name that needs it is first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""`python -m captioner` does what the command `captioner` does."""
+"""`python -m captioner`, the same as the command `captioner`."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""How the process gets its memory: large blocks are kept for reuse instead of given back.
+"""Memory allocator settings: keep large freed blocks for reuse.
 
-A C library that maps every large tensor anew makes the kernel clear its pages again and again;
-on a CPU a convolutional network can spend half its time there. Programs of this project call
-`keep_freed_memory` once when they start; the library itself leaves the process as it is.
+A C library that maps every large tensor anew makes the kernel clear its pages each time; on a CPU a
+convolutional network can spend half its time there. Programs of this project call
+`keep_freed_memory` once when they start. The library itself changes nothing in the process.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The device that a name on a command line stands for."""
+"""Choice of a device by its name on the command line."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes of files and folders: each appears complete or not at all.
 
-Everything is written beside its destination, flushed to the disk and then renamed, so that a
-reader, a crash or a full disk never meets half a file. What a killed process left aside is
-removed by the next write to the same place; a lock tells it from what is still being written.
+Everything is written beside its destination, flushed to disk and then renamed, so a reader, a crash
+or a full disk never sees half a file. Leftovers of a killed process are removed by the next write
+to the same place; a lock tells them from files that are still being written.
 """
 
 import ctypes

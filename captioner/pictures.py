@@ -1,8 +1,8 @@
-"""Pictures for people: a photograph under each word's attention, and sheets of captioned ones.
+"""Pictures for people: the attention of each word over a photograph, and sheets of captioned ones.
 
-Both are drawn with Pillow, in the typeface that comes with matplotlib, and written as PNG. The
-attention of a word is shown as light on a darkened photograph, as Xu et al. 2015 (figures 2 and
-5) show it: what is lit keeps its colours and stays recognisable.
+Both are drawn with Pillow in the typeface that comes with matplotlib, and written as PNG. The
+attention of a word is light on a darkened photograph, as in Xu et al. 2015 (figures 2 and 5): the
+lit part keeps its colours and stays recognisable.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Progress of long work: a live bar on a terminal, a plain line now and then elsewhere.
 
-Both show the count, the rate, the time left and figures such as the loss. Plain lines come at
-the start, at the end and at most every ten seconds between, so that a log stays readable.
+Both show the count, the rate, the time left and figures such as the loss. Plain lines come at the
+start, at the end and at most every ten seconds in between, so a log stays readable.
 """
 
 import sys

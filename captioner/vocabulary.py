@@ -1,9 +1,9 @@
-"""The words a captioner knows, and the rule that cuts a caption into words.
+"""Vocabulary of a captioner, and the rule that splits a caption into words.
 
-A vocabulary holds four special tokens at fixed places and, after them, every word that occurs
-often enough in the training captions, the most frequent first; it is saved as JSON beside the
-weights that were trained with it. The rule of `tokenize` is the one behind the tokens of
-Karpathy's `dataset_flickr8k.json` (Karpathy and Fei-Fei 2015), whose files bring their own.
+A vocabulary holds four special tokens at fixed places, then every word that is frequent enough in
+the training captions, the most frequent first. It is saved as JSON beside the weights that were
+trained with it. `tokenize` follows the rule behind the tokens of Karpathy's `dataset_flickr8k.json`
+(Karpathy and Fei-Fei 2015), whose files bring their own tokens.
 """
 
 import string

@@ -1,7 +1,7 @@
-"""Train a captioner on the built-in sample, score it, and draw what it says about test images.
+"""Demo: train a captioner on the built-in sample, score it, and draw its captions of test images.
 
-The steps are the commands that a user would type, each shown before it runs; every demo gets a
-new folder under `runs/`. What is given here goes to the training script: `demo.py --epochs 2`.
+The steps are the commands that a user would type, each shown before it runs. Every demo gets a new
+folder under `runs/`. Options are passed to the training script: `demo.py --epochs 2`.
 """
 
 import shlex

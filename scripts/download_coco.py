@@ -1,4 +1,4 @@
-"""Fetch COCO 2014 and Karpathy's split of it into data/coco: 20 GB, resumed where it broke off.
+"""Download of COCO 2014 and Karpathy's split into data/coco: 20 GB, resumable.
 
 python scripts/download_coco.py
 python scripts/download_coco.py --only split --out elsewhere/coco

@@ -1,8 +1,8 @@
-"""Make `.venv` hold exactly what `requirements.lock` pins, and the project itself.
+"""Set-up of `.venv`: exactly the packages of `requirements.lock`, and the project itself.
 
-Needs only a plain Python 3.11 or later: uv, which installs the rest, is fetched first, its hash
-checked like all others. Returns at once when nothing has changed. An installation that was
-interrupted is started over, because its half-written packages look whole.
+Needs only a plain Python 3.11 or later. It first downloads uv, which installs the rest, and checks
+its hash like all others. It returns at once when nothing has changed. An interrupted installation
+is started over, because half-written packages look complete.
 """
 
 import fcntl

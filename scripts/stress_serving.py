@@ -1,7 +1,7 @@
-"""Stress the caption service from outside, and say whether it holds what it promises.
+"""Stress test of the caption service from outside.
 
-Each scenario starts a service of its own, or takes a running one with --url and --pid, does its
-worst, and prints a figure and a verdict for each demand. The exit status is 1 where one is not met.
+Each scenario starts its own service, or uses a running one with --url and --pid, attacks it, and
+prints a figure and a verdict for each requirement. The exit status is 1 if one is not met.
 
     python scripts/stress_serving.py --checkpoint runs/NAME/best --json stress.json
     python scripts/stress_serving.py soak --minutes 60 --rate 2 --checkpoint runs/NAME/best

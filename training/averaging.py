@@ -1,7 +1,7 @@
-"""A running average of the weights, which generalises better than the last ones.
+"""Running average of the weights, which generalises better than the last ones.
 
-Polyak and Juditsky 1992, in the exponential form. The average warms up, so that a short run is
-not dominated by its random start.
+Polyak and Juditsky 1992, in the exponential form. The average warms up, so that a short run is not
+dominated by its random start.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the step at hand."""
+"""Ctrl-C and SIGTERM, handled as a request to stop after the current step."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""MNIST as tensors, through torchvision, from its unpacked files or from the packed ones alone."""
+"""MNIST as tensors, read with torchvision from unpacked or packed files."""
 
 import gzip
 import shutil

@@ -1,4 +1,4 @@
-"""An iterator that works ahead in a background thread."""
+"""Iterator that works ahead in a background thread."""
 
 import queue
 import threading

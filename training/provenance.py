@@ -1,4 +1,4 @@
-"""By what code and on what machine a result was made, so that it can be made again."""
+"""Provenance of a result: commit, machine and versions, so that it can be repeated."""
 
 import os
 import platform

@@ -1,9 +1,9 @@
-"""Rerun a table or figure of the h-detach paper: one command, all its trainings, and a page.
+"""Reproduction of a table or figure of the h-detach paper: all its trainings, and a page.
 
-What the grid of each is, and where the paper's numbers come from, stands in
-`benchmarks/grid.py`. Runs of the grid are ordinary runs of `copying.py` and `sequential_mnist.py`,
-several at once; what is complete is skipped and what was stopped goes on, so that the same command
-can be given again until all is done. The page says how far each run went.
+The runs and the paper's numbers are in `benchmarks/reproductions.py`. The runs are ordinary runs of
+`copying.py` and `sequential_mnist.py`, several at a time. Complete ones are skipped and stopped
+ones resumed, so the same command can be repeated until all is done. The page says how far each run
+went.
 
     python training/reproduce.py figure2 --seeds 3
     python training/reproduce.py table1 --budget 60 --out runs/hour

@@ -1,11 +1,11 @@
-"""Captions from a service on another machine, as it answers at `POST /caption`.
+"""Client for a caption service on another machine (`POST /caption`).
 
     from captioner.client import CaptionClient
     with CaptionClient("http://localhost:8000") as client:
         print(client.caption("dog.jpg").caption)
 
 `AsyncCaptionClient` has the same methods for asyncio. Neither needs torch; both need httpx, which
-the extra `serving` brings.
+the extra `serving` installs.
 """
 
 from captioner.client.asynchronous import AsyncCaptionClient

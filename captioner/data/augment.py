@@ -1,7 +1,7 @@
-"""What a caption must say once its photograph has been mirrored.
+"""Left and right in captions: swap them when a photograph is mirrored.
 
-"Left" and "right" change places where they are directions. They are told by their neighbours
-from "right behind him" and "has left"; the lists were made from the captions of Flickr8k.
+"Left" and "right" are swapped where they are directions. Their neighbours tell these from "right
+behind him" and "has left"; the lists were made from the captions of Flickr8k.
 """
 
 import re

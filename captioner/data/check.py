@@ -1,7 +1,7 @@
-"""What is wrong with a data set, found before a training run finds it the hard way.
+"""Check of a data set before training: images, ids, names, splits and words.
 
-Every image is really decoded, once; ids, names and contents are compared within and between the
-splits; the words of val and test are looked up among those of the training captions.
+Every image is decoded once. Ids, names and contents are compared within and between the splits. The
+words of val and test are looked up among those of the training captions.
 """
 
 import errno

@@ -1,9 +1,8 @@
-"""From a person's own table of captions to Karpathy's JSON, the form that training reads.
+"""Conversion of a table of captions to Karpathy's JSON, the format that training reads.
 
-A table is CSV with a header, or JSONL: `image,caption` and, if wanted, `split`, one row per
-caption, as many rows per image as there are captions. Without splits the images are divided
-by the hash of their names and a seed, so that the same table is always divided the same way. A
-table with bad rows is refused as a whole, and their lines are named.
+A table is CSV with a header, or JSONL: `image,caption` and optionally `split`, with one row per
+caption. Without splits the images are divided by the hash of their names and a seed, so the same
+table is always divided the same way. A table with bad rows is refused as a whole, with their lines.
 """
 
 import csv

@@ -1,7 +1,7 @@
-"""From the word behind `--data` to a data set: COCO, the built-in sample, or a path.
+"""Data sets by name: the value of `--data` is COCO, the built-in sample, or a path.
 
-Without a word, COCO is taken where it lies, else the sample, and that is said in one loud line.
-Every data set that is opened is announced with the number of its images in each split.
+Without a value, COCO is used if it is there, else the sample, and one line says so. Every opened
+data set is announced with the number of images in each split.
 """
 
 import os

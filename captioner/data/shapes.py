@@ -1,8 +1,8 @@
 """The built-in sample: pictures of shapes with captions, generated from a seed in seconds.
 
-It takes the place of a data set for whoever has none yet, and for tests. The same seed and
-versions of the libraries give the same bytes. It lies in the cache folder and is written aside
-first, so that neither a kill nor a second process leaves half a sample.
+It serves tests, and users who have no data set yet. The same seed and versions of the libraries
+give the same bytes. It lies in the cache folder and is written to a temporary place first, so
+neither a kill nor a second process leaves half a sample.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Captions of the built-in sample, and the judgement whether a caption names its scene rightly.
+"""Grammar of the built-in sample: its captions, and the check whether a caption names its scene.
 
-Every caption names every shape of its scene by colour and kind, so that any caption can be
-judged; the five of one picture differ in wording, order and in what they say of size and place.
-What they say is true of the picture.
+Every caption names every shape of its scene by colour and kind, so any caption can be checked. The
+five captions of one picture differ in wording, order and in what they say of size and place. All
+statements are true of the picture.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """Pictures of the built-in sample: flat shapes with smooth edges on a mottled ground.
 
-Every shape's outline is drawn several times too large as a mask and made smaller, which costs
-less than drawing the whole picture large. Colours, angles and the ground vary a little, so that
-no two pictures of one kind of shape have the same pixels.
+Each outline is drawn several times too large as a mask and scaled down, which is cheaper than
+drawing the whole picture large. Colours, angles and the ground vary a little, so no two pictures of
+one kind of shape have the same pixels.
 """
 
 from math import cos, pi, sin

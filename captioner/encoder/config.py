@@ -1,7 +1,7 @@
-"""What is asked of an encoder, and the preprocessing that follows from it.
+"""Encoder configuration: the options of an encoder and the preprocessing that follows from them.
 
-Whatever is left open is what timm states for the network, so that pretrained weights see images
-as they did when they were trained.
+Options that are not given are timm's for the network, so pretrained weights see images as they did
+in their training.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,8 +1,8 @@
-"""What is known of a feature store on the disk: which parts hold what was written to them.
+"""Record of a feature store on disk: which chunks are complete, in a journal and a manifest.
 
-While a store grows, each chunk that has reached the disk adds a line to a journal; when all have,
-the journal becomes the manifest. A process killed at any moment leaves a journal that counts only
-whole chunks, so that the next one goes on from there.
+While a store grows, each chunk that has reached the disk adds a line to a journal. When all have,
+the journal becomes the manifest. A process killed at any moment leaves a journal of complete
+chunks, from which the next one continues.
 """
 
 import fcntl

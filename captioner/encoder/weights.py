@@ -1,7 +1,7 @@
-"""Where the weights of an encoder come from: a file, or the hub that timm downloads from.
+"""Weights of an encoder: from a file, or from the hub that timm downloads from.
 
-Files are read without executing anything they hold. What does not fit the network is refused in
-one line that counts the differences; a missing network is noticed in seconds.
+Reading a file executes nothing in it. Weights that do not fit the network are refused in one line
+that counts the differences. A missing network is noticed within seconds.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""Which steps of a sequence are detached: the random part of h-detach, and nothing else.
+"""Detach masks: the random choice of the steps of a sequence that are detached.
 
-A mask is an explicit tensor that the recurrences take as an argument, so that a run can be
-repeated and a gradient tested. `p` is the probability to *detach*, as in Algorithm 1 of
-Kanuparthi, Arpit et al. (ICLR 2019) and in its figures; the paper's section 2.3 writes 1 - p.
+A mask is an explicit tensor argument of the recurrences, so a run can be repeated and a gradient
+tested. `p` is the probability to *detach*, as in Algorithm 1 of Kanuparthi, Arpit et al. (ICLR
+2019) and in its figures; the paper's section 2.3 writes 1 - p.
 """
 
 import torch

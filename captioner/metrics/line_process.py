@@ -1,9 +1,9 @@
-"""A child process that answers lines with lines, and cannot make its parent wait for ever.
+"""A child process that answers one line with one line, with a time-out for each answer.
 
-Three threads serve the child: one writes, one reads the answers, one drains stderr. So neither
-side ever blocks on a full pipe, each answer has a time-out, and the last words of a child that
-died are at hand. The child ends with `close`, with the object, and, as its input then ends,
-with this process. The usual wrappers lack each of these (salaniz/pycocoevalcap #15).
+Three threads serve the child: one writes, one reads the answers, one drains stderr. So neither side
+blocks on a full pipe, and the last lines of a child that died are available. The child ends with
+`close`, with the object, or, because its input ends, with this process. The usual wrappers lack
+each of these (salaniz/pycocoevalcap #15).
 """
 
 import os

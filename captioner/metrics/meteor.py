@@ -1,9 +1,9 @@
-"""METEOR 1.5 as a process that stays warm, in place of pycocoevalcap's wrapper.
+"""METEOR 1.5 in a long-lived process, in place of pycocoevalcap's wrapper.
 
-The same jar with the same options gives the same figures (Denkowski and Lavie 2014). Here it
-answers within a time-out or not at all, is started again once when it dies, and stays in step
-whatever the captions hold: empty ones, line breaks, or the separator of its protocol. It scores
-while the caller does something else, because `begin` returns at once.
+The same jar with the same options gives the same scores (Denkowski and Lavie 2014). Each answer has
+a time-out, and a process that dies is restarted once. Captions may hold anything: nothing at all,
+line breaks, or the separator of its protocol. `begin` returns at once, so scoring runs while the
+caller does something else.
 """
 
 import re

@@ -1,9 +1,9 @@
 """BLEU, ROUGE-L and CIDEr against references that are counted once and kept.
 
-The n-grams are cut and counted by pycocoevalcap. BLEU and ROUGE-L are its scorers as they stand;
-for CIDEr its class weighs every reference anew at each call, which takes most of a validation's
-time, so the sum is written out here over the same numbers in the same order (Vedantam et al.
-2015, with the clipping and length penalty of CIDEr-D as coco-caption has them).
+pycocoevalcap cuts and counts the n-grams, and its scorers compute BLEU and ROUGE-L. Its CIDEr
+weighs every reference again at each call, which takes most of a validation's time, so its sum is
+written out here over the same numbers in the same order (Vedantam et al. 2015, with the clipping
+and length penalty of CIDEr-D as in coco-caption).
 """
 
 from collections.abc import Mapping, Sequence

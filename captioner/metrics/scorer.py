@@ -1,9 +1,9 @@
-"""All metrics of a set of captions, with everything that references cost paid once.
+"""Scorer of captions by all metrics, with the work for the references done once.
 
-A `Scorer` is made for one set of references and scores any number of candidate sets against it,
-as the validations of a training run do: the references stay tokenised and their n-grams counted,
-and one METEOR process stays warm and works while BLEU, ROUGE-L and CIDEr are computed. The idf of
-CIDEr comes from these references, so they must be those of the whole evaluated split.
+A `Scorer` is made for one set of references and scores any number of candidate sets, as the
+validations of a training run do. The references stay tokenised and their n-grams counted. One
+METEOR process stays alive and works while BLEU, ROUGE-L and CIDEr are computed. The idf of CIDEr
+comes from these references, so they must be those of the whole evaluated split.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The result of an evaluation: its figures, what they were counted from, and how to show them."""
+"""Scores of an evaluation, the counts behind them, and their table."""
 
 import math
 from collections.abc import Hashable, Mapping

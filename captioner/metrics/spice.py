@@ -1,7 +1,7 @@
-"""SPICE, where its models have been fetched: an opt-in, because they are 400 MB and it is slow.
+"""SPICE, an optional metric: its models are 400 MB and it is slow.
 
-The jar is that of pycocoevalcap, called as its wrapper calls it (Anderson et al. 2016), but with
-its files in a temporary folder instead of in the installed package, and with a time-out.
+The jar is pycocoevalcap's, called as its wrapper calls it (Anderson et al. 2016), but with a
+time-out and with its files in a temporary folder instead of the installed package.
 """
 
 import json

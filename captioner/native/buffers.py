@@ -1,9 +1,9 @@
-"""Tensors whose memory is recycled: a training step gets back the blocks of the step before.
+"""Recycled memory for tensors: a training step gets the blocks of the step before.
 
-Memory fresh from the system is cleared page by page at its first touch; for the hundreds of
-megabytes that a long sequence leaves for its backward pass, that costs as much as a third of the
-arithmetic. The pool itself is in source/buffers.cpp. A block belongs to its tensor and all views
-of it, and goes back when the last of them dies, in whichever thread that happens.
+The system clears fresh memory page by page at its first use. For the hundreds of megabytes that a
+long sequence keeps for its backward pass, that costs up to a third of the arithmetic. The pool
+itself is in source/buffers.cpp. A block belongs to its tensor and all views of it, and returns to
+the pool when the last of them dies, in whichever thread.
 """
 
 import ctypes

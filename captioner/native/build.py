@@ -1,7 +1,7 @@
 """`python -m captioner.native.build`: compile the LSTM kernels ahead of their first use.
 
-For where they will run without a compiler: an image, a cluster, a wheel. Every instruction set
-of this machine's family is compiled, since the processor may be another there.
+Use it for places without a compiler: an image, a cluster, a wheel. Every instruction set of this
+machine's family is compiled, because the processor there may be another.
 """
 
 from captioner.threads import wait_passively

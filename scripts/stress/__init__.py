@@ -1,1 +1,1 @@
-"""What `stress_serving.py` does to a caption service, one module for each kind of trouble."""
+"""Stress scenarios of `stress_serving.py`, one module for each kind of trouble."""

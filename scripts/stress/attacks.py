@@ -1,7 +1,7 @@
-"""Raw HTTP that no client library would send: smuggling, floods of fields, paths that climb.
+"""Raw HTTP attacks: smuggling, floods of fields, path traversal.
 
-What is demanded of every one: an answer or an end of the connection in time, no status of 500, no
-traceback, and an error in the form of RFC 9457 wherever HTTP has room for one.
+Each must get an answer or a closed connection in time, no status 500, no traceback, and an error in
+the form of RFC 9457 wherever HTTP allows one.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
-"""A client that costs next to nothing: one connection for each request, nothing retried.
+"""Minimal HTTP client: one connection per request, no retries.
 
-It shares the machine with what it measures, so it does as little as a client can. Every picture
-has a size of its own among those in flight and every request an id, so an answer that belongs to
-another request shows.
+It shares the machine with the service it measures, so it does as little as possible. Every picture
+in flight has its own size and every request its own id, so an answer to another request is noticed.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Clients that hang up halfway, and clients that dawdle to hold what others need."""
+"""Clients that hang up halfway, and slow clients that occupy what others need."""
 
 import asyncio
 import random

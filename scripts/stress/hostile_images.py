@@ -1,8 +1,8 @@
-"""Images that mean harm, or come to it: mutations of sound files, and bombs of known kinds.
+"""Hostile images: mutations of valid files, and bombs of known kinds.
 
-All of them are made from a seed, so that one that breaks something can be made again: it is number
-`index` of seed `seed`. The bombs follow what is known of formats and of Pillow (docs/serving.md
-lists the limits that stop them).
+All are made from a seed, so one that breaks something can be made again: it is number `index` of
+seed `seed`. The bombs follow known weaknesses of formats and of Pillow (docs/serving.md lists the
+limits that stop them).
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Load of two kinds: as fast as some clients go, or at a rate whatever comes back."""
+"""Load generators: a number of clients as fast as they can go, or a fixed rate of requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

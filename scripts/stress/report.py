@@ -1,6 +1,7 @@
-"""What a scenario found: figures, and the demands on them with a verdict for each.
+"""Report of a scenario: measured figures, and a verdict for each requirement.
 
-Everything is printed as it is found, so that a run that is cut short has still said something.
+Everything is printed as soon as it is known, so a run that is cut short has still reported
+something.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Processes that are killed and services that are told to end or to reload, all under load."""
+"""Kills, shutdowns and reloads under load."""
 
 import asyncio
 import os

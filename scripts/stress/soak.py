@@ -1,4 +1,4 @@
-"""Good and hostile traffic for an hour, and what the service's processes hold meanwhile."""
+"""An hour of good and hostile traffic, and the memory of the service's processes over it."""
 
 import asyncio
 import base64

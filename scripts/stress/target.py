@@ -1,8 +1,8 @@
-"""The service that is stressed: started here or found, and what the system says of its processes.
+"""The service under test: started here or already running, and the state of its processes.
 
-Its log goes to a file, which is read for what no client can see: which requests it took for
-accepted, and whether anything failed that nobody foresaw. A service that was found by its address
-and its process number shows everything but its log.
+Its log goes to a file. The file shows what no client can see: which requests the service accepted,
+and whether anything failed unexpectedly. A service that is already running, given by address and
+process number, shows everything but its log.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""What a request passes before any route sees it: the connection, its limits, keys and rates."""
+"""ASGI middleware in front of the routes: connection limits, keys and rates."""

@@ -1,8 +1,8 @@
-"""The limits of a request's body, kept while it streams in and before any parser sees it.
+"""Limits of a request's body, applied while it arrives and before it is parsed.
 
-Pure ASGI, so that it holds under every server. A body that says it is too large is refused unread;
-one that lies, or that has no stated length, is cut at the limit; one that dawdles is cut in time.
-The bodies of all requests together are bounded as well, since they are kept in memory.
+Pure ASGI, so it works under every server. A body whose declared length is too large is refused
+unread. One with a wrong or missing length is cut at the limit, and a slow one at its deadline. The
+bodies of all requests together are limited too, because they are kept in memory.
 """
 
 import asyncio

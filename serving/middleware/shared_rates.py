@@ -1,8 +1,8 @@
-"""The hits of clients at all workers, so that a rate is the same however many workers there are.
+"""Request counts shared by all workers, so that a rate limit does not depend on their number.
 
-It is what the moving window of `limits` asks of a storage, on an SQLite file in the folder that the
-workers of one supervisor share: exact over processes, and sound when one is killed in the middle.
-A hit costs some hundred microseconds.
+A storage for the moving window of `limits`, on an SQLite file in the folder that the workers of one
+supervisor share. It is exact across processes, and stays valid when one is killed in the middle. A
+hit costs some hundred microseconds.
 """
 
 import sqlite3

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object per line on standard output, one line per request.
 
 JSON in ASCII escapes every control character, so nothing that a client sends can forge a line or
-reach a terminal. Lines are written by a thread of their own: a reader that has stalled costs lines,
-whose number is told when it reads again, and never a request.
+reach a terminal. A separate thread writes the lines. If the reader stalls, lines are dropped and
+counted; requests never wait for it.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""What the service counts and times, for Prometheus.
+"""Prometheus metrics of the service.
 
-With several workers every one writes into files of one folder (prometheus-client's multiprocess
-mode), and whichever is asked answers for all. Routes are labelled by their template, so the number
-of time series is bounded whatever paths are asked for.
+With several workers, each writes into files of one folder (prometheus-client's multiprocess mode),
+and any of them answers for all. Routes are labelled by their template, so the number of time series
+is bounded whatever paths are requested.
 """
 
 import os

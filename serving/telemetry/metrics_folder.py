@@ -1,7 +1,7 @@
-"""The folder in which the workers of one supervisor keep what they count.
+"""Folder in which the workers of one supervisor keep their counters.
 
-It is made anew for each supervisor and held by a lock as long as anyone of it lives, so that what
-one left behind that was killed is told from what is in use, and goes at the next start.
+Each supervisor makes a new one and holds a lock on it as long as one of its processes lives. The
+next start removes folders whose lock is free, which killed supervisors left behind.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry, where the extra `tracing` is installed and an endpoint is set.
+"""OpenTelemetry traces, if the extra `tracing` is installed and an endpoint is set.
 
 Without an endpoint nothing of it is imported, and a stage costs a null context.
 """

@@ -1,9 +1,9 @@
-"""MNIST read pixel by pixel: 784 steps of one number, then the digit; in order or permuted.
+"""MNIST read pixel by pixel: 784 steps of one number, then the digit, in order or permuted.
 
-Pixels are divided by 255 and nothing else. The first 50,000 training images train, the last
-10,000 validate, and the test images are looked at once, with the model that validated best. The
-permutation is NumPy's `RandomState(seed).permutation(784)`, as in the authors' code; there the
-seed was the run's, so that every seed was another task. Here it is one of its own.
+Pixels are divided by 255 and nothing else. The first 50,000 training images train, the last 10,000
+validate, and the test images are used once, with the model that validated best. The permutation is
+NumPy's `RandomState(seed).permutation(784)`, as in the authors' code. There the seed was the run's,
+so every seed was a different task; here it is separate.
 """
 
 import hashlib

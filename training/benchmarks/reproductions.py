@@ -1,15 +1,14 @@
-"""What each table and figure of the paper needs to be run: the grid, as data.
+"""Tables and figures of the paper as data: the runs that each one needs, and the printed numbers.
 
-An exhibit is a table or figure of the paper, or one of our own. It crosses its rows, methods with
-their options, with settings, tasks with theirs, and with learning rates and seeds. Adding a method
-to a table is one line in its `rows`. Runs are named by what they are, so exhibits share them:
-Table 1 evaluates runs of Figure 2.
+Each of them crosses its rows (methods with their options) with settings (tasks with theirs),
+learning rates and seeds. To add a method to a table, add one line to its `rows`. Runs are named by
+their options, so tables and figures share them: Table 1 evaluates runs of Figure 2.
 
-Source: Kanuparthi, Arpit et al., *h-detach*, ICLR 2019. Numbers of its tables stand here as
-printed; those of other methods in Table 2 are what their own papers report. Its figures publish no
-numbers: `says` holds what text and captions say of them, in other words. The numbering of Figures 4
-and 5 follows its section on ablations, and is not certain. The appendix's Figures 6 to 8 show more
-seeds of such runs, for which there is --seeds.
+Source: Kanuparthi, Arpit et al., *h-detach*, ICLR 2019. Numbers of its tables are as printed; those
+of other methods in Table 2 are from their own papers. Its figures publish no numbers: `says` holds
+the statements of text and captions, in other words. The numbering of Figures 4 and 5 follows its
+section on ablations, and is not certain. The appendix's Figures 6 to 8 show more seeds of such
+runs; use --seeds for those.
 """
 
 from collections.abc import Iterator, Sequence

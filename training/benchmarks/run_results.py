@@ -1,4 +1,4 @@
-"""What a run of a benchmark has come to so far, read from its folder while or after it trains."""
+"""Results of a benchmark run, read from its folder while it trains or afterwards."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,8 +1,7 @@
-"""Runs many trainings side by side, each in a process of its own, and shares out the time.
+"""Scheduler of many trainings side by side, each in its own process, with a shared time budget.
 
-What is complete is skipped, what was stopped goes on where it stood, and nothing is lost when this
-process is killed: the trainings then get SIGTERM from the kernel (on Linux), save and end, and the
-next call goes on with them.
+Complete runs are skipped and stopped ones are resumed. If this process is killed, nothing is lost:
+the trainings get SIGTERM from the kernel (on Linux), save and end, and the next call resumes them.
 """
 
 import ctypes

@@ -1,9 +1,9 @@
-"""Tells what the runs of an exhibit came to, beside the paper's numbers.
+"""Result pages of the benchmarks: our numbers beside the paper's.
 
-Every number says what it is made of: how many seeds, how many epochs of those that were asked for,
-and which learning rate. As the authors did, "best of n" is the test accuracy of the run whose
-validation accuracy is best, over seeds and learning rates; the mean and the spread are over the
-seeds of the one learning rate whose mean validation accuracy is best.
+Every number states its seeds, its epochs of those that were asked for, and its learning rate. As
+the authors did, "best of n" is the test accuracy of the run with the best validation accuracy, over
+seeds and learning rates. The mean and the spread are over the seeds of the one learning rate whose
+mean validation accuracy is best.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What the loop asks of a task, and the network it trains: a recurrent method under a linear layer.
+"""Interface of a benchmark task, and its network: a recurrent method under a linear layer.
 
 Shapes: T steps, B sequences, I inputs, C classes.
 """

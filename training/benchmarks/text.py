@@ -1,10 +1,10 @@
 """Word-level language modelling on a text file, where the paper saw no gain from h-detach.
 
-A text is its words, split at white space, and a mark at the end of each line; words that the
-training part does not have often enough are one unknown word. The first four fifths train, the
-next tenth validates, the last tests. Training is truncated backpropagation: the text lies in
-`--batch-size` columns, an update reads `--steps` words of each, and the state goes on from one
-update to the next without its gradient. Perplexity is exp of the mean cross-entropy of a word.
+A text is split at white space into words, with a mark at the end of each line. Words that are too
+rare in the training part are one unknown word. The first four fifths train, the next tenth
+validates, the last tests. Training is truncated backpropagation: the text lies in `--batch-size`
+columns, an update reads `--steps` words of each, and the state passes from one update to the next
+without its gradient. Perplexity is exp of the mean cross-entropy of a word.
 
 Shapes: T steps, B columns, E embedding, V words.
 """

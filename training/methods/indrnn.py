@@ -1,17 +1,17 @@
-"""IndRNN: every unit sees of the past only itself, and layers are stacked to mix the units.
+"""IndRNN: each unit is connected to its own past only; stacked layers mix the units.
 
 Source: Li, Li, Cook, Zhu, Gao, *Independently Recurrent Neural Network (IndRNN): Building A Longer
 and Deeper RNN*, CVPR 2018 (arXiv 1803.04831), equations 4 to 7.
 
     h_t = relu(W x_t + u * h_{t-1} + b),    h_0 = 0,    |u_n| <= --recurrent-bound
 
-(* is the product of elements.) The Jacobian of a step is therefore diagonal, and over T steps a
-unit's gradient is u_n^T at most: the bound keeps it from exploding. The paper bounds |u| by
-gamma^(1/T), for example 2^(1/784) = 1.0009; here the bound is 1 unless told otherwise.
-Left to choice: W is He's (normal, variance 2 / fan-in), b = 0, u is uniform between 0 and the
-bound, which gives the units all ranges of memory. For pixel MNIST the paper stacks 6 layers with
-batch normalisation between them and trains at 2e-4; here --layers says how many, and there is no
-normalisation, so do not expect its 99 %.
+(* is the product of elements.) The Jacobian of a step is diagonal, and over T steps a unit's
+gradient is at most u_n^T: the bound keeps it from exploding. The paper bounds |u| by gamma^(1/T),
+for example 2^(1/784) = 1.0009; here the default bound is 1. Our choices: W is He's (normal,
+variance 2 / fan-in), b = 0, u is uniform between 0 and the bound, which gives the units all ranges
+of memory. For pixel MNIST the paper stacks 6 layers with batch normalisation between them and
+trains at 2e-4; here --layers sets their number, and there is no normalisation, so do not expect its
+99 %.
 """
 
 from dataclasses import dataclass
