@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,20 +22,15 @@ from torch import Tensor
 
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.data.images import ImageSource
-from captioner.devices import choose_device
+from captioner.engine import ENGINES, Engine
 from captioner.errors import OptionError
 from captioner.features import Features
-from captioner.search import Hypothesis, search
+from captioner.search import Hypothesis
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from captioner.decoders.interface import Decoder
-    from captioner.encoder.timm_encoder import ImageEncoder
-
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
-ENCODED_TOGETHER = 8  # images, except on a CPU
 Item = TypeVar("Item")
 
 
@@ -56,12 +51,13 @@ class Caption:
 
 
 class Captioner:
-    """An encoder, a decoder and their vocabulary, ready for photographs."""
+    """A model and its vocabulary, ready for photographs."""
 
-    def __init__(self, encoder: "ImageEncoder", decoder: "Decoder", vocabulary: Vocabulary) -> None:
-        self.encoder = encoder.eval()
-        self.decoder = decoder.eval()
+    def __init__(self, engine: Engine, vocabulary: Vocabulary, hash: str = "") -> None:  # noqa: A002
+        self.engine = engine
         self.vocabulary = vocabulary
+        self.hash = hash  # SHA-256 of the model's folder, empty where there is none
+        self.preprocessing = engine.preprocessing
 
     def caption(
         self,
@@ -121,7 +117,7 @@ class Captioner:
         result = []
         for batch in _batches(images, batch_size):
             # Resized one by one: a batch of opened photographs could fill the memory.
-            pixels = [self.encoder.preprocessing.read(image) for image in batch]
+            pixels = [self.preprocessing.read(image) for image in batch]
             result += self.captions_of_pixels(pixels, config)
         return result
 
@@ -134,37 +130,13 @@ class Captioner:
         same captions and figures alone and in any batch.
 
         Shapes:
-            pixels: for each image uint8 [3, height, width], as `encoder.preprocessing.resize`
-            gives it.
+            pixels: for each image uint8 [3, height, width], as `preprocessing.read` gives it.
         """
         return self.captions_of_features(self.features_of_pixels(pixels), config)
 
     def features_of_pixels(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images, of each the same bits whatever the others are.
-
-        A convolution of several images may be summed in another order than that of one. So the
-        network always sees the same number: one on a CPU, where more gain little, and elsewhere
-        eight, some of them twice.
-
-        Shapes:
-            pixels: as `captions_of_pixels` takes them.
-        """
-        device = next(self.decoder.parameters()).device
-        if not pixels:
-            return Features(torch.empty(0, device=device))
-        if device.type == "cpu":
-            return Features.cat([self.encoder.encode([image]) for image in pixels])
-        features: dict[int, Features] = {}
-        shapes = sorted({tuple(image.shape) for image in pixels})
-        for shape in shapes:
-            alike = [row for row, image in enumerate(pixels) if tuple(image.shape) == shape]
-            for start in range(0, len(alike), ENCODED_TOGETHER):
-                rows = alike[start : start + ENCODED_TOGETHER]
-                filled = rows + rows[:1] * (ENCODED_TOGETHER - len(rows))
-                encoded = self.encoder.encode([pixels[row] for row in filled])
-                for place, row in enumerate(rows):
-                    features[row] = encoded.select(slice(place, place + 1))
-        return Features.cat([features[row] for row in range(len(pixels))])
+        """Return the features of images, of each the same bits whatever the others are."""
+        return self.engine.encode(pixels)
 
     def captions_of_features(
         self, features: Features, config: SearchConfig | Sequence[SearchConfig]
@@ -172,14 +144,14 @@ class Captioner:
         """Return the captions of images whose features are known, as `captions_of_pixels`."""
         return [
             [self._caption(hypothesis) for hypothesis in hypotheses]
-            for hypotheses in search(self.decoder, features, config)
+            for hypotheses in self.engine.search(features, config)
         ]
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         tokens = tuple(self.vocabulary.decode(hypothesis.words))
         attention = None
         if hypothesis.attention is not None:
-            grid = (len(tokens), self.encoder.grid, self.encoder.grid)
+            grid = (len(tokens), self.engine.grid, self.engine.grid)
             attention = hypothesis.attention.numpy().reshape(grid)
         return Caption(
             text=" ".join(tokens),
@@ -190,19 +162,20 @@ class Captioner:
         )
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> Captioner:
+def load(
+    folder: Path | str, device: torch.device | str = "cpu", engine: str = "torch"
+) -> Captioner:
     """Return the captioner of a checkpoint's folder, or of a run's folder (then its best one).
 
     Needs no network and none of the training code. `device` may be "auto": CUDA where there is one.
 
     Raises:
-        OptionError: there is no such device here.
+        OptionError: there is no such device here, or no such engine.
         CheckpointError: there is none, or a file of it is damaged; the message names the file.
     """
-    from captioner.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(find_checkpoint(Path(folder)), choose_device(str(device)))
-    return Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
+    if engine not in ENGINES:
+        raise OptionError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+    return Captioner(*ENGINES[engine].load(find_checkpoint(Path(folder)), str(device)))
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from captioner.decoders import Decoder, build_decoder, decoder_class
 from captioner.encoder.config import EncoderConfig
+from captioner.encoder.encoders import restore_encoder
+from captioner.encoder.interface import Encoder
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.files import read_json, write_json
 from captioner.hashed_folder import (
@@ -46,7 +47,7 @@ _OWN_FILES = (MODEL, VOCABULARY, ENCODER, DECODER)
 class Checkpoint:
     """What a checkpoint's folder holds, ready for use."""
 
-    encoder: ImageEncoder
+    encoder: Encoder
     decoder: Decoder
     vocabulary: Vocabulary
     summary: dict[str, Any]  # of the training that made it
@@ -57,7 +58,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     *,
-    encoder: ImageEncoder,
+    encoder: Encoder,
     decoder: Decoder,
     vocabulary: Vocabulary,
     summary: Mapping[str, Any],
@@ -76,7 +77,7 @@ def save_checkpoint(
     """
     assert len(vocabulary) == decoder.vocabulary_size
     assert encoder.feature_size == decoder.feature_size
-    weights_hash = encoder.weights_hash()
+    weights_hash = encoder.fingerprint()
     with hashed_folder_written_aside(folder) as aside:
         model = {
             "format_version": FORMAT_VERSION,
@@ -115,7 +116,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         )
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        encoder = ImageEncoder.restore(
+        encoder = restore_encoder(
             EncoderConfig.from_json(model["encoder"]["config"]),
             Preprocessing.from_json(model["preprocessing"]),
             load_file(folder / ENCODER),
@@ -177,9 +178,7 @@ def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
     return True
 
 
-def _check_sizes(
-    folder: Path, encoder: ImageEncoder, decoder: Decoder, vocabulary: Vocabulary
-) -> None:
+def _check_sizes(folder: Path, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary) -> None:
     if len(vocabulary) != decoder.vocabulary_size:
         raise CheckpointError(
             f"{folder / VOCABULARY} holds {len(vocabulary)} words and the decoder was made for "

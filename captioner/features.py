@@ -48,6 +48,12 @@ class Features:
         names = [name for name, values in vars(parts[0]).items() if values is not None]
         return cls(**{name: torch.cat([getattr(one, name) for one in parts]) for name in names})
 
+    @classmethod
+    def in_order(cls, parts: Sequence[Self], images: list[int]) -> Self:
+        """Return `cat` of the parts, whose images have these numbers, in the order of these."""
+        joined = cls.cat(parts)
+        return joined.select(torch.tensor(images, device=joined.device).argsort())
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         present = {name: values for name, values in vars(self).items() if values is not None}
         return type(self)(**{name: change(values) for name, values in present.items()})

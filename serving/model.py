@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from captioner.captioner import Caption, Captioner
-from captioner.checkpoint import load_checkpoint
+from captioner.captioner import Caption, Captioner, load
 from captioner.checkpoint_folders import find_checkpoint
-from captioner.devices import choose_device
 from captioner.errors import CheckpointError
 from captioner.search_config import SearchConfig
 
@@ -64,17 +61,16 @@ def load_model(folder: Path, device: str = "cpu") -> LoadedModel:
         OptionError: there is no such device.
     """
     folder = find_checkpoint(Path(folder))
-    checkpoint = load_checkpoint(folder, choose_device(device))
-    captioner = Captioner(checkpoint.encoder, checkpoint.decoder, checkpoint.vocabulary)
+    captioner = load(folder, device)
     whole = folder.resolve()
     model = LoadedModel(
         captioner=captioner,
         name=whole.parent.name if whole.name in ("best", "last") else whole.name,
-        hash=checkpoint.hash,
+        hash=captioner.hash,
         folder=folder,
         loaded_at=time.time(),
     )
-    grey = checkpoint.encoder.preprocessing.resize(Image.new("RGB", (640, 480), "grey"))
+    grey = captioner.preprocessing.resize(Image.new("RGB", (640, 480), "grey"))
     try:
         # The first picture pays for what is set up once.
         captions_of_batch(model, [grey], [CaptionOptions()])
@@ -97,8 +93,6 @@ def captions_of_batch(
     """
     began = time.perf_counter()
     features = model.captioner.features_of_pixels(pixels)
-    if features.device.type == "cuda":
-        torch.cuda.synchronize(features.device)
     encoded = time.perf_counter()
     configs = [one.search_config() for one in options]
     captions = model.captioner.captions_of_features(features, configs)

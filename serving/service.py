@@ -130,7 +130,7 @@ class Service:
         assert self._pool is not None
         assert self._batcher is not None
         self.metrics.upload_bytes.observe(len(data))
-        preprocessing = ticket.model.captioner.encoder.preprocessing
+        preprocessing = ticket.model.captioner.preprocessing
         with stage("decode"):
             image = await self._pool.decode(
                 data, preprocessing=preprocessing, deadline=ticket.deadline

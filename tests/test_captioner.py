@@ -15,6 +15,7 @@ import captioner
 from captioner.captioner import DEFAULTS, Caption, Captioner
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.preprocessing import Preprocessing
+from captioner.engine import TorchEngine
 from captioner.errors import ImageError, OptionError
 from captioner.features import Features
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -52,7 +53,7 @@ def a_captioner(decoder: str = "soft_attention") -> Captioner:
     )
     with torch.no_grad():
         built.output.weight.mul_(30)
-    return Captioner(ColourEncoder(), built, Vocabulary((*SPECIAL_TOKENS, *WORDS)))
+    return Captioner(TorchEngine(ColourEncoder(), built), Vocabulary((*SPECIAL_TOKENS, *WORDS)))
 
 
 def test_a_caption_holds_text_tokens_probabilities_and_attention(photographs: list[Path]):
@@ -96,7 +97,7 @@ def test_a_photograph_is_turned_upright_first():
 def test_images_are_taken_in_batches_and_keep_their_order(photographs: list[Path]):
     model = a_captioner()
     together = model.caption(photographs, batch_size=3)
-    assert model.encoder.batches == [1] * 4  # a CPU encodes each alone
+    assert model.engine.encoder.batches == [1] * 4  # a CPU encodes each alone
     for path, caption in zip(photographs, together, strict=True):
         (alone,) = model.caption([path])
         assert caption.text == alone.text

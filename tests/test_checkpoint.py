@@ -21,7 +21,7 @@ from captioner import files
 from captioner.checkpoint import Checkpoint, load_checkpoint, load_extra, save_checkpoint
 from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, StorageError
 from captioner.files import file_hash, read_json, write_json
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
@@ -34,7 +34,7 @@ def parts(decoder: str = "soft_attention", seed: int = 0, **encoder: Any) -> dic
     config = EncoderConfig(
         **{"name": "test_resnet", "weights": "none", "image_size": 64, "grid": 2, **encoder}
     )
-    made = ImageEncoder.create(config, generator)
+    made = TimmEncoder.create(config, generator)
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs"))
     sizes = {"hidden_size": 8, "embedding_size": 6, "attention_size": 5}
     return {
@@ -122,8 +122,8 @@ def test_the_encoder_file_serves_as_encoder_weights(saved: Path) -> None:
     config = EncoderConfig(
         name="test_resnet", weights=str(saved / "encoder.safetensors"), image_size=64, grid=2
     )
-    again = ImageEncoder.create(config)
-    assert again.weights_hash() == load_checkpoint(saved).encoder.weights_hash()
+    again = TimmEncoder.create(config)
+    assert again.fingerprint() == load_checkpoint(saved).encoder.fingerprint()
 
 
 def test_extras_come_back_under_their_names(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_an_encoder_that_differs_is_not_shared(saved: Path, tmp_path: Path, reas
     save_checkpoint(tmp_path / "last", **made, link_encoder_from=source)
     assert not (tmp_path / "last" / "encoder.safetensors").samefile(saved / "encoder.safetensors")
     loaded = load_checkpoint(tmp_path / "last")
-    assert loaded.encoder.weights_hash() == made["encoder"].weights_hash()
+    assert loaded.encoder.fingerprint() == made["encoder"].fingerprint()
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(

@@ -16,7 +16,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "cat", "runs", "sits", "grass"))
@@ -24,7 +24,7 @@ VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "cat", "runs", "sits", "gr
 
 def make_checkpoint(folder: Path, decoder_name: str) -> Path:
     generator = torch.Generator().manual_seed(0)
-    encoder = ImageEncoder.create(
+    encoder = TimmEncoder.create(
         EncoderConfig(name="resnet10t", weights="none", grid=2, image_size=64), generator
     )
     sizes = {"hidden_size": 16, "embedding_size": 8, "attention_size": 8}

@@ -1,11 +1,10 @@
-"""What a run consists of, built from its configuration: data, encoder, decoder, validation.
+"""The parts of a captioner's training, built from its configuration: data, model, validation.
 
 Whatever can be wrong with them is found here, before any long work.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +14,16 @@ from captioner.checkpoint import Checkpoint
 from captioner.data.karpathy import CaptionDataset, CaptionedImage
 from captioner.decoders import Decoder, build_decoder, decoder_options
 from captioner.devices import choose_device
-from captioner.encoder.store import FeatureStore
-from captioner.encoder.timm_encoder import EncoderConfig, ImageEncoder
+from captioner.encoder.config import EncoderConfig
+from captioner.encoder.encoders import create_encoder
+from captioner.encoder.interface import Encoder
+from captioner.engine import TorchEngine
 from captioner.errors import DataError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.batches import EpochBatches
 from training.config import TrainingConfig
-from training.feature_sources import ImageSource, LiveImages, SourceSchedule, StoredFeatures
+from training.feature_sources import ImageSource, SourceSchedule
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
 from training.validation import Validator
@@ -34,19 +35,29 @@ _VALIDATION_BATCH = 50  # images
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a trainer moves or asks."""
+    """Everything that a trainer moves or asks; to be closed in the end."""
 
     config: TrainingConfig
     dataset: CaptionDataset
     device: torch.device
     vocabulary: Vocabulary
-    encoder: ImageEncoder
+    encoder: Encoder
     encoder_parameters: list[nn.Parameter]  # those that are trained
     decoder: Decoder
+    engine: TorchEngine  # of the two, for validation
     batches: EpochBatches
     validator: Validator
-    validation_source: Callable[[int], ImageSource]  # by the epoch last trained in
+    sources: Sequence[SourceSchedule]  # of training and of validation
     facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
+
+    def validation_source(self, epoch: int) -> ImageSource:
+        """Return the source of the validation images after training in this epoch."""
+        return self.sources[1].of_epoch(epoch)
+
+    def close(self) -> None:
+        """End the threads that read images."""
+        for source in self.sources:
+            source.close()
 
 
 def assemble(
@@ -70,21 +81,23 @@ def assemble(
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
 
     encoder = checkpoint.encoder if checkpoint else _new_encoder(config)
-    encoder.to(device)
     decoder = checkpoint.decoder if checkpoint else _new_decoder(config, encoder, vocabulary)
-    decoder.to(device)
+    engine = TorchEngine(encoder, decoder, device)
     encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
-    facts |= _describe_modules(encoder, decoder, encoder_parameters, config, device, announce)
+    facts |= _describe_modules(engine, encoder_parameters, config, announce)
     folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
 
-    sources = _sources(encoder, train, config, device, announce, augmented=True)
+    sources = [
+        SourceSchedule.open(engine, images, config, announce, is_augmented=images is train)
+        for images in (train, val)
+    ]
     batches = EpochBatches(
         train,
         vocabulary,
-        sources.of_epoch,
+        sources[0].of_epoch,
         config,
         device=device,
-        missing=sources.known_missing,
+        missing=sources[0].known_missing,
     )
     skipped = len(train) - batches.num_images
     if skipped:
@@ -106,11 +119,10 @@ def assemble(
         encoder=encoder,
         encoder_parameters=encoder_parameters,
         decoder=decoder,
+        engine=engine,
         batches=batches,
         validator=validator,
-        validation_source=_sources(
-            encoder, val, config, device, announce, augmented=False
-        ).of_epoch,
+        sources=sources,
         facts=facts,
     )
 
@@ -132,8 +144,8 @@ def _vocabulary(train: list[CaptionedImage], config: TrainingConfig) -> Vocabula
     )
 
 
-def _new_encoder(config: TrainingConfig) -> ImageEncoder:
-    return ImageEncoder.create(
+def _new_encoder(config: TrainingConfig) -> Encoder:
+    return create_encoder(
         EncoderConfig(
             name=config.encoder,
             weights=config.encoder_weights,
@@ -146,7 +158,7 @@ def _new_encoder(config: TrainingConfig) -> ImageEncoder:
     )
 
 
-def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Vocabulary) -> Decoder:
+def _new_decoder(config: TrainingConfig, encoder: Encoder, vocabulary: Vocabulary) -> Decoder:
     return build_decoder(
         config.decoder,
         decoder_options(config.decoder, config.to_json()),
@@ -154,44 +166,6 @@ def _new_decoder(config: TrainingConfig, encoder: ImageEncoder, vocabulary: Voca
         feature_size=encoder.feature_size,
         generator=derived_generator(config.seed, "decoder"),
     )
-
-
-def _sources(
-    encoder: ImageEncoder,
-    images: list[CaptionedImage],
-    config: TrainingConfig,
-    device: torch.device,
-    announce: Announce,
-    *,
-    augmented: bool,
-) -> SourceSchedule:
-    live = None
-    if config.trains_encoder:
-        live = LiveImages(
-            encoder,
-            images,
-            workers=config.workers,
-            device=device,
-            amp=config.amp,
-            announce=announce,
-        )
-        if not config.frozen_epochs:
-            return SourceSchedule(None, live, 0)
-
-    def store(mirrored: bool) -> FeatureStore:
-        return FeatureStore.open(
-            Path(config.feature_store) if config.feature_store else None,
-            encoder,
-            images,
-            mirrored=mirrored,
-            workers=config.workers,
-            progress=True,
-            announce=announce,
-        )
-
-    mirrored = store(mirrored=True) if augmented and config.horizontal_flip else None
-    stored = StoredFeatures(store(mirrored=False), mirrored, device)
-    return SourceSchedule(stored, live, config.frozen_epochs)
 
 
 def _describe_data(
@@ -216,20 +190,18 @@ def _describe_data(
 
 
 def _describe_modules(
-    encoder: ImageEncoder,
-    decoder: Decoder,
+    engine: TorchEngine,
     encoder_parameters: list[nn.Parameter],
     config: TrainingConfig,
-    device: torch.device,
     announce: Announce,
 ) -> dict[str, Any]:
-    in_encoder = sum(parameter.numel() for parameter in encoder.parameters())
+    in_encoder = sum(parameter.numel() for parameter in engine.encoder.parameters())
     trained = sum(parameter.numel() for parameter in encoder_parameters)
-    in_decoder = sum(parameter.numel() for parameter in decoder.parameters())
+    in_decoder = sum(parameter.numel() for parameter in engine.decoder.parameters())
     state = f"{trained:,} of them trained" if trained else "frozen"
     announce(f"encoder: {config.encoder}, {in_encoder:,} parameters, {state}")
     announce(f"decoder: {config.decoder}, {in_decoder:,} parameters, p = {config.p:g}")
-    announce(f"device: {device}, {torch.get_num_threads()} threads")
+    announce(f"device: {engine.device}, {torch.get_num_threads()} threads")
     return {
         "encoder_parameters": in_encoder,
         "encoder_parameters_trained": trained,
@@ -238,7 +210,7 @@ def _describe_modules(
 
 
 def _checkpoint_bytes(
-    encoder: ImageEncoder, decoder: Decoder, encoder_parameters: list[nn.Parameter]
+    encoder: Encoder, decoder: Decoder, encoder_parameters: list[nn.Parameter]
 ) -> int:
     """Return about what best/, last/ and one more that is being written take."""
 

@@ -10,6 +10,7 @@ wait_passively()  # before torch is loaded
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
 from captioner.data.open_dataset import open_dataset
 from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
+from captioner.engine import TorchEngine
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import write_json
 from captioner.metrics import scores_table
@@ -87,20 +89,15 @@ def evaluate(
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    checkpoint.encoder.to(device).eval()
-    checkpoint.decoder.to(device).eval()
+    engine = TorchEngine(checkpoint.encoder, checkpoint.decoder, device)
     validator = Validator(
         images,
         checkpoint.vocabulary,
         config.search,
         batch_size=config.batch_size,
     )
-    with validator:
-        validation = validator.run(
-            checkpoint.decoder,
-            _source(config, checkpoint, images, device),
-            description=config.split,
-        )
+    with validator, closing(_source(config, checkpoint, images, device)) as source:
+        validation = validator.run(engine, source, description=config.split)
     assert validation is not None, "nobody asked it to stop"
     return validation, validator.images
 

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from PIL import Image, ImageOps
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
+from captioner.encoder.interface import Encoder
 from captioner.encoder.store import FeatureStore
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.engine import TorchEngine
 from captioner.errors import ImageError
 from captioner.features import Features
+from training.config import TrainingConfig
 
 
 class View(NamedTuple):
@@ -44,6 +47,8 @@ class ImageSource(Protocol):
     def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read: ...
 
     def features(self, read: Read) -> Features: ...
+
+    def close(self) -> None: ...
 
 
 class StoredFeatures:
@@ -71,13 +76,15 @@ class StoredFeatures:
         rows: Features = read.payload
         return rows.to(self._device)
 
+    def close(self) -> None: ...
+
 
 class LiveImages:
     """Images that are decoded and encoded anew each time."""
 
     def __init__(
         self,
-        encoder: ImageEncoder,
+        encoder: Encoder,
         images: Sequence[CaptionedImage],
         *,
         workers: int,
@@ -100,22 +107,8 @@ class LiveImages:
         return Read([indices[place] for place in kept], [found[place] for place in kept])
 
     def features(self, read: Read) -> Features:
-        """Encode the images, those of one size together, and return them in their order."""
-        pixels: list[Tensor] = read.payload
-        by_size: dict[torch.Size, list[int]] = {}
-        for place, image in enumerate(pixels):
-            by_size.setdefault(image.shape, []).append(place)
-        parts, places = [], []
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
-            for group in by_size.values():
-                stacked = torch.stack([pixels[place] for place in group]).to(self._device)
-                images = self._encoder.preprocessing.normalise(stacked)
-                parts.append(self._encoder(images).float())
-                places += group
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.tensor(places, device=self._device).argsort()
-        return Features.cat(parts).select(order)
+            return self._encoder.forward_by_size(read.payload)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -143,12 +136,56 @@ class SourceSchedule:
     live: LiveImages | None
     frozen_epochs: int  # at the start, from the store
 
+    @classmethod
+    def open(
+        cls,
+        engine: TorchEngine,
+        images: Sequence[CaptionedImage],
+        config: TrainingConfig,
+        announce: Callable[[str], None],
+        *,
+        is_augmented: bool,
+    ) -> Self:
+        """Return the sources of these images, computing and storing features as far as needed."""
+        live = None
+        if config.trains_encoder:
+            live = LiveImages(
+                engine.encoder,
+                images,
+                workers=config.workers,
+                device=engine.device,
+                amp=config.amp,
+                announce=announce,
+            )
+            if not config.frozen_epochs:
+                return cls(None, live, 0)
+
+        def store(mirrored: bool) -> FeatureStore:
+            return FeatureStore.open(
+                Path(config.feature_store) if config.feature_store else None,
+                engine.encoder,
+                images,
+                mirrored=mirrored,
+                workers=config.workers,
+                progress=True,
+                announce=announce,
+            )
+
+        mirrored = store(mirrored=True) if is_augmented and config.horizontal_flip else None
+        stored = StoredFeatures(store(mirrored=False), mirrored, engine.device)
+        return cls(stored, live, config.frozen_epochs)
+
     def of_epoch(self, number: int) -> ImageSource:
         """Return the source of epoch `number`, counted from 0."""
         is_stored = self.live is None or number < self.frozen_epochs
         source = self.stored if is_stored else self.live
         assert source is not None, "a schedule has a source for every epoch"
         return source
+
+    def close(self) -> None:
+        """End the threads that read images."""
+        if self.live is not None:
+            self.live.close()
 
     @property
     def known_missing(self) -> frozenset[int]:

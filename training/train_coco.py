@@ -12,6 +12,7 @@ wait_passively()  # before torch is loaded
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,13 @@ def train(arguments: Arguments) -> int:
         folder, config, dataset = _new_run(arguments)
     choose_device(config.device)
     is_resumed = folder.last.exists()
-    with folder.locked():
+    with folder.locked(), ExitStack() as closed_at_end:
         say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
         say(_listed(config))
         checkpoint = _first_weights(config, folder.last if is_resumed else None)
-        parts = assemble(config, dataset, checkpoint, folder, say)
+        parts = closed_at_end.enter_context(
+            closing(assemble(config, dataset, checkpoint, folder, say))
+        )
         folder.write_config(config, {"facts": parts.facts, "command": sys.argv})
         trainer = Trainer(parts, folder, say)
         if is_resumed:

@@ -228,7 +228,7 @@ class Trainer:
         with self._averaged():
             last_epoch = (standing.step - 1) // self._steps_per_epoch
             validation = parts.validator.run(
-                parts.decoder,
+                parts.engine,
                 parts.validation_source(last_epoch),
                 is_stopping=lambda: self._interruption.is_requested,
             )

@@ -1,4 +1,4 @@
-"""Captions for many images, and what they are worth.
+"""Captions for many images, and their scores.
 
 Validation writes captions as a user would get them (search, no teacher forcing) and scores them
 with pycocoevalcap's metrics; `evaluate_coco.py` does the same for a finished checkpoint.
@@ -14,11 +14,10 @@ import torch
 
 from captioner.data.karpathy import CaptionedImage
 from captioner.data.shapes import named_rightly
-from captioner.decoders.interface import Decoder
+from captioner.engine import Engine
 from captioner.files import write_json
 from captioner.metrics import Scorer, Scores
 from captioner.progress import Progress
-from captioner.search import search
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.feature_sources import ImageSource, Read
@@ -78,7 +77,7 @@ class Validator:
 
     def run(
         self,
-        decoder: Decoder,
+        engine: Engine,
         source: ImageSource,
         *,
         description: str = "validation",
@@ -90,7 +89,7 @@ class Validator:
         """
         captions: dict[int, list[str]] = {}
         written = generate_captions(
-            decoder,
+            engine,
             self._vocabulary,
             source,
             self._indices,
@@ -131,7 +130,7 @@ class Validator:
 
 
 def generate_captions(
-    decoder: Decoder,
+    engine: Engine,
     vocabulary: Vocabulary,
     source: ImageSource,
     indices: Sequence[int],
@@ -149,7 +148,7 @@ def generate_captions(
         if not read.indices:
             continue
         with torch.no_grad():
-            found = search(decoder, source.features(read), config)
+            found = engine.search(source.features(read), config)
         yield read.indices, [vocabulary.decode(best[0].words) for best in found]
 
 

@@ -165,7 +165,7 @@ def _caption_all(
     progress: "Progress",
 ) -> None:
     size, total = arguments.batch_size, len(photographs)
-    read = captioner.encoder.preprocessing.read
+    read = captioner.preprocessing.read
     with progress, ThreadPoolExecutor(OPENING_THREADS) as threads:
         for start in range(0, total, size):
             batch = photographs[start : start + size]
@@ -197,5 +197,5 @@ def _draw(captioner: "Captioner", path: Path, caption: "Caption", out: Path) -> 
     from captioner.pictures import draw_attention, seen_box
 
     image = open_image(path)
-    seen = seen_box(captioner.encoder.preprocessing, image.size)
+    seen = seen_box(captioner.preprocessing, image.size)
     draw_attention(image, caption, out, seen=seen)

@@ -19,9 +19,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record, locked
 from captioner.encoder.store_writer import ImageFile, write_chunks
-from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import DataError, StorageError
 from captioner.features import Features
 from captioner.progress import Progress
@@ -54,7 +54,7 @@ class FeatureStore:
     def open(
         cls,
         folder: Path | None,
-        encoder: ImageEncoder,
+        encoder: Encoder,
         images: Sequence[ImageFile],
         *,
         mirrored: bool = False,
@@ -161,7 +161,7 @@ def _complete(record: Record, write: Callable[[], None], announce: Announce) -> 
 
 def _record(
     folder: Path,
-    encoder: ImageEncoder,
+    encoder: Encoder,
     images: Sequence[ImageFile],
     mirrored: bool,
     batch_size: int,
@@ -170,7 +170,7 @@ def _record(
     identity: dict[str, Any] = {
         "encoder": encoder.config.name,
         "stage": encoder.config.stage,
-        "weights_hash": encoder.weights_hash(),
+        "weights_hash": encoder.fingerprint(),
         "preprocessing": encoder.preprocessing.to_json(),
         "grid": encoder.grid,
         "mirrored": mirrored,
@@ -197,10 +197,10 @@ def _images_hash(images: Sequence[ImageFile]) -> str:
     found = 0
     for image in images:
         size = -1
-        with suppress(OSError, ValueError):  # the latter of a name that no file can have
+        with suppress(OSError):
             size = image.path.stat().st_size
             found += 1
-        digest.update(f"{image.filename}\0{size}\n".encode("utf-8", "surrogatepass"))
+        digest.update(f"{image.filename}\0{size}\n".encode())
     if found == 0:
         raise DataError(
             f"none of the {len(images):,} images is there (first: {images[0].path}); check --images"
@@ -210,7 +210,7 @@ def _images_hash(images: Sequence[ImageFile]) -> str:
     return digest.hexdigest()
 
 
-def _announce_size(record: Record, encoder: ImageEncoder, announce: Announce) -> None:
+def _announce_size(record: Record, encoder: Encoder, announce: Announce) -> None:
     """Say what is about to be written and what is free.
 
     Raises:
@@ -256,7 +256,7 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "captioner" / "features"
 
 
-def _device(encoder: ImageEncoder) -> torch.device:
+def _device(encoder: Encoder) -> torch.device:
     return next(encoder.parameters()).device
 
 

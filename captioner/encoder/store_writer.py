@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record
-from captioner.encoder.timm_encoder import ImageEncoder
 from captioner.errors import EncoderError, ImageError, StorageError
 from captioner.progress import Progress
 
@@ -42,7 +42,7 @@ class ImageFile(Protocol):
 def write_chunks(
     record: Record,
     chunks: Sequence[int],
-    encoder: ImageEncoder,
+    encoder: Encoder,
     images: Sequence[ImageFile],
     *,
     mirrored: bool,
@@ -106,7 +106,7 @@ def _decode_ahead(
         yield [future.result() for future in ahead.popleft()]
 
 
-def _encode(encoder: ImageEncoder, found: Sequence[Decoded]) -> np.ndarray:
+def _encode(encoder: Encoder, found: Sequence[Decoded]) -> np.ndarray:
     """Return the features as float16 [images, positions, features], zeros for broken images."""
     features = torch.zeros(len(found), encoder.grid**2, encoder.feature_size)
     readable = [place for place, pixels in enumerate(found) if not isinstance(pixels, str)]

@@ -1,13 +1,11 @@
 """The encoder: any image network of timm, turned into features of a grid.
 
-It holds the network without its classifier, the preprocessing that goes with it, and the rules
-of fine-tuning: which stages learn, and that statistics of loaded weights stay as they are. This
-is the only module that knows timm.
+Statistics of loaded weights stay as they are in fine-tuning. This is the only module that knows
+timm.
 """
 
 import difflib
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,39 +15,29 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from captioner.encoder.config import NONE, PRETRAINED, EncoderConfig, preprocessing_for
+from captioner.encoder.interface import Encoder
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.encoder.weights import download_options, load_state, read_state, state_hash
-from captioner.errors import EncoderError, OptionError
+from captioner.encoder.weights import download_options, load_state, read_state
+from captioner.errors import EncoderError
 from captioner.features import Features
 
 
-class ImageEncoder(nn.Module):
-    """A network that maps pixels to grid features; frozen until `trainable` is called."""
+class TimmEncoder(Encoder):
+    """Any image network of timm, without its classifier."""
 
     def __init__(
         self, config: EncoderConfig, preprocessing: Preprocessing, network: nn.Module
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.preprocessing = preprocessing
-        self.grid = config.grid
         # Up to twice as fast on a CPU, never slower by much; of the same meaning everywhere.
-        self.network: Any = network.to(memory_format=torch.channels_last)
-        self.requires_grad_(False)
-        self.eval()
+        network = network.to(memory_format=torch.channels_last)
+        super().__init__(config, preprocessing, network)
+        for module in self._batch_norms():
+            module.register_forward_pre_hook(self._before_norm)
+            module.register_forward_hook(self._after_norm)
         self.feature_size = self._try_out()
 
     @classmethod
     def create(cls, config: EncoderConfig, generator: torch.Generator | None = None) -> Self:
-        """Return an encoder with the weights its configuration asks for.
-
-        Random weights follow from `generator`, without it from a fixed seed; the global generator
-        is left as it was.
-
-        Raises:
-            EncoderError: timm does not know the network, its weights cannot be had or do not fit,
-                or it gives no grid of features.
-        """
         from timm.data import resolve_model_data_config
 
         path = None if config.weights in (PRETRAINED, NONE) else Path(config.weights).expanduser()
@@ -65,11 +53,6 @@ class ImageEncoder(nn.Module):
     def restore(
         cls, config: EncoderConfig, preprocessing: Preprocessing, state: dict[str, Tensor]
     ) -> Self:
-        """Return an encoder that was saved: no file, no network and no random number is needed.
-
-        Raises:
-            EncoderError: `state` is not of the network that `config` names.
-        """
         network = _network(replace(config, weights=NONE), None)
         _prune(network, config)
         load_state(network, state, (), "the saved state")
@@ -86,31 +69,8 @@ class ImageEncoder(nn.Module):
             feature_map = nn.functional.adaptive_avg_pool2d(feature_map, self.grid)
         return Features(feature_map.flatten(2).transpose(1, 2).contiguous())
 
-    def encode(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images as `preprocessing` reads them, each uint8 [3, h, w].
-
-        They have no gradient and are those of evaluation mode. All images of one size go through
-        the network together.
-        """
-        device = next(self.network.parameters()).device
-        encoded = torch.empty(len(pixels), self.grid**2, self.feature_size, device=device)
-        rows_of_shape: dict[torch.Size, list[int]] = {}
-        for row, image in enumerate(pixels):
-            rows_of_shape.setdefault(image.shape, []).append(row)
-        was_training = self.training
-        self.eval()
-        try:
-            # Writing into a tensor made outside keeps the result fit for a later backward pass.
-            with torch.inference_mode():
-                for rows in rows_of_shape.values():
-                    stack = torch.stack([pixels[row] for row in rows]).to(device)
-                    encoded[rows] = self(self.preprocessing.normalise(stack)).grid.float()
-        finally:
-            self.train(was_training)
-        return Features(encoded)
-
     def stages(self) -> list[list[str]]:
-        """Return the names of the parameters by stage, from the pixels to the output.
+        """Return the names of the network's parameters by stage, from the pixels to the output.
 
         Stages are timm's own coarse groups for layer-wise learning rates: a ResNet has its stem
         and four stages, MobileNetV2 its stem and seven (the last with the final convolution), a
@@ -121,29 +81,7 @@ class ImageEncoder(nn.Module):
         if hasattr(self.network, "group_matcher"):
             groups = group_parameters(self.network, self.network.group_matcher(coarse=True))
             return [list(groups[number]) for number in sorted(groups)]
-        children: dict[str, list[str]] = {}
-        for name, _ in self.network.named_parameters():
-            children.setdefault(name.partition(".")[0], []).append(name)
-        return list(children.values())
-
-    def trainable(self, stages: int | None) -> list[nn.Parameter]:
-        """Let all stages learn (None) or the last few (0: none), and return their parameters.
-
-        Raises:
-            OptionError: the network has fewer stages.
-        """
-        groups = self.stages()
-        count = len(groups) if stages is None else stages
-        if not 0 <= count <= len(groups):
-            raise OptionError(
-                f"{count} stages of {self.config.name} are to be fine-tuned; give 0 to "
-                f"{len(groups)}, or all"
-            )
-        learning = {name for group in groups[len(groups) - count :] for name in group}
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name in learning)
-        self.train(self.training)
-        return [value for value in self.network.parameters() if value.requires_grad]
+        return super().stages()
 
     def train(self, mode: bool = True) -> Self:
         """Enter training mode, in which batch norm follows the batch only where it may.
@@ -153,14 +91,21 @@ class ImageEncoder(nn.Module):
         """
         super().train(mode)
         if mode:
-            for module in self.network.modules():
-                if isinstance(module, _BatchNorm) and not self._learns_statistics(module):
-                    module.eval()
+            for module in self._batch_norms():
+                module.train(self._learns_statistics(module))
         return self
 
-    def weights_hash(self) -> str:
-        """Return the SHA-256 of the network's weights and statistics."""
-        return state_hash(self.network)
+    def _batch_norms(self) -> list[_BatchNorm]:
+        return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+
+    def _before_norm(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Use the known statistics for one value, which has no variance."""
+        if _has_one_value(inputs):
+            norm.eval()
+
+    def _after_norm(self, norm: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        if self.training and _has_one_value(inputs):
+            norm.train(self._learns_statistics(norm))
 
     def _learns_statistics(self, module: nn.Module) -> bool:
         parameters = list(module.parameters()) or list(self.network.parameters())
@@ -204,6 +149,11 @@ class ImageEncoder(nn.Module):
                 f"encoder {self.config.name} gives no grid of features for images of {side} "
                 f"pixels: {reason[:200]}; choose another encoder, stage or image size"
             ) from problem
+
+
+def _has_one_value(inputs: tuple[Tensor, ...]) -> bool:
+    """Return whether a channel has one value in the batch: one image, one position."""
+    return inputs[0].numel() == inputs[0].shape[1]
 
 
 def _network(config: EncoderConfig, generator: torch.Generator | None) -> Any:

@@ -119,7 +119,7 @@ def caption_answer(
     }
     if attention:
         size = (header.width, header.height)
-        edges = seen_box(outcome.model.captioner.encoder.preprocessing, size)
+        edges = seen_box(outcome.model.captioner.preprocessing, size)
         image["seen"] = [
             round(edge / side, SEEN_DIGITS) for edge, side in zip(edges, size * 2, strict=True)
         ]

@@ -22,7 +22,7 @@ from captioner.encoder import store_writer
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.store import FeatureStore
 from captioner.encoder.store_record import locked
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import DataError, EncoderError, StorageError
 from captioner.features import Features
 
@@ -32,9 +32,9 @@ class Photograph(NamedTuple):
     filename: str
 
 
-def encoder(seed: int = 0, **values: Any) -> ImageEncoder:
+def encoder(seed: int = 0, **values: Any) -> TimmEncoder:
     options = {"name": "test_resnet", "weights": "none", "image_size": 32, "grid": 2, **values}
-    return ImageEncoder.create(EncoderConfig(**options), torch.Generator().manual_seed(seed))
+    return TimmEncoder.create(EncoderConfig(**options), torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
 
 
 def open_store(
-    tmp_path: Path, images: list[Photograph], made: ImageEncoder | None = None, **options: Any
+    tmp_path: Path, images: list[Photograph], made: TimmEncoder | None = None, **options: Any
 ) -> Opened:
     made = made or encoder()
     said: list[str] = []
@@ -83,7 +83,7 @@ def open_store(
     return Opened(store, said, sum(encoded))
 
 
-def direct(images: list[Photograph], made: ImageEncoder | None = None) -> torch.Tensor:
+def direct(images: list[Photograph], made: TimmEncoder | None = None) -> torch.Tensor:
     made = made or encoder()
     return made.encode([made.preprocessing.read(image.path) for image in images]).grid
 
@@ -456,12 +456,3 @@ def test_the_users_cache_is_the_default_place(
     store = FeatureStore.open(None, encoder(), images[:2])
     assert store.folder.parent == tmp_path / "cache" / "captioner" / "features"
     assert store.folder.name.startswith("test_resnet-2x2-2-images-")
-
-
-def test_names_that_no_file_has_do_not_keep_the_others_from_being_stored(tmp_path):
-    (tmp_path / "a.jpg").touch()
-    images = [
-        Photograph(tmp_path / name, name)
-        for name in ("a.jpg", "a\0b.jpg", "\ud83d.jpg", "caf\udce9.jpg")
-    ]
-    assert store_module._images_hash(images) != store_module._images_hash(images[:3])

@@ -15,12 +15,12 @@ from torch import nn
 
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import EncoderError, OptionError
 
 
-def create(name: str = "test_resnet", **values: Any) -> ImageEncoder:
-    return ImageEncoder.create(EncoderConfig(**{"name": name, "weights": "none", **values}))
+def create(name: str = "test_resnet", **values: Any) -> TimmEncoder:
+    return TimmEncoder.create(EncoderConfig(**{"name": name, "weights": "none", **values}))
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -28,16 +28,16 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
-def pixels_for(encoder: ImageEncoder, count: int = 2) -> torch.Tensor:
+def pixels_for(encoder: TimmEncoder, count: int = 2) -> torch.Tensor:
     side = encoder.preprocessing.image_size
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def encode(encoder: ImageEncoder, images: list[Image.Image]) -> torch.Tensor:
+def encode(encoder: TimmEncoder, images: list[Image.Image]) -> torch.Tensor:
     return encoder.encode([encoder.preprocessing.resize(image) for image in images]).grid
 
 
-def same_network(encoder: ImageEncoder, **options: Any) -> Any:
+def same_network(encoder: TimmEncoder, **options: Any) -> Any:
     """The network as timm gives it, with the encoder's weights."""
     network = timm.create_model(encoder.config.name, num_classes=0, **options).eval()
     network.load_state_dict(encoder.network.state_dict())
@@ -118,10 +118,10 @@ def test_encoding_leaves_mode_and_gradients_alone() -> None:
     encoder = create()
     encoder.trainable(None)
     encoder.train()
-    before = encoder.weights_hash()
+    before = encoder.fingerprint()
     features = encode(encoder, [noise(50, 40)])
     assert encoder.training
-    assert encoder.weights_hash() == before
+    assert encoder.fingerprint() == before
     assert not features.requires_grad
     weight = torch.ones(encoder.feature_size, requires_grad=True)
     (features * weight).sum().backward()  # refuses tensors made in inference mode
@@ -133,7 +133,7 @@ def test_random_weights_follow_from_the_generator_alone() -> None:
 
     def made(seed: int) -> str:
         generator = torch.Generator().manual_seed(seed)
-        return ImageEncoder.create(config, generator).weights_hash()
+        return TimmEncoder.create(config, generator).fingerprint()
 
     torch.manual_seed(5)
     first = made(1)
@@ -147,24 +147,24 @@ def test_random_weights_follow_from_the_generator_alone() -> None:
 
 def test_the_hash_sees_every_weight_and_statistic() -> None:
     encoder = create()
-    seen = {encoder.weights_hash()}
+    seen = {encoder.fingerprint()}
     state = encoder.network.state_dict()
     for name in ("conv1.0.weight", "bn1.running_mean", "layer4.0.bn1.num_batches_tracked"):
         state[name].add_(1)
-        seen.add(encoder.weights_hash())
+        seen.add(encoder.fingerprint())
     assert len(seen) == 4
 
 
 def test_a_saved_state_restores_the_same_encoder() -> None:
     encoder = create(stage=3, image_size=64, image_mode="squash")
-    again = ImageEncoder.restore(
+    again = TimmEncoder.restore(
         EncoderConfig.from_json(encoder.config.to_json()),
         Preprocessing.from_json(encoder.preprocessing.to_json()),
         encoder.network.state_dict(),
     )
     image = noise(70, 64)
     assert torch.equal(encode(again, [image]), encode(encoder, [image]))
-    assert again.weights_hash() == encoder.weights_hash()
+    assert again.fingerprint() == encoder.fingerprint()
 
 
 def test_the_network_is_frozen_until_stages_are_chosen() -> None:
@@ -181,7 +181,7 @@ def test_the_network_is_frozen_until_stages_are_chosen() -> None:
 def test_every_parameter_is_in_one_stage() -> None:
     for name in ("mobilenetv2_100", "test_vit", "pit_s_224"):
         network = timm.create_model(name, num_classes=0)
-        encoder = ImageEncoder.__new__(ImageEncoder)
+        encoder = TimmEncoder.__new__(TimmEncoder)
         nn.Module.__init__(encoder)
         encoder.network = network
         stages = encoder.stages()
@@ -212,7 +212,7 @@ def test_gradients_reach_the_chosen_stages_and_no_other() -> None:
     assert with_gradient == {"layer4"}
 
 
-def statistics(encoder: ImageEncoder) -> dict[str, torch.Tensor]:
+def statistics(encoder: TimmEncoder) -> dict[str, torch.Tensor]:
     return {n: b.clone() for n, b in encoder.network.named_buffers() if "running" in n}
 
 
@@ -239,6 +239,21 @@ def test_statistics_follow_the_batch_only_where_nothing_was_loaded(
         encoder.train()
         training = encoder(pixels).grid
         assert torch.equal(training, encoder.eval()(pixels).grid)
+
+
+def test_a_batch_of_one_image_and_one_position_trains() -> None:
+    encoder = create(stage=4, image_size=32, grid=1)
+    encoder.trainable(None)
+    encoder.train()
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    encoder(pixels).grid.sum().backward()
+    assert all(module.training for module in norms)
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    last = [name for name in statistics(encoder) if name.startswith("layer4")]
+    after = statistics(encoder)
+    encoder(torch.cat([pixels, pixels.flip(2)]))
+    assert any(not torch.equal(after[name], statistics(encoder)[name]) for name in last)
 
 
 def test_batch_norm_of_loaded_weights_still_learns_its_scale(tmp_path: Path) -> None:

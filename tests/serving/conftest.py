@@ -33,12 +33,12 @@ def make_checkpoint(folder: Path, seed: int = 0) -> Path:
     from captioner.checkpoint import save_checkpoint
     from captioner.decoders import SoftAttention, build_decoder
     from captioner.encoder.config import EncoderConfig
-    from captioner.encoder.timm_encoder import ImageEncoder
+    from captioner.encoder.timm_encoder import TimmEncoder
     from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
     generator = torch.Generator().manual_seed(seed)
     config = EncoderConfig(name="test_resnet", weights="none", image_size=64, grid=2)
-    encoder = ImageEncoder.create(config, generator)
+    encoder = TimmEncoder.create(config, generator)
     words = ("a", "dog", "cat", "runs", "sits", "on", "the", "grass", "red", "ball")
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *words))
     decoder = build_decoder(

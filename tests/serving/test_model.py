@@ -16,7 +16,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.decoders import DECODERS, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
-from captioner.encoder.timm_encoder import ImageEncoder
+from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, OptionError
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 from serving.model import (
@@ -35,7 +35,7 @@ def save(folder: Path, decoder: str, image_mode: str = "crop") -> Path:
     config = EncoderConfig(
         name="test_resnet", weights="none", image_size=64, grid=3, image_mode=image_mode
     )
-    encoder = ImageEncoder.create(config, generator)
+    encoder = TimmEncoder.create(config, generator)
     sizes = {
         "hidden_size": 131,
         "embedding_size": 67,
@@ -131,7 +131,7 @@ def test_pictures_of_other_shapes_may_share_a_batch(tmp_path: Path):
 def test_they_are_those_of_the_library_and_the_command_line(
     model: LoadedModel, photographs: list[Path], capsys: pytest.CaptureFixture[str]
 ):
-    read = model.captioner.encoder.preprocessing.read
+    read = model.captioner.preprocessing.read
     options = CaptionOptions(num_captions=2)
     ours = captions_of_batch(model, [read(path) for path in photographs], [options] * 4)[0]
     library = captioner.load(model.folder).captions(photographs, num_captions=2, batch_size=3)

@@ -1,0 +1,122 @@
+"""Engines: what runs a captioner's model, from pixels to features and from features to words.
+
+Devices, batch sizes and the library that computes are the engine's business; what a photograph is
+and how words are written is that of `captioner.captioner`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.devices import choose_device
+from captioner.encoder.interface import Encoder, rows_by_size
+from captioner.encoder.preprocessing import Preprocessing
+from captioner.features import Features
+from captioner.search import Hypothesis, search
+from captioner.search_config import SearchConfig
+from captioner.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.decoders import Decoder
+
+ENCODED_TOGETHER = 8  # images, except on a CPU
+
+
+class Engine(ABC):
+    """Runs one model."""
+
+    preprocessing: Preprocessing
+    grid: int  # positions along each side of the grid that captions look at
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, device: str) -> "LoadedEngine":
+        """Return an engine for the model in `folder`, as `captioner.load` says.
+
+        Raises:
+            OptionError: there is no such device.
+            CheckpointError: there is no sound model; the message names the file.
+        """
+
+    @abstractmethod
+    def encode(self, pixels: Sequence[Tensor]) -> Features:
+        """Return the features of images, of each the same bits whatever the others are.
+
+        The work is done when this returns. `pixels` holds for each image uint8 [3, height, width]
+        as `preprocessing` reads it.
+        """
+
+    @abstractmethod
+    def search(
+        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
+    ) -> list[list[Hypothesis]]:
+        """Return the best captions of every image, the best first, with a configuration for each.
+
+        Raises:
+            CaptionerError: the model gives no word a probability.
+        """
+
+
+class LoadedEngine(NamedTuple):
+    """An engine with what else the folder of its model holds."""
+
+    engine: Engine
+    vocabulary: Vocabulary
+    hash: str  # SHA-256: the name of exactly these contents
+
+
+class TorchEngine(Engine):
+    """PyTorch on one device, with an encoder and a decoder that are put there."""
+
+    def __init__(
+        self, encoder: Encoder, decoder: "Decoder", device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.encoder = encoder.to(self.device).eval()
+        self.decoder = decoder.to(self.device).eval()
+        self.preprocessing = encoder.preprocessing
+        self.grid = encoder.grid
+
+    @classmethod
+    def load(cls, folder: Path, device: str) -> LoadedEngine:
+        from captioner.checkpoint import load_checkpoint
+
+        chosen = choose_device(device)
+        checkpoint = load_checkpoint(folder, chosen)
+        engine = cls(checkpoint.encoder, checkpoint.decoder, chosen)
+        return LoadedEngine(engine, checkpoint.vocabulary, checkpoint.hash)
+
+    def encode(self, pixels: Sequence[Tensor]) -> Features:
+        """Return the features of images, as every engine does.
+
+        A convolution of several images may be summed in another order than that of one. So the
+        network always sees the same number: one on a CPU, where more gain little, and elsewhere
+        eight, some of them twice.
+        """
+        together = 1 if self.device.type == "cpu" else ENCODED_TOGETHER
+        if not pixels:
+            return Features(torch.empty(0, device=self.device))
+        parts, order = [], []
+        for alike in rows_by_size(pixels):
+            for start in range(0, len(alike), together):
+                rows = alike[start : start + together]
+                filled = rows + rows[:1] * (together - len(rows))
+                encoded = self.encoder.encode([pixels[row] for row in filled])
+                parts.append(encoded.select(slice(len(rows))))
+                order += rows
+        features = Features.in_order(parts, order)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return features
+
+    def search(
+        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
+    ) -> list[list[Hypothesis]]:
+        return search(self.decoder, features, config)
+
+
+ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine}
