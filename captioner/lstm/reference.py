@@ -5,19 +5,36 @@ autograd's own. It is slow, and it is the place to read what the others promise 
 et al., ICLR 2019, section 2.3).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
+class _DampGradient(torch.autograd.Function):
+    """The same state, its gradient multiplied by `keep`; 0 is what `.detach()` does."""
+
+    @staticmethod
+    def forward(state: Tensor, keep: Tensor) -> Tensor:  # noqa: ARG004
+        return state.view_as(state)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        keep = ctx.saved_tensors[0].unsqueeze(-1)
+        return torch.where(keep == 0.0, 0.0, grad * keep), None
+
+
 def partly_detached(state: Tensor, keep: Tensor | None) -> Tensor:
-    """Return `state` to the last bit, with its gradient multiplied by `keep`.
+    """Return `state` with its gradient multiplied by `keep`.
 
     Shapes:
         state [B, H], keep [] or [B] -> [B, H].
     """
-    if keep is None:
-        return state
-    return state.detach() + keep.unsqueeze(-1) * (state - state.detach())
+    return state if keep is None else _DampGradient.apply(state, keep)
 
 
 def loop(

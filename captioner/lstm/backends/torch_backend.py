@@ -171,8 +171,9 @@ def _pass_on(
         target.copy_(grad)
     else:
         torch.mm(grad, weight, out=target)
-    if isinstance(factor, Tensor):
-        target.mul_(factor[: len(target)] if factor.dim() == 2 else factor)
+    if isinstance(factor, Tensor):  # zero detaches infinity as well
+        factor = factor[: len(target)] if factor.dim() == 2 else factor
+        target.mul_(factor).masked_fill_(factor == 0.0, 0.0)
     elif factor != 1.0:
         target.mul_(factor)
     if faded is not None:

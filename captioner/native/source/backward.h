@@ -167,10 +167,12 @@ struct Backward {
       const Vec<Real> passed = grad_cell * forget * kept;
       store(place.grad_cell + r * padded + unit, is_cut ? Vec<Real>{} : passed);
       Real* to = gates_of(slice, place, t, r) + panel * layout.panel;
-      store(to, grad_cell * candidate * into * (Real(1) - into));
-      store(to + layout.gate, grad_cell * before * forget * (Real(1) - forget));
-      store(to + 2 * layout.gate, grad_cell * into * (Real(1) - candidate * candidate));
-      store(to + 3 * layout.gate, grad_hidden * squashed * out * (Real(1) - out));
+      // Infinity times the zeros of a padded row is NaN, which no product may meet.
+      const auto inside = [&](Vec<Real> value) { return first_lanes<Real>(value, left); };
+      store(to, inside(grad_cell * candidate * into * (Real(1) - into)));
+      store(to + layout.gate, inside(grad_cell * before * forget * (Real(1) - forget)));
+      store(to + 2 * layout.gate, inside(grad_cell * into * (Real(1) - candidate * candidate)));
+      store(to + 3 * layout.gate, inside(grad_hidden * squashed * out * (Real(1) - out)));
     }
   }
 

@@ -28,7 +28,8 @@ struct Numbers<float> {
   typedef int32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
   static constexpr int lanes = VECTOR_BYTES / 4;
   static constexpr int mantissa = 23;
-  static constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: pushes fractions out
+  // 1.5 * 2^23 pushes fractions out; 127 is what an exponent of 0 is stored as.
+  static constexpr float round_to_integer = 12582912.0f + 127.0f;
   static constexpr float smallest = -87.0f, largest = 88.0f;  // exp of them is a normal number
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
 };
@@ -39,7 +40,7 @@ struct Numbers<double> {
   typedef int64_t Bits __attribute__((vector_size(VECTOR_BYTES)));
   static constexpr int lanes = VECTOR_BYTES / 8;
   static constexpr int mantissa = 52;
-  static constexpr double round_to_integer = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double round_to_integer = 6755399441055744.0 + 1023.0;  // 1.5 * 2^52
   static constexpr double smallest = -708.0, largest = 709.0;
   static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
 };
@@ -87,6 +88,14 @@ inline void store(Real* to, Vec<Real> value, long count) {
   for (long lane = 0; lane < count; ++lane) to[lane] = value[lane];
 }
 
+// `value` in the first `count` lanes, zero behind them, whatever stood there.
+template <class Real>
+inline Vec<Real> first_lanes(Vec<Real> value, long count) {
+  if (count >= Numbers<Real>::lanes) return value;
+  for (long lane = count; lane < Numbers<Real>::lanes; ++lane) value[lane] = 0;
+  return value;
+}
+
 inline Vec<float> polynomial_of_exp(Vec<float> x) {
   Vec<float> sum = 1.9875691500e-4f * x + 1.3981999507e-3f;
   sum = sum * x + 8.3334519073e-3f;
@@ -102,8 +111,9 @@ inline Vec<double> polynomial_of_exp(Vec<double> x) {  // Taylor: |x| < 0.35, 0.
   return sum;
 }
 
-// exp(x) = 2^n * exp(rest). The rounding constant leaves n in the low bits of `shifted`, from where
-// a shift brings it to the exponent.
+// exp(x) = 2^n * exp(rest). The rounding constant leaves n in the low bits of `shifted` as exponents
+// are stored; shifted to their place, they are 2^n. Multiplied and not added to the exponent of
+// exp(rest), so that NaN of whatever bits stays NaN.
 template <class Real>
 inline Vec<Real> exponential(Vec<Real> x) {
   using N = Numbers<Real>;
@@ -114,7 +124,7 @@ inline Vec<Real> exponential(Vec<Real> x) {
   const Vec<Real> shifted = x * Real(1.44269504088896341) + N::round_to_integer;
   const Vec<Real> n = shifted - N::round_to_integer;
   const Vec<Real> rest = x - n * N::ln2_high - n * N::ln2_low;
-  return (Vec<Real>)((Bits)polynomial_of_exp(rest) + ((Bits)shifted << N::mantissa));
+  return polynomial_of_exp(rest) * (Vec<Real>)((Bits)shifted << N::mantissa);
 }
 
 template <class Real>
