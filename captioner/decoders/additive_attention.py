@@ -93,23 +93,16 @@ class InTorch(AdditiveAttention):
 class Compiled(AdditiveAttention):
     """The same in C++, for the CPU: captioner/native/source/attention.cpp."""
 
-    class _Call(ctypes.Structure):
-        _fields_ = [
-            *((name, ctypes.c_int64) for name in ("rows", "positions", "size", "threads")),
-            *((name, ctypes.c_void_p) for name in ("image_of_row", "keys", "queries")),
-        ]
-
     def __init__(self, keys: Tensor, score: Tensor, num_captions: int) -> None:
         super().__init__(keys, score, num_captions)
         self._threads = torch.get_num_threads()
-        compiled, dtype = library.load(), str(keys.dtype).removeprefix("torch.")
-        self._scores = compiled[f"attention_scores_{dtype}"]
-        self._gradients = compiled[f"attention_gradients_{dtype}"]
+        self._scores = library.function("attention_scores", keys.dtype)
+        self._gradients = library.function("attention_gradients", keys.dtype)
 
     @classmethod
     def takes(cls, keys: Tensor) -> bool:
         is_known = keys.device.type == "cpu" and keys.dtype in (torch.float32, torch.float64)
-        return is_known and library.obstacle() is None
+        return is_known and library.why_missing() is None
 
     def scores(self, query: Tensor, step: PackedStep) -> Tensor:
         found = query.new_empty(step.rows, self._keys.shape[1])
@@ -137,16 +130,17 @@ class Compiled(AdditiveAttention):
         self, function: Callable[..., Any], query: Tensor, step: PackedStep, *tensors: Tensor
     ) -> None:
         queries = _exponential(query).contiguous()
-        call = self._Call(
+        call = library.pack_call(
+            "attention",
             rows=step.rows,
             positions=self._keys.shape[1],
             size=self._keys.shape[2],
             threads=self._threads,
-            image_of_row=step.images.data_ptr(),
-            keys=self._keys.data_ptr(),
-            queries=queries.data_ptr(),
+            image_of_row=step.images,
+            keys=self._keys,
+            queries=queries,
         )
-        function(ctypes.byref(call), *(ctypes.c_void_p(one.data_ptr()) for one in tensors))
+        function(call, *(ctypes.c_void_p(one.data_ptr()) for one in tensors))
 
 
 def additive_attention(keys: Tensor, score: Tensor, num_captions: int) -> AdditiveAttention:

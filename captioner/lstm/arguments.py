@@ -1,4 +1,4 @@
-"""What the h-detach LSTM demands of its arguments, checked once for all backends.
+"""Checks of what the h-detach LSTM is called with, once for all backends.
 
 Native code reads memory by these sizes, so nothing that does not fit may reach it. Sizes are
 checked where the operator is called, values where it runs: tracing knows no values.
@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 from captioner.errors import OptionError
+from captioner.lstm.operands import Masks, Needs, Operands
+
+
+class OperandError(OptionError, RuntimeError):
+    """Tensors do not fit together; a `RuntimeError` as well, which is what `nn.LSTM` raises."""
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -27,81 +32,78 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def check_arguments(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    keep: Tensor | None,
-    cell_keep: Tensor | None,
-    lengths: Tensor | None,
-) -> None:
-    """Raise `OptionError` where sizes, devices or dtypes do not fit together.
+def check_arguments(operands: Operands, masks: Masks) -> None:
+    """Raise `OperandError` where sizes, devices or dtypes do not fit together.
 
     Under autocast, x and the states may be of another floating dtype than the weights.
     """
+    x, h0, c0, *_ = operands
+    lengths = operands.lengths
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[2] == 0:
-        raise OptionError(
+        raise OperandError(
             f"x has shape {list(x.shape)}; it must be [T, B, I] with T and I at least 1"
         )
-    if h0.dim() != 2 or h0.shape[1] == 0:
-        raise OptionError(f"h0 has shape {list(h0.shape)}; it must be [B, H] with H at least 1")
+    for name, state in (("h0", h0), ("c0", c0)):
+        if state.dim() != 2 or state.shape[1] == 0:
+            raise OperandError(
+                f"{name} has shape {list(state.shape)}; it must be [B, H] with H at least 1"
+            )
     if not x.is_floating_point():
-        raise OptionError(f"x is {x.dtype}; it must be floating point: convert it with .float()")
+        raise OperandError(f"x is {x.dtype}; it must be floating point: convert it with .float()")
     (steps, batch_size, inputs), size = x.shape, h0.shape[1]
+    cell_size = size if operands.w_hr is None else c0.shape[1]
+    rows = 4 * cell_size
+    shapes = (
+        x.shape,
+        (batch_size, size),
+        (batch_size, cell_size),
+        (rows, inputs),
+        (rows, size),
+        (rows,),
+        (rows,),
+        (size, cell_size),
+    )
     mixed = autocast_dtype(x) is not None
-    for name, one, shape in (
-        ("h0", h0, (batch_size, size)),
-        ("c0", c0, (batch_size, size)),
-        ("w_ih", w_ih, (4 * size, inputs)),
-        ("w_hh", w_hh, (4 * size, size)),
-        ("b_ih", b_ih, (4 * size,)),
-        ("b_hh", b_hh, (4 * size,)),
-    ):
+    for name, one, shape in zip(Needs._fields, operands.tensors, shapes, strict=True):
         if one is None:
             continue
         if one.shape != shape:
-            raise OptionError(
+            raise OperandError(
                 f"{name} has shape {list(one.shape)}; beside x {list(x.shape)} and h0 "
                 f"{list(h0.shape)} it must be {list(shape)}"
             )
         if one.device != x.device or (one.dtype != x.dtype and not mixed):
-            raise OptionError(
+            raise OperandError(
                 f"{name} is {one.dtype} on {one.device} and x is {x.dtype} on {x.device}; "
                 "they must be alike: convert one with .to()"
             )
-    for name, mask in (("keep", keep), ("cell_keep", cell_keep)):
+    for name, mask in masks._asdict().items():
         if mask is not None and mask.shape != (steps,) and mask.shape != (steps, batch_size):
-            raise OptionError(
+            raise OperandError(
                 f"{name} has shape {list(mask.shape)}; it must be [T] = [{steps}] or [T, B] = "
                 f"[{steps}, {batch_size}], as sample_keep draws it"
             )
     if lengths is not None and (lengths.shape != (batch_size,) or lengths.device.type != "cpu"):
-        raise OptionError(
+        raise OperandError(
             f"lengths has shape {list(lengths.shape)} on {lengths.device}; it must be "
             f"[B] = [{batch_size}] on the CPU"
         )
 
 
-def check_values(
-    steps: int, keep: Tensor | None, cell_keep: Tensor | None, lengths: Tensor | None
-) -> None:
-    """Raise `OptionError` for masks outside [0, 1] and for lengths that are no lengths.
+def check_values(steps: int, masks: Masks, lengths: Tensor | None) -> None:
+    """Raise `OperandError` for masks outside [0, 1] and for lengths that are no lengths.
 
     Masks on a GPU are not looked at: that would wait for the device at every call.
     """
-    for name, mask in (("keep", keep), ("cell_keep", cell_keep)):
+    for name, mask in masks._asdict().items():
         if mask is not None and mask.device.type == "cpu":
             outside = ~((mask >= 0.0) & (mask <= 1.0))
             if outside.any():
-                met = mask[outside][0].item()
-                raise OptionError(f"{name} holds {met}; its values lie between 0 and 1")
+                found = mask[outside][0].item()
+                raise OperandError(f"{name} holds {found}; its values lie between 0 and 1")
     if lengths is not None and len(lengths) > 0:
         in_order = (lengths[1:] <= lengths[:-1]).all()
         if not in_order or lengths[0] > steps or lengths[-1] < 1:
-            raise OptionError(
+            raise OperandError(
                 f"lengths is {lengths.tolist()}; it must be decreasing, between 1 and T = {steps}"
             )

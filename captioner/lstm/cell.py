@@ -1,4 +1,4 @@
-"""h-detach step by step, for loops that do something between steps, such as attention.
+"""Single steps of the h-detach LSTM, for loops that do something between them.
 
 `HDetachLSTMCell` takes the place of `torch.nn.LSTMCell`; `hdetach_step` is the function
 underneath. Both are the operator of the whole sequence, run on a sequence of one step. The loop
@@ -51,39 +51,46 @@ def hdetach_step(
 
 
 def _as_mask(keep: Tensor | float | None) -> Tensor | None:
-    return None if keep is None else torch.as_tensor(keep).unsqueeze(0)
+    if isinstance(keep, Tensor):
+        return keep.unsqueeze(0)
+    # In float64, so that a number is not rounded before it meets tensors of that dtype.
+    return None if keep is None else torch.tensor([keep], dtype=torch.float64, device="cpu")
 
 
 class HDetachLSTMCell(nn.LSTMCell):
     """`nn.LSTMCell` with a mask: the same parameters, values and errors. `eval()` detaches nothing.
 
     Shapes:
-        x [B, I] or [I], state two of [B, H] or [H] -> two of the state's shape.
+        input [B, I] or [I], hx two of [B, H] or [H] -> two of the shape of hx.
     """
 
     def forward(
         self,
-        x: Tensor,
-        state: tuple[Tensor, Tensor] | None = None,
+        input: Tensor,  # noqa: A002
+        hx: tuple[Tensor, Tensor] | None = None,
         *,
         keep: Tensor | float | None = None,
         cell_keep: Tensor | float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if x.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {x.dim()}D instead")
-        batched = x.dim() == 2
-        if not batched:
-            x = x.unsqueeze(0)
-        if state is None:
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for number, state in enumerate(hx or ()):
+            if state.dim() not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{number}] to be 1D or 2D, got {state.dim()}D instead"
+                )
+        is_batched = input.dim() == 2
+        x = input if is_batched else input.unsqueeze(0)
+        if hx is None:
             zeros = x.new_zeros(x.shape[0], self.hidden_size)
-            state = zeros, zeros
-        elif not batched:
-            state = state[0].unsqueeze(0), state[1].unsqueeze(0)
+            hx = zeros, zeros
+        elif not is_batched:
+            hx = hx[0].unsqueeze(0), hx[1].unsqueeze(0)
         if not self.training:
             keep = cell_keep = None
         h, c = hdetach_step(
             x,
-            *state,
+            *hx,
             self.weight_ih,
             self.weight_hh,
             self.bias_ih,
@@ -91,4 +98,4 @@ class HDetachLSTMCell(nn.LSTMCell):
             keep,
             cell_keep,
         )
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+        return (h, c) if is_batched else (h.squeeze(0), c.squeeze(0))

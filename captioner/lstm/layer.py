@@ -1,4 +1,4 @@
-"""`HDetachLSTM`: takes the place of `torch.nn.LSTM`, and detaches while it trains.
+"""`HDetachLSTM`, an `nn.LSTM` that detaches hidden states while it trains.
 
 Parameters, their initialisation, arguments, results and errors are those of `nn.LSTM`, and so is
 every value of the forward pass whatever p is; only gradients differ (Kanuparthi, Arpit et al.,
@@ -23,7 +23,7 @@ State = tuple[Tensor, Tensor]
 Masks = Tensor | Sequence[Tensor]
 
 
-class HDetachLSTM(nn.RNNBase):
+class HDetachLSTM(nn.LSTM):
     """An LSTM that stops the gradient through the hidden state with probability `p` per step.
 
     p: probability that h_{t-1} is detached as it enters step t; one draw serves the whole batch.
@@ -33,7 +33,8 @@ class HDetachLSTM(nn.RNNBase):
         bidirectional layer use the layer's mask, each in its own time order.
     per_sample: every row of the batch draws for itself.
     generator: where draws come from; None is torch's own generator of the input's device.
-    backend: "auto", or one of `captioner.lstm.backends.NAMES`.
+    backend: "auto", or one of `captioner.lstm.backends.NAMES`; with a projection, `cpu` and
+        `triton` run as `torch`.
     precision: "bf16" rounds the operands of the large products.
     """
 
@@ -46,6 +47,9 @@ class HDetachLSTM(nn.RNNBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         p: float = 0.0,
         cell_p: float = 0.0,
@@ -55,9 +59,6 @@ class HDetachLSTM(nn.RNNBase):
         generator: torch.Generator | None = None,
         backend: str = "auto",
         precision: str = "full",
-        proj_size: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         check_probability(p)
         check_probability(cell_p, "cell_p")
@@ -68,13 +69,7 @@ class HDetachLSTM(nn.RNNBase):
         ):
             if value not in allowed:
                 raise OptionError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-        if proj_size != 0:
-            raise OptionError(
-                f"proj_size is {proj_size}; HDetachLSTM has no projections: leave it 0, and put "
-                "an nn.Linear behind the layer"
-            )
         super().__init__(
-            "LSTM",
             input_size,
             hidden_size,
             num_layers,
@@ -82,8 +77,9 @@ class HDetachLSTM(nn.RNNBase):
             batch_first,
             dropout,
             bidirectional,
-            device=device,
-            dtype=dtype,
+            proj_size,
+            device,
+            dtype,
         )
         self.p = p
         self.cell_p = cell_p
@@ -96,8 +92,8 @@ class HDetachLSTM(nn.RNNBase):
 
     def forward(
         self,
-        x: Any,
-        state: State | None = None,
+        input: Any,  # noqa: A002
+        hx: State | None = None,
         *,
         keep: Masks | None = None,
         cell_keep: Masks | None = None,
@@ -109,62 +105,71 @@ class HDetachLSTM(nn.RNNBase):
         them, its steps those of the layer, counted backwards in the reverse direction.
 
         Shapes:
-            x [T, B, I], or [B, T, I] with batch_first, or [T, I], or a PackedSequence;
-            state two of [layers * directions, B, H]; masks [T] or [T, B] with values in [0, 1].
+            input [T, B, I], or [B, T, I] with batch_first, or [T, I], or a PackedSequence;
+            hx two of [layers * directions, B, H], the first with the projection's size if there is
+            one; masks [T] or [T, B] with values in [0, 1].
         Raises:
             RuntimeError, ValueError: what `nn.LSTM` raises, for the same reasons.
             OptionError: a mask does not fit.
         """
-        if isinstance(x, PackedSequence):
-            return self._forward_packed(x, state, keep, cell_keep)
-        if x.dim() not in (2, 3):
-            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
-        batched = x.dim() == 3
-        batch_dim = 0 if self.batch_first and batched else 1
-        if not batched:
-            x = x.unsqueeze(1)
-        if state is not None:
-            wanted = 3 if batched else 2
-            if state[0].dim() != wanted or state[1].dim() != wanted:
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, keep, cell_keep)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        is_batched = input.dim() == 3
+        batch_dim = 0 if self.batch_first else 1
+        x = input if is_batched else input.unsqueeze(batch_dim)
+        if hx is not None:
+            wanted = 3 if is_batched else 2
+            if hx[0].dim() != wanted or hx[1].dim() != wanted:
                 raise RuntimeError(
-                    f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should "
-                    f"also be {wanted}-D but got ({state[0].dim()}-D, {state[1].dim()}-D) tensors"
+                    f"For {'batched 3-D' if is_batched else 'unbatched 2-D'} input, hx and cx "
+                    f"should also be {wanted}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
                 )
-            if not batched:
-                state = state[0].unsqueeze(1), state[1].unsqueeze(1)
-        self.check_input(x, None)
-        if batch_dim == 0:
+            if not is_batched:
+                hx = hx[0].unsqueeze(1), hx[1].unsqueeze(1)
+        hx = self._checked_state(x, hx, None)
+        if self.batch_first:
             x = x.transpose(0, 1)
-        outputs, (h_n, c_n) = self._run(x, state, None, keep, cell_keep)
-        if not batched:
-            return outputs.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
-        return (outputs.transpose(0, 1) if batch_dim == 0 else outputs), (h_n, c_n)
+        outputs, (h_n, c_n) = self._run(x, hx, None, keep, cell_keep)
+        if self.batch_first:
+            outputs = outputs.transpose(0, 1)
+        if not is_batched:
+            return outputs.squeeze(batch_dim), (h_n.squeeze(1), c_n.squeeze(1))
+        return outputs, (h_n, c_n)
 
     def _forward_packed(
         self,
         packed: PackedSequence,
-        state: State | None,
+        hx: State | None,
         keep: Masks | None,
         cell_keep: Masks | None,
     ) -> tuple[PackedSequence, State]:
         """Run on the rows in order of their length, and give everything back as it was ordered."""
-        data, batch_sizes, order, back = packed
-        self.check_input(data, batch_sizes)
-        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        data, batch_sizes, order, original_order = packed
         if order is not None:
-            if state is not None:
-                state = state[0].index_select(1, order), state[1].index_select(1, order)
+            hx = None if hx is None else self.permute_hidden(hx, order)
             keep, cell_keep = (_reorder(masks, order) for masks in (keep, cell_keep))
-        outputs, (h_n, c_n) = self._run(x, state, lengths, keep, cell_keep)
-        if back is not None:
-            h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
+        hx = self._checked_state(data, hx, batch_sizes)
+        x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        outputs, last = self._run(x, hx, lengths, keep, cell_keep)
         data = pack_padded_sequence(outputs, lengths).data
-        return PackedSequence(data, batch_sizes, order, back), (h_n, c_n)
+        packed = PackedSequence(data, batch_sizes, order, original_order)
+        return packed, self.permute_hidden(last, original_order)
+
+    def _checked_state(self, x: Tensor, hx: State | None, batch_sizes: Tensor | None) -> State:
+        """Return the state before the first step, zeros if there is none."""
+        if hx is None:
+            size = self.get_expected_hidden_size(x, batch_sizes)
+            cell_size = self.get_expected_cell_size(x, batch_sizes)
+            hx = x.new_zeros(size), x.new_zeros(cell_size)
+        self.check_forward_args(x, hx, batch_sizes)
+        return hx
 
     def _run(
         self,
         x: Tensor,
-        state: State | None,
+        hx: State,
         lengths: Tensor | None,
         keep: Masks | None,
         cell_keep: Masks | None,
@@ -174,12 +179,7 @@ class HDetachLSTM(nn.RNNBase):
         if steps == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         directions = 2 if self.bidirectional else 1
-        size = (self.num_layers * directions, batch_size, self.hidden_size)
-        if state is None:
-            state = x.new_zeros(size), x.new_zeros(size)
-        self.check_hidden_size(state[0], size, "Expected hidden[0] size {}, got {}")
-        self.check_hidden_size(state[1], size, "Expected hidden[1] size {}, got {}")
-        masks = self._masks(keep, cell_keep, steps, batch_size, x.device)
+        masks = self._masks(keep, cell_keep, steps, batch_size, x)
         last: list[State] = []
         for layer, (layer_keep, layer_cell_keep) in enumerate(masks):
             results = []
@@ -188,17 +188,18 @@ class HDetachLSTM(nn.RNNBase):
                 number = layer * directions + direction
                 outputs, h_n, c_n = hdetach_lstm(
                     reverse(x, lengths) if direction else x,
-                    state[0][number],
-                    state[1][number],
+                    hx[0][number],
+                    hx[1][number],
                     getattr(self, f"weight_ih{suffix}"),
                     getattr(self, f"weight_hh{suffix}"),
-                    getattr(self, f"bias_ih{suffix}") if self.bias else None,
-                    getattr(self, f"bias_hh{suffix}") if self.bias else None,
+                    getattr(self, f"bias_ih{suffix}", None),
+                    getattr(self, f"bias_hh{suffix}", None),
                     layer_keep,
                     layer_cell_keep,
                     self.backend,
                     lengths=lengths,
                     precision=self.precision,
+                    w_hr=getattr(self, f"weight_hr{suffix}", None),
                 )
                 results.append(reverse(outputs, lengths) if direction else outputs)
                 last.append((h_n, c_n))
@@ -213,7 +214,7 @@ class HDetachLSTM(nn.RNNBase):
         cell_keep: Masks | None,
         steps: int,
         batch_size: int,
-        device: torch.device,
+        x: Tensor,
     ) -> list[tuple[Tensor | None, Tensor | None]]:
         """Return the two masks of each layer; None keeps all."""
         if not self.training:
@@ -221,7 +222,7 @@ class HDetachLSTM(nn.RNNBase):
         columns = []
         for name, given, p in (("keep", keep, self.p), ("cell_keep", cell_keep, self.cell_p)):
             if given is None:
-                columns.append(self._draw(p, steps, batch_size, device))
+                columns.append(self._draw(p, steps, batch_size, x))
             elif isinstance(given, Tensor):
                 columns.append([given] * self.num_layers)
             elif len(given) == self.num_layers:
@@ -233,24 +234,47 @@ class HDetachLSTM(nn.RNNBase):
                 )
         return list(zip(*columns, strict=True))
 
-    def _draw(
-        self, p: float, steps: int, batch_size: int, device: torch.device
-    ) -> list[Tensor | None]:
+    def _draw(self, p: float, steps: int, batch_size: int, x: Tensor) -> list[Tensor | None]:
         """Return a mask for each layer, drawn once or once per layer."""
         check_probability(p)
         if p == 0.0:
             return [None] * self.num_layers
         if self.damping:
-            return [torch.full((steps,), 1.0 - p, device=device)] * self.num_layers
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            factor = torch.full((steps,), 1.0 - p, device=x.device, dtype=dtype)
+            return [factor] * self.num_layers
         rows = batch_size if self.per_sample else None
         draws: list[Tensor | None] = [
-            sample_keep(steps, p, batch_size=rows, generator=self.generator, device=device)
+            sample_keep(steps, p, batch_size=rows, generator=self.generator, device=x.device)
             for _ in range(self.num_layers if self.layer_masks == "independent" else 1)
         ]
         return draws if len(draws) == self.num_layers else draws * self.num_layers
 
     def flatten_parameters(self) -> None:
         """Do nothing: no backend needs the parameters in one piece. For callers of `nn.LSTM`."""
+
+    def to_lstm(self) -> nn.LSTM:
+        """Return an `nn.LSTM` with a copy of the weights, for what knows only that class.
+
+        `torch.jit`, `torch.onnx.export` and dynamic quantisation are of this kind. In evaluation,
+        and at p = 0, it computes what this layer does.
+        """
+        lstm = nn.LSTM(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            self.batch_first,
+            self.dropout,
+            self.bidirectional,
+            self.proj_size,
+            device="meta",
+        )
+        weights = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+        lstm.load_state_dict(weights, assign=True)
+        for name, parameter in self.named_parameters():
+            lstm.get_parameter(name).requires_grad_(parameter.requires_grad)
+        return lstm.train(self.training)
 
     def extra_repr(self) -> str:
         words = [super().extra_repr()]
@@ -265,10 +289,13 @@ class HDetachLSTM(nn.RNNBase):
         for name, default in defaults.items():
             if (value := getattr(self, name)) != default:
                 words.append(f"{name}={value}")
-        weight = next(self.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        found = resolve(self.backend, weight.device, dtype, self.hidden_size)
-        words.append(f"backend={self.backend}" + (f" ({found})" if found != self.backend else ""))
+        words.append(f"backend={self.backend}")
+        weight = next(self.parameters(), None)
+        if weight is not None:  # there is none where a wrapper, such as FSDP, has taken them
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            has_projection = self.proj_size > 0
+            found = resolve(self.backend, weight.device, dtype, has_projection=has_projection)
+            words[-1] += f" ({found})" if found != self.backend else ""
         return ", ".join(words)
 
 
@@ -280,7 +307,7 @@ def reverse(states: Tensor, lengths: Tensor | None) -> Tensor:
     """
     if lengths is None:
         return states.flip(0)
-    steps = torch.arange(states.shape[0]).unsqueeze(1)
+    steps = torch.arange(states.shape[0], device=lengths.device).unsqueeze(1)
     mirrored = torch.where(steps < lengths, lengths - 1 - steps, steps).to(states.device)
     return states[mirrored, torch.arange(states.shape[1], device=states.device)]
 
@@ -290,11 +317,7 @@ def _reorder(masks: Masks | None, order: Tensor) -> Masks | None:
     if masks is None:
         return None
     if not isinstance(masks, Tensor):
-        return [_reorder_one(one, order) for one in masks]
-    return _reorder_one(masks, order)
-
-
-def _reorder_one(mask: Tensor, order: Tensor) -> Tensor:
-    if mask.dim() != 2 or mask.shape[1] != len(order):
-        return mask
-    return mask.index_select(1, order.to(mask.device))
+        return [mask for one in masks if isinstance(mask := _reorder(one, order), Tensor)]
+    if masks.dim() != 2 or masks.shape[1] != len(order):
+        return masks
+    return masks.index_select(1, order.to(masks.device))

@@ -1,8 +1,8 @@
-"""What travels between the operator of the h-detach LSTM and its backends, in named bundles.
+"""The tensors that travel between the operator of the h-detach LSTM and its backends.
 
-T steps, B rows of the batch, I inputs, H hidden units; all tensors are contiguous, of one floating
-dtype (never half precision) and on one device, and their sizes have been checked. Only `lengths`
-is different: int64, on the CPU.
+T steps, B rows of the batch, I inputs, H hidden units, P the size of h: that of the projection, H
+where there is none. All tensors are contiguous, of one floating dtype (never half precision) and
+on one device, and their sizes have been checked. Only `lengths` is different: int64, on the CPU.
 """
 
 from typing import NamedTuple
@@ -15,16 +15,22 @@ class Operands(NamedTuple):
     """A sequence, the state before it and the weights."""
 
     x: Tensor  # [T, B, I]
-    h0: Tensor  # [B, H]
+    h0: Tensor  # [B, P]
     c0: Tensor  # [B, H]
     w_ih: Tensor  # [4H, I]
-    w_hh: Tensor  # [4H, H]
-    b_ih: Tensor | None  # [4H]
-    b_hh: Tensor | None  # [4H]
+    w_hh: Tensor  # [4H, P]
+    b_ih: Tensor | None = None  # [4H]
+    b_hh: Tensor | None = None  # [4H]
+    w_hr: Tensor | None = None  # [P, H]; None: no projection
     # [B], decreasing: row r takes part in step t while t < lengths[r], its outputs after that are
     # zero, and its h_n and c_n are those of its last step.
     lengths: Tensor | None = None
     bf16_products: bool = False  # operands of the large products are rounded to bfloat16
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The operands that may need a gradient, those of `Needs`."""
+        return self[:8]
 
     @property
     def bias(self) -> Tensor | None:
@@ -39,18 +45,18 @@ class Operands(NamedTuple):
         return torch.bfloat16 if self.bf16_products else None
 
 
-class Passed(NamedTuple):
+class ForwardResults(NamedTuple):
     """What a forward pass leaves; the workspaces' contents are the backend's affair."""
 
-    outputs: Tensor  # [T, B, H]
-    h_n: Tensor  # [B, H]
+    outputs: Tensor  # [T, B, P]
+    h_n: Tensor  # [B, P]
     c_n: Tensor  # [B, H]
     gates: Tensor  # workspace
     cells: Tensor  # workspace
 
 
 class Saved(NamedTuple):
-    """The part of `Passed` that the backward pass reads."""
+    """The part of `ForwardResults` that the backward pass reads."""
 
     outputs: Tensor
     gates: Tensor
@@ -64,7 +70,7 @@ class Masks(NamedTuple):
     cell_keep: Tensor | None
 
 
-class Incoming(NamedTuple):
+class GradResults(NamedTuple):
     """The gradients of a forward pass's results; None is zero everywhere, but not all three."""
 
     outputs: Tensor | None
@@ -73,22 +79,29 @@ class Incoming(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients are asked for; `bias` is that of either bias, which are the same."""
+    """Which operands need a gradient."""
 
-    x: bool
-    h0: bool
-    c0: bool
-    w_ih: bool
-    w_hh: bool
-    bias: bool
+    x: bool = False
+    h0: bool = False
+    c0: bool = False
+    w_ih: bool = False
+    w_hh: bool = False
+    b_ih: bool = False
+    b_hh: bool = False
+    w_hr: bool = False
+
+    @property
+    def bias(self) -> bool:
+        return self.b_ih or self.b_hh
 
 
 class Gradients(NamedTuple):
     """The gradients of the operands; what nobody needs may be None."""
 
-    x: Tensor | None
-    h0: Tensor | None
-    c0: Tensor | None
-    w_ih: Tensor | None
-    w_hh: Tensor | None
-    bias: Tensor | None
+    x: Tensor | None = None
+    h0: Tensor | None = None
+    c0: Tensor | None = None
+    w_ih: Tensor | None = None
+    w_hh: Tensor | None = None
+    bias: Tensor | None = None  # of either bias, which are the same
+    w_hr: Tensor | None = None

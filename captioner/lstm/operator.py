@@ -18,9 +18,15 @@ from captioner.lstm.arguments import (
     check_values,
     without_autocast,
 )
-from captioner.lstm.backends import load, resolve
+from captioner.lstm.backends import Backend, load, resolve
 from captioner.lstm.double_backward import differentiable_once, refuse
-from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
+from captioner.lstm.operands import (
+    GradResults,
+    Masks,
+    Needs,
+    Operands,
+    Saved,
+)
 from captioner.lstm.reference import loop
 
 PRECISIONS = ("full", "bf16")
@@ -40,6 +46,7 @@ def hdetach_lstm(
     *,
     lengths: Tensor | None = None,
     precision: str = "full",
+    w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden states of all steps, and hidden and cell state after the last one.
 
@@ -56,100 +63,91 @@ def hdetach_lstm(
         keep and cell_keep [T] or [T, B] -> outputs [T, B, H], h_n [B, H], c_n [B, H]. The gates
         are in the order of nn.LSTM: input, forget, candidate, output. lengths [B], on the CPU and
         decreasing: row r ends after lengths[r] steps, and its outputs are zero from there on.
+        With a projection w_hr [P, H], as nn.LSTM has it, h is of size P: h0 [B, P], w_hh [4H, P],
+        outputs [T, B, P].
     Raises:
-        OptionError: sizes, dtypes or devices do not fit, a mask lies outside [0, 1], or the
-            backend cannot take these tensors.
+        OperandError: sizes, dtypes or devices do not fit, or a mask lies outside [0, 1]; it is an
+            OptionError and a RuntimeError.
+        OptionError: the backend cannot take these tensors.
         CaptionerError: a second derivative is asked for, in the second backward pass.
     """
-    check_arguments(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep, cell_keep, lengths)
     if precision not in PRECISIONS:
         raise OptionError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    operands = Operands(
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, bf16_products=precision == "bf16"
+    )
+    check_arguments(operands, Masks(keep, cell_keep))
     result_dtype = autocast_dtype(x) or x.dtype
     dtype = torch.promote_types(x.dtype, torch.float32)
-    x, h0, c0, w_ih, w_hh = (one.to(dtype).contiguous() for one in (x, h0, c0, w_ih, w_hh))
-    b_ih, b_hh = (None if one is None else one.to(dtype).contiguous() for one in (b_ih, b_hh))
-    keep, cell_keep = (
-        None if one is None else one.detach().to(x.device, dtype).contiguous()
-        for one in (keep, cell_keep)
+    tensors = [None if one is None else one.to(dtype).contiguous() for one in operands.tensors]
+    masks = Masks(
+        *(
+            None if one is None else one.detach().to(x.device, dtype).contiguous()
+            for one in (keep, cell_keep)
+        )
     )
-    if x.shape[1] == 0 and backend != "reference":
-        backend = "torch"  # kernels divide the rows among threads
     if backend == "reference":
         if not torch.compiler.is_compiling():
-            check_values(x.shape[0], keep, cell_keep, lengths)
-        x, h0, c0, w_ih, w_hh, b_ih, b_hh = differentiable_once(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+            check_values(len(x), masks, lengths)
         with without_autocast(x):
-            outputs, h_n, c_n = loop(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep, cell_keep, lengths)
+            *rest, w_hr = differentiable_once(*tensors)
+            results = loop(*rest, *masks, lengths, w_hr)  # type: ignore[call-arg]
     else:
+        if x.shape[1] == 0:
+            backend = "torch"  # kernels divide the rows among threads
         save = torch.is_grad_enabled() and any(
-            one is not None and one.requires_grad for one in (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+            one is not None and one.requires_grad for one in tensors
         )
         run = torch.ops.captioner.hdetach_lstm if torch.compiler.is_compiling() else _Forward.apply
-        outputs, h_n, c_n, _, _ = run(
-            x,
-            h0,
-            c0,
-            w_ih,
-            w_hh,
-            b_ih,
-            b_hh,
-            keep,
-            cell_keep,
-            lengths,
-            backend,
-            precision == "bf16",
-            save,
-        )
-    return outputs.to(result_dtype), h_n.to(result_dtype), c_n.to(result_dtype)
+        results = run(*tensors, lengths, operands.bf16_products, *masks, backend, save)
+    outputs, h_n, c_n = (one.to(result_dtype) for one in results[:3])
+    return outputs, h_n, c_n
 
 
-@torch.library.custom_op("captioner::hdetach_lstm", mutates_args=())
-def _forward(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    keep: Tensor | None,
-    cell_keep: Tensor | None,
-    lengths: Tensor | None,
-    backend: str,
-    bf16_products: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_values(x.shape[0], keep, cell_keep, lengths)
-    module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
-    operands = Operands(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bf16_products)
-    with without_autocast(x):
-        return module.forward(operands, save=save)
+# What both operators take: the fields of `Operands` and of `Masks`, the backend's name.
+_ARGUMENTS = (
+    "Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
+    "Tensor? w_hr, Tensor? lengths, bool bf16_products, Tensor? keep, Tensor? cell_keep, "
+    "str backend"
+)
+_MASKS = len(Operands._fields)
+
+
+def _named(arguments: Sequence[Any]) -> tuple[Operands, Masks, str]:
+    """Return the arguments that `_ARGUMENTS` declares."""
+    operands, masks = arguments[:_MASKS], arguments[_MASKS : _MASKS + 2]
+    return Operands(*operands), Masks(*masks), arguments[_MASKS + 2]
+
+
+def _backend_for(name: str, operands: Operands) -> Backend:
+    x = operands.x
+    return load(resolve(name, x.device, x.dtype, has_projection=operands.w_hr is not None))
+
+
+@torch.library.custom_op(
+    "captioner::hdetach_lstm",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _forward(*arguments: Any) -> tuple[Tensor, ...]:
+    operands, masks, backend = _named(arguments)
+    check_values(len(operands.x), masks, operands.lengths)
+    with without_autocast(operands.x):
+        return _backend_for(backend, operands).forward(operands, save=arguments[-1])
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,  # noqa: ARG001
-    w_hh: Tensor,  # noqa: ARG001
-    b_ih: Tensor | None,  # noqa: ARG001
-    b_hh: Tensor | None,  # noqa: ARG001
-    keep: Tensor | None,  # noqa: ARG001
-    cell_keep: Tensor | None,  # noqa: ARG001
-    lengths: Tensor | None,  # noqa: ARG001
-    backend: str,
-    bf16_products: bool,  # noqa: ARG001
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    steps, batch_size, inputs = x.shape
-    size = h0.shape[1]
-    gates, cells = (0,), (0,)
-    if save:
-        module = load(resolve(backend, x.device, x.dtype, size))
-        gates, cells = module.workspace_shapes(steps, batch_size, inputs, size)  # type: ignore[assignment]
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    operands, _, backend = _named(arguments)
+    x, h0, c0, *_ = operands
+    steps, batch_size, _ = x.shape
+    gates: Sequence[int] = (0,)
+    cells: Sequence[int] = (0,)
+    if arguments[-1]:
+        module = _backend_for(backend, operands)
+        gates, cells = module.workspace_shapes(steps, batch_size, c0.shape[1])
     return (
-        x.new_empty(steps, batch_size, size),
+        x.new_empty(steps, *h0.shape),
         torch.empty_like(h0),
         torch.empty_like(c0),
         x.new_empty(gates),
@@ -157,92 +155,69 @@ def _(
     )
 
 
-@torch.library.custom_op("captioner::hdetach_lstm_backward", mutates_args=())
-def _backward(
-    grad_outputs: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    outputs: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    keep: Tensor | None,
-    cell_keep: Tensor | None,
-    lengths: Tensor | None,
-    backend: str,
-    bf16_products: bool,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = load(resolve(backend, x.device, x.dtype, h0.shape[1]))
-    incoming = (grad_outputs, grad_h_n, grad_c_n)
-    with without_autocast(x):
-        grads = module.backward(
-            Incoming(*(None if one is None else one.contiguous() for one in incoming)),
-            Operands(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, bf16_products),
-            Saved(outputs, gates, cells),
-            Masks(keep, cell_keep),
-            Needs(*needs),
+@torch.library.custom_op(
+    "captioner::hdetach_lstm_backward",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, Tensor? grad_outputs, Tensor? grad_h_n, Tensor? grad_c_n, "
+    "Tensor outputs, Tensor gates, Tensor cells, bool[] needs) -> ("
+    + ", ".join(["Tensor"] * len(Needs._fields))
+    + ")",
+)
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    operands, masks, backend = _named(arguments)
+    *grads, outputs, gates, cells, flags = arguments[_MASKS + 3 :]
+    needs = Needs(*flags)
+    with without_autocast(operands.x):
+        found = (
+            _backend_for(backend, operands)
+            .backward(
+                GradResults(*(None if one is None else one.contiguous() for one in grads)),
+                operands,
+                Saved(outputs, gates, cells),
+                masks,
+                needs,
+            )
+            ._asdict()
         )
+    bias = found.pop("bias")
+    if bias is not None:
+        # A tensor for each bias: whoever scales one in place leaves the other alone.
+        found.update(b_ih=bias, b_hh=bias.clone() if needs.b_ih else bias)
     # An operator returns tensors only: an empty one stands for a gradient that nobody needs.
-    return tuple(  # type: ignore[return-value]
-        grad if needed and grad is not None else x.new_empty(0)
-        for grad, needed in zip(grads, needs, strict=True)
+    return tuple(
+        found[name] if needed else operands.x.new_empty(0)
+        for name, needed in needs._asdict().items()
     )
 
 
 @_backward.register_fake
-def _(
-    grad_outputs: Tensor | None,  # noqa: ARG001
-    grad_h_n: Tensor | None,  # noqa: ARG001
-    grad_c_n: Tensor | None,  # noqa: ARG001
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,  # noqa: ARG001
-    b_hh: Tensor | None,  # noqa: ARG001
-    outputs: Tensor,  # noqa: ARG001
-    gates: Tensor,  # noqa: ARG001
-    cells: Tensor,  # noqa: ARG001
-    keep: Tensor | None,  # noqa: ARG001
-    cell_keep: Tensor | None,  # noqa: ARG001
-    lengths: Tensor | None,  # noqa: ARG001
-    backend: str,  # noqa: ARG001
-    bf16_products: bool,  # noqa: ARG001
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    shapes = (x.shape, h0.shape, c0.shape, w_ih.shape, w_hh.shape, w_hh.shape[:1])
-    return tuple(  # type: ignore[return-value]
-        x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs, strict=True)
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, needs = _named(arguments)[0].tensors, arguments[-1]
+    return tuple(
+        torch.empty_like(one) if needed and one is not None else arguments[0].new_empty(0)
+        for one, needed in zip(tensors, needs, strict=True)
     )
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, keep, cell_keep, lengths, ctx.backend, ctx.bf16_products, _ = inputs
     outputs, _, _, gates, cells = output
+    (*tensors, lengths, ctx.bf16_products), masks, ctx.backend = _named(inputs)
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(gates, cells)
-    ctx.save_for_backward(*tensors, outputs, gates, cells, keep, cell_keep, lengths)
+    ctx.save_for_backward(*tensors, lengths, *masks, outputs, gates, cells)
 
 
 def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 13
+    nothing = (None,) * len(ctx.needs_input_grad)
     if all(grad is None for grad in grads[:3]):
         return nothing
-    x, h0, c0, w_ih, w_hh, b_ih, b_hh = ctx.needs_input_grad[:7]
-    needs = [x, h0, c0, w_ih, w_hh, b_ih or b_hh]
+    saved, needs = ctx.saved_tensors, list(ctx.needs_input_grad[: len(Needs._fields)])
+    operands, masks, results = saved[: _MASKS - 1], saved[_MASKS - 1 : -3], saved[-3:]
     compiling = torch.compiler.is_compiling()
     run = torch.ops.captioner.hdetach_lstm_backward if compiling else _Backward.apply
-    results = run(*grads[:3], *ctx.saved_tensors, ctx.backend, ctx.bf16_products, needs)
-    found = [grad if needed else None for grad, needed in zip(results, needs, strict=True)]
-    return (*found, found[5] if b_hh else None, *nothing[7:])
+    found = run(*operands, ctx.bf16_products, *masks, ctx.backend, *grads[:3], *results, needs)
+    wanted = (grad if needed else None for grad, needed in zip(found, needs, strict=True))
+    return (*wanted, *nothing[len(needs) :])
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)

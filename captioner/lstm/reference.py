@@ -48,6 +48,7 @@ def loop(
     keep: Tensor | None,
     cell_keep: Tensor | None,
     lengths: Tensor | None = None,
+    w_hr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden states of all steps and the last states; autograd differentiates them.
 
@@ -63,6 +64,8 @@ def loop(
         i, f, g, o = gates.chunk(4, dim=1)
         new_c = f.sigmoid() * c_in + i.sigmoid() * g.tanh()
         new_h = o.sigmoid() * new_c.tanh()
+        if w_hr is not None:
+            new_h = torch.nn.functional.linear(new_h, w_hr)
         if lengths is None:
             h, c = new_h, new_c
             outputs.append(h)

@@ -1,4 +1,4 @@
-"""The compiled half of the backend `cpu`: found where it was built ahead, or compiled on first use.
+"""The compiled C++ library: found where it was built ahead, or compiled on first use.
 
 One C++ text is compiled once per instruction set, and the library for the processor at hand is
 loaded at run time (PyTorch says which; its ATEN_CPU_CAPABILITY asks for a lesser one). It has a
@@ -7,20 +7,23 @@ seconds and outlives a change of PyTorch or of the compiler.
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from torch import Tensor
 
 from captioner.errors import CaptionerError, StorageError, ToolError
 from captioner.files import write_atomically
@@ -36,16 +39,15 @@ TIMEOUT_SECONDS = 300
 class InstructionSet:
     name: str
     flags: tuple[str, ...]
-    vector_bytes: int  # as in source/vectors.h
 
 
-PLAIN = InstructionSet("plain", (), 16)
+PLAIN = InstructionSet("plain", ())
 # By PyTorch's names for the processor at hand.
 ON_X86 = {
     "AVX512": InstructionSet(
-        "avx512", ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"), 64
+        "avx512", ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma")
     ),
-    "AVX2": InstructionSet("avx2", ("-mavx2", "-mfma"), 32),
+    "AVX2": InstructionSet("avx2", ("-mavx2", "-mfma")),
     "DEFAULT": PLAIN,
 }
 
@@ -56,7 +58,7 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
 
 
 @cache
-def at_hand() -> InstructionSet:
+def instruction_set() -> InstructionSet:
     """Return the instruction set that this process uses."""
     known = ON_X86.get(torch.backends.cpu.get_cpu_capability(), PLAIN)
     return known if known in instruction_sets() else PLAIN
@@ -69,13 +71,14 @@ def load() -> ctypes.CDLL:
     Raises:
         ToolError: it has to be compiled and there is no compiler, or the compiler failed.
     """
-    wanted = at_hand()
+    wanted = instruction_set()
     cached = user_cache()
     for folder in (BUILT_AHEAD, cached):
         if folder is not None and (found := _open(folder / file_name(wanted))):
             return found
     if cached is not None:
-        with suppress(StorageError), _one_at_a_time(cached):
+        # A file system without locks or room is passed by.
+        with suppress(StorageError, OSError, NotImplementedError), FileLock(cached / ".lock"):
             found = _open(cached / file_name(wanted))  # another process may have been quicker
             return found or _opened(build(wanted, cached))
     with tempfile.TemporaryDirectory() as scratch:  # once open, its file is no longer needed
@@ -99,8 +102,7 @@ def build(wanted: InstructionSet, folder: Path) -> Path:
 def user_cache() -> Path | None:
     """Return the folder for what is compiled on first use, None where there is no safe one."""
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "captioner" / "lstm"
+        folder = user_cache_path("captioner") / "lstm"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         state = folder.stat()
     except (OSError, RuntimeError):
@@ -181,20 +183,51 @@ def _opened(path: Path) -> ctypes.CDLL:
     return library
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder, so that of several processes one compiles and the others wait."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # a file system without locks: compiled twice, which is as right
-            lock = stack.enter_context(open(folder / ".lock", "wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def obstacle() -> str | None:
+def why_missing() -> str | None:
     """Return why the library cannot be had on this machine, None where it can."""
     try:
         load()
     except CaptionerError as problem:
         return str(problem)
     return None
+
+
+def function(name: str, dtype: torch.dtype) -> Any:
+    """Return the compiled function for tensors of this dtype."""
+    return load()[f"{name}_{str(dtype).removeprefix('torch.')}"]
+
+
+@cache
+def call_fields(name: str) -> tuple[str, ...]:
+    """Return the fields of the struct that calls of this name take, as its C++ text lists them.
+
+    Raises:
+        ToolError: not all of them are 8 bytes wide, as `pack_call` writes them.
+    """
+    fields, size = load()[f"{name}_fields"], load()[f"{name}_size"]
+    fields.restype = ctypes.c_char_p
+    names = tuple(re.findall(r"(\w+)\s*[,;]", fields().decode()))
+    if size() != 8 * len(names):
+        raise ToolError(
+            f"the C++ struct of {name} has {size()} bytes for {len(names)} fields; each must be "
+            f"an int64_t or a pointer"
+        )
+    return names
+
+
+def pack_call(name: str, /, **values: Tensor | int | None) -> ctypes.Array[ctypes.c_int64]:
+    """Return the struct for a call: numbers as they are, tensors by their address, None as null.
+
+    Raises:
+        ToolError: a field of the C++ struct has no value.
+    """
+    fields = call_fields(name)
+    if missing := [field for field in fields if field not in values]:
+        raise ToolError(
+            f"the C++ struct of {name} has fields that Python gives no value: "
+            f"{', '.join(missing)}; the sources in captioner/native have drifted apart"
+        )
+    found = (values[field] for field in fields)
+    return (ctypes.c_int64 * len(fields))(
+        *(one.data_ptr() if isinstance(one, Tensor) else int(one or 0) for one in found)
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captioner.errors import CaptionerError
 from captioner.lstm.backends import cpu_backend
-from captioner.lstm.operands import Incoming, Masks, Needs, Operands, Saved
+from captioner.lstm.operands import GradResults, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
 from captioner.native import buffers, library
 
@@ -32,7 +32,7 @@ def instruction_set(
 ) -> Iterator[None]:
     """The processor's own instruction set, then the one that every processor has."""
     if request.param == "plain":
-        monkeypatch.setattr(library, "at_hand", lambda: library.PLAIN)
+        monkeypatch.setattr(library, "instruction_set", lambda: library.PLAIN)
     library.load.cache_clear()
     yield
     monkeypatch.undo()
@@ -63,7 +63,7 @@ class Case:
         grads = [one.to(dtype) for one in self.grads]
         masks = (None if mask is None else mask.to(dtype) for mask in (self.keep, self.cell_keep))
         found = cpu_backend.backward(
-            Incoming(
+            GradResults(
                 *(
                     given.get(name, grad)
                     for name, grad in zip(("out", "h", "c"), grads, strict=True)
@@ -72,7 +72,7 @@ class Case:
             operands,
             Saved(passed.outputs, passed.gates, passed.cells),
             Masks(*masks),
-            Needs(*[True] * 6),
+            Needs(*[True] * 7),
         )
         return [*passed[:3], *(one for one in found if one is not None)]
 
@@ -175,7 +175,9 @@ def test_workspaces_have_the_promised_shapes() -> None:
         arguments = make_case(*sizes).arguments
         found = cpu_backend.forward(Operands(*arguments), save=True)
         shapes = [tuple(one.shape) for one in found[3:]]
-        assert shapes == [tuple(shape) for shape in cpu_backend.workspace_shapes(*sizes)]
+        assert shapes == [
+            tuple(shape) for shape in cpu_backend.workspace_shapes(sizes[0], sizes[1], sizes[3])
+        ]
 
 
 def test_the_number_of_threads_changes_rounding_only() -> None:

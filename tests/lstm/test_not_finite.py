@@ -28,7 +28,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name != request.param:
         if name not in BACKENDS:
             pytest.skip("no compiler")
-        monkeypatch.setattr(library, "at_hand", lambda: library.PLAIN)
+        monkeypatch.setattr(library, "instruction_set", lambda: library.PLAIN)
         monkeypatch.setattr(library, "load", cache(library.load.__wrapped__))
     return name
 

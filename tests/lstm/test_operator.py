@@ -1,5 +1,6 @@
 """The operator on each backend against the loop with `.detach()`: values and every gradient."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captioner.errors import CaptionerError, OptionError
-from captioner.lstm import backends
+from captioner.lstm import HDetachLSTM, backends
 from captioner.lstm.operator import hdetach_lstm
 
 BACKENDS = [name for name in ("torch", "cpu") if backends.load(name).missing() is None]
@@ -89,7 +90,7 @@ def test_every_backend_equals_the_loop_at_odd_sizes(sizes, backend):
     tensors = arguments(*sizes)
     grads, masks = results_like(tensors), MASKS["shared"](sizes[0], sizes[1])
     expected = differentiate(tensors, grads, *masks, backend="reference")
-    if backends.load(backend).unsupported(torch.device("cpu"), torch.float64, sizes[3]) is None:
+    if backends.load(backend).unsupported(torch.device("cpu"), torch.float64) is None:
         found = differentiate(tensors, grads, *masks, backend=backend)
         assert_close(found, expected, 1e-12)
     single, single_grads = ([one.float() for one in many] for many in (tensors, grads))
@@ -152,7 +153,7 @@ def test_the_reference_is_algorithm_1():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_keeping_all_gives_the_gradients_that_finite_differences_give(backend):
-    if backends.load(backend).unsupported(torch.device("cpu"), torch.float64, 3) is not None:
+    if backends.load(backend).unsupported(torch.device("cpu"), torch.float64) is not None:
         pytest.skip("this backend has no float64")
     tensors = [one.requires_grad_() for one in arguments(4, 2, 3, 3)]
     assert torch.autograd.gradcheck(
@@ -167,7 +168,7 @@ def test_the_operators_are_registered_as_torch_wants_them(backend, packed):
     tensors = [one.float().requires_grad_() for one in arguments(5, 3, 2, 4)]
     keep = torch.tensor([1.0, 0, 1, 0.5, 1])
     lengths = torch.tensor([5, 4, 1]) if packed else None
-    given = (*tensors, keep, None, lengths, backend, False, True)
+    given = (*tensors, None, lengths, False, keep, None, backend, True)
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if backend == "torch" or not packed:
         # It compares workspaces too, and where rows have ended theirs may hold anything.
@@ -175,14 +176,12 @@ def test_the_operators_are_registered_as_torch_wants_them(backend, packed):
     torch.library.opcheck(torch.ops.captioner.hdetach_lstm, given, test_utils=checks)
     plain = [one.detach() for one in tensors]
     outputs, _, _, *workspaces = torch.ops.captioner.hdetach_lstm(
-        *plain, keep, None, lengths, backend, False, True
+        *plain, None, lengths, False, keep, None, backend, True
     )
-    given = (torch.ones_like(outputs), None, None, *plain, outputs, *workspaces)
-    needs = [False, True, True, True, True, True]
-    torch.library.opcheck(
-        torch.ops.captioner.hdetach_lstm_backward,
-        (*given, keep, None, lengths, backend, False, needs),
-    )
+    given = (*plain, None, lengths, False, keep, None, backend)
+    grads = (torch.ones_like(outputs), None, None, outputs, *workspaces)
+    needs = [False, True, True, True, True, True, True, False]
+    torch.library.opcheck(torch.ops.captioner.hdetach_lstm_backward, (*given, *grads, needs))
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
@@ -214,12 +213,11 @@ def test_a_second_derivative_is_an_error_not_a_wrong_number(backend):
 
 def test_the_registered_backward_operator_has_no_derivative_either():
     tensors = arguments(4, 2, 2, 3)
-    outputs, _, _, *workspaces = torch.ops.captioner.hdetach_lstm(
-        *tensors, None, None, None, "torch", False, True
-    )
-    given = (torch.ones_like(outputs).requires_grad_(), None, None, *tensors, outputs, *workspaces)
+    given = (*tensors, None, None, False, None, None, "torch")
+    outputs, _, _, *workspaces = torch.ops.captioner.hdetach_lstm(*given, True)
+    grad = torch.ones_like(outputs).requires_grad_()
     grads = torch.ops.captioner.hdetach_lstm_backward(
-        *given, None, None, None, "torch", False, [True] * 6
+        *given, grad, None, None, outputs, *workspaces, [True] * 7 + [False]
     )
     with pytest.raises(CaptionerError, match="has no second derivative"):
         grads[0].sum().backward()
@@ -235,17 +233,43 @@ def test_the_graph_can_be_used_twice(backend):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_argument_is_written_to_and_no_result_shares_memory(backend):
-    tensors = [one.float() for one in arguments(6, 3, 2, 4)]
+def storages(tensors):
+    return [one.untyped_storage().data_ptr() for one in tensors]
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("sizes", [(6, 3, 2, 4), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_argument_is_written_to_and_no_results_or_gradients_share_memory(
+    backend, sizes, compiled
+):
+    tensors = [one.float() for one in arguments(*sizes)]
     before = [one.clone() for one in tensors]
     leaves = [one.requires_grad_() for one in tensors]
-    results = hdetach_lstm(*leaves, torch.rand(6), backend=backend)
-    grads = torch.autograd.grad([one.sum() for one in results], leaves)
+    run = functools.partial(hdetach_lstm, backend=backend)
+    if compiled:
+        if backend != "torch":
+            pytest.skip("compilation is the same for all")
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    results = run(*leaves, torch.rand(sizes[0]))
+    ones = [torch.ones_like(one) for one in results]
+    grads = torch.autograd.grad(results, leaves, ones)
     assert all(torch.equal(one, other) for one, other in zip(tensors, before, strict=True))
-    places = [one.untyped_storage().data_ptr() for one in (*tensors, *results)]
+    places = storages([*tensors, *results, *ones, *grads])
     assert len(set(places)) == len(places)
     assert torch.equal(grads[5], grads[6])
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_gradients_that_parameters_hold_share_no_memory(backend):
+    layer = HDetachLSTM(2, 3, 2, backend=backend, p=0.5)
+    for _ in range(2):  # the second pass adds to what the first left
+        layer(torch.randn(5, 2, 2))[0].sum().backward()
+        places = storages([one.grad for one in layer.parameters()])
+        assert len(set(places)) == len(places)
+    expected = layer.bias_ih_l0.grad.clone()
+    layer.bias_hh_l0.grad.mul_(0.5)
+    assert torch.equal(layer.bias_ih_l0.grad, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -357,17 +381,17 @@ def test_an_argument_that_does_not_fit_is_named_with_what_would(changes, message
 def test_without_a_compiler_torch_steps_in_and_says_so_once(monkeypatch, caplog):
     cpu = backends.load("cpu")
     monkeypatch.setattr(cpu, "missing", lambda: "no C++ compiler was found")
-    backends._obstacle.cache_clear()
+    backends._why_missing.cache_clear()
     try:
         for name in ("auto", "cpu", "auto"):
-            assert backends.resolve(name, torch.device("cpu"), torch.float32, 8) == "torch"
+            assert backends.resolve(name, torch.device("cpu"), torch.float32) == "torch"
         assert [record.message for record in caplog.records] == [
             "no C++ compiler was found; the LSTM runs on the backend torch, which is slower"
         ]
     finally:
-        backends._obstacle.cache_clear()
+        backends._why_missing.cache_clear()
 
 
 def test_a_backend_of_another_device_is_an_error():
     with pytest.raises(OptionError, match=r"backend 'cpu' .*; choose auto, which finds one"):
-        backends.resolve("cpu", torch.device("cuda"), torch.float32, 8)
+        backends.resolve("cpu", torch.device("cuda"), torch.float32)

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from captioner.errors import ToolError
 from captioner.lstm.backends import cpu_backend
@@ -18,7 +19,7 @@ def code() -> bytes:
         library.load()
     except ToolError as problem:
         pytest.skip(str(problem))
-    name = library.file_name(library.at_hand())
+    name = library.file_name(library.instruction_set())
     places = [library.BUILT_AHEAD / name]
     if cache := library.user_cache():
         places.append(cache / name)
@@ -47,14 +48,14 @@ def fresh_load() -> object:
 def cached_file() -> Path:
     folder = library.user_cache()
     assert folder is not None
-    return folder / library.file_name(library.at_hand())
+    return folder / library.file_name(library.instruction_set())
 
 
 def test_it_is_compiled_once_and_then_found(compiled: list[str]) -> None:
     fresh_load()
     assert cached_file().exists()
     fresh_load()
-    assert compiled == [library.at_hand().name]
+    assert compiled == [library.instruction_set().name]
 
 
 def test_several_at_once_compile_once(compiled: list[str]) -> None:
@@ -80,7 +81,7 @@ def test_a_damaged_file_is_compiled_anew(compiled: list[str], damage: bytes | No
 def test_what_was_built_ahead_needs_no_compiler(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library.build(library.at_hand(), library.BUILT_AHEAD)
+    library.build(library.instruction_set(), library.BUILT_AHEAD)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     fresh_load()
     assert len(compiled) == 1
@@ -134,6 +135,31 @@ def test_without_a_compiler_the_reason_is_one_line(
     assert "\n" not in reason
 
 
+@pytest.mark.usefixtures("code")
+def test_a_struct_whose_fields_drifted_apart_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields = library.call_fields("hdetach_forward")
+    assert fields[:5] == ("steps", "batch", "input", "hidden", "threads")
+    assert fields[-2:] == ("gates", "cells")
+    values = {**dict.fromkeys(fields, 1), "x": torch.ones(2), "lengths": None, "other": 3}
+    struct = dict(zip(fields, library.pack_call("hdetach_forward", **values), strict=True))
+    assert struct == {**dict.fromkeys(fields, 1), "x": values["x"].data_ptr(), "lengths": 0}
+    del values["h0"], values["gates"]
+    with pytest.raises(ToolError, match=r"of hdetach_forward has fields .* no value: h0, gates;"):
+        library.pack_call("hdetach_forward", **values)
+
+    class Narrow:
+        fields, size = (lambda: b"int32_t steps, batch; const Real *x;"), (lambda: 16)
+
+        def __getitem__(self, name: str) -> object:
+            return getattr(self, name.removeprefix("drifted_")).__func__
+
+    monkeypatch.setattr(library, "load", Narrow)
+    with pytest.raises(ToolError, match=r"of drifted has 16 bytes for 3 fields; .* int64_t or a p"):
+        library.call_fields("drifted")
+
+
 def test_a_compiler_that_is_not_there_or_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler --fast")
     with pytest.raises(ToolError, match="CXX names no-such-compiler, which is not there"):
@@ -158,7 +184,7 @@ def test_every_instruction_set_compiles(
 def test_the_command_builds_into_the_package_by_default(compiled: list[str]) -> None:
     library.BUILT_AHEAD.parent.mkdir()
     assert build.main([]) == 0
-    assert (library.BUILT_AHEAD / library.file_name(library.at_hand())).exists()
+    assert (library.BUILT_AHEAD / library.file_name(library.instruction_set())).exists()
     assert len(compiled) == len(library.instruction_sets())
 
 

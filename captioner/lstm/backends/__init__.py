@@ -16,12 +16,12 @@ import torch
 
 from captioner.errors import OptionError
 from captioner.lstm.operands import (
+    ForwardResults,
     Gradients,
-    Incoming,
+    GradResults,
     Masks,
     Needs,
     Operands,
-    Passed,
     Saved,
 )
 
@@ -40,14 +40,16 @@ PREFERRED = {"cpu": "cpu", "cuda": "triton"}
 class Backend(Protocol):
     """What a backend's module holds; results are contiguous, new tensors."""
 
+    HAS_PROJECTION: bool  # whether it takes operands with `w_hr`
+
     def missing(self) -> str | None:
         """Return why this machine cannot have the backend at all, None where it can (cached)."""
 
-    def unsupported(self, device: torch.device, dtype: torch.dtype, hidden_size: int) -> str | None:
+    def unsupported(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """Return why the backend cannot take such tensors, None where it can."""
 
     def workspace_shapes(
-        self, steps: int, batch_size: int, input_size: int, hidden_size: int
+        self, steps: int, batch_size: int, hidden_size: int
     ) -> tuple[Sequence[int], Sequence[int]]:
         """Return the shapes of the two tensors that `forward` leaves for `backward`.
 
@@ -55,11 +57,11 @@ class Backend(Protocol):
         may be symbols while torch.compile traces.
         """
 
-    def forward(self, operands: Operands, *, save: bool) -> Passed:
+    def forward(self, operands: Operands, *, save: bool) -> ForwardResults:
         """Run all steps. Without `save` the workspaces are empty, of shape [0]."""
 
     def backward(
-        self, incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+        self, grads: GradResults, operands: Operands, saved: Saved, masks: Masks, needs: Needs
     ) -> Gradients:
         """Return the gradients of the operands.
 
@@ -73,7 +75,7 @@ def load(name: str) -> Backend:
 
 
 @cache
-def _obstacle(name: str) -> str | None:
+def _why_missing(name: str) -> str | None:
     """Return why `name` cannot be had on this machine; the first time, say it in the log."""
     reason = load(name).missing()
     if reason is not None:
@@ -81,8 +83,12 @@ def _obstacle(name: str) -> str | None:
     return reason
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype, hidden_size: int) -> str:
+def resolve(
+    name: str, device: torch.device, dtype: torch.dtype, *, has_projection: bool = False
+) -> str:
     """Return the backend that a call with `name` runs on; the answer never changes.
+
+    A backend without projections leaves them to `torch`.
 
     Raises:
         OptionError: there is no such backend, or it cannot take tensors of this kind.
@@ -92,7 +98,9 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, hidden_size: in
     if name == "reference":
         return name
     wanted = PREFERRED.get(device.type, "torch") if name == "auto" else name
-    reason = load(wanted).unsupported(device, dtype, hidden_size)
+    reason = load(wanted).unsupported(device, dtype)
     if reason is not None and name != "auto":
         raise OptionError(f"backend {name!r} {reason}; choose auto, which finds one that fits")
-    return "torch" if reason is not None or _obstacle(wanted) is not None else wanted
+    if reason is not None or (has_projection and not load(wanted).HAS_PROJECTION):
+        return "torch"
+    return wanted if _why_missing(wanted) is None else "torch"

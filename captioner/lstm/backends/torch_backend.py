@@ -13,14 +13,16 @@ from torch import Tensor
 from captioner.hdetach.gates import gate_gradients
 from captioner.hdetach.products import linear, weight_gradient
 from captioner.lstm.operands import (
+    ForwardResults,
     Gradients,
-    Incoming,
+    GradResults,
     Masks,
     Needs,
     Operands,
-    Passed,
     Saved,
 )
+
+HAS_PROJECTION = True
 
 # Steps whose gate gradients are alive at a time: many enough for a large product, few enough for
 # the buffer to be reused while it is in the cache. Partial sums also round less.
@@ -35,33 +37,25 @@ def missing() -> str | None:
     return None
 
 
-def unsupported(device: torch.device, dtype: torch.dtype, hidden_size: int) -> str | None:  # noqa: ARG001
+def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:  # noqa: ARG001
     return None
 
 
 def workspace_shapes(
-    steps: int,
-    batch_size: int,
-    input_size: int,  # noqa: ARG001
-    hidden_size: int,
+    steps: int, batch_size: int, hidden_size: int
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Return the shapes of the squashed gates and of the cell state after each step."""
     return (steps, batch_size, 4 * hidden_size), (steps, batch_size, hidden_size)
 
 
-def forward(operands: Operands, *, save: bool) -> Passed:
-    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+def forward(operands: Operands, *, save: bool) -> ForwardResults:
+    x, hidden, cell, w_ih, w_hh, _, _, w_hr, lengths, _ = operands
     steps, batch_size, _ = x.shape
-    size = h0.shape[1]
+    size = cell.shape[1]
     gates = linear(x, w_ih, operands.bias, operands.product_dtype)
-    # Rows that have ended are zero; the workspace has zeros there only to be repeatable.
-    outputs, cells = (
-        (torch.empty if lengths is None else torch.zeros)(
-            (count, batch_size, size), dtype=x.dtype, device=x.device
-        )
-        for count in (steps, steps if save else 1)
-    )
-    hidden, cell, recurrent = h0, c0, w_hh.t()
+    outputs = new_states(x, steps, hidden.shape[1], lengths)
+    cells = new_states(x, steps if save else 1, size, lengths)
+    recurrent = w_hh.t()
     for t, rows in enumerate(running_rows(steps, batch_size, lengths)):
         now = gates[t, :rows].addmm_(hidden[:rows], recurrent)
         now[:, : 2 * size].sigmoid_()
@@ -70,27 +64,32 @@ def forward(operands: Operands, *, save: bool) -> Passed:
         into, forget, candidate, out = now.chunk(4, dim=1)
         new_cell = cells[t if save else 0, :rows]
         torch.mul(cell[:rows], forget, out=new_cell).addcmul_(into, candidate)
-        torch.mul(new_cell.tanh(), out, out=outputs[t, :rows])
+        if w_hr is None:
+            torch.mul(new_cell.tanh(), out, out=outputs[t, :rows])
+        else:
+            torch.mm(new_cell.tanh().mul_(out), w_hr.t(), out=outputs[t, :rows])
         hidden, cell = outputs[t], cells[t if save else 0]
+    h_n = last_of(outputs, lengths)
     if not save:
-        return Passed(outputs, last_of(outputs, lengths), cell, x.new_empty(0), x.new_empty(0))
-    return Passed(outputs, last_of(outputs, lengths), last_of(cells, lengths), gates, cells)
+        return ForwardResults(outputs, h_n, cell, x.new_empty(0), x.new_empty(0))
+    return ForwardResults(outputs, h_n, last_of(cells, lengths), gates, cells)
 
 
 def backward(
-    incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+    grads: GradResults, operands: Operands, saved: Saved, masks: Masks, needs: Needs
 ) -> Gradients:
-    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    x, h0, c0, w_ih, w_hh, _, _, w_hr, lengths, _ = operands
     outputs, gates, cells = saved
-    grad_outputs, grad_h_n, grad_c_n = incoming
     dtype = operands.product_dtype
     steps, batch_size, _ = x.shape
-    grad_hidden = torch.zeros_like(h0) if grad_h_n is None else grad_h_n.clone()
-    grad_cell = torch.zeros_like(c0) if grad_c_n is None else grad_c_n.clone()
+    size = c0.shape[1]
+    grad_hidden = torch.zeros_like(h0) if grads.h_n is None else grads.h_n.clone()
+    grad_cell = torch.zeros_like(c0) if grads.c_n is None else grads.c_n.clone()
     grad_x = torch.empty_like(x) if needs.x else None
     grad_w_ih = torch.zeros_like(w_ih) if needs.w_ih else None
     grad_w_hh = torch.zeros_like(w_hh) if needs.w_hh else None
     grad_bias = w_hh.new_zeros(w_hh.shape[0]) if needs.bias else None
+    grad_w_hr = torch.zeros_like(w_hr) if w_hr is not None and needs.w_hr else None
     buffer = x.new_empty(min(CHUNK, steps), batch_size, w_hh.shape[0])
     rows_of = running_rows(steps, batch_size, lengths)
     hidden_factors, cell_factors = factors(masks.keep, steps), factors(masks.cell_keep, steps)
@@ -101,11 +100,15 @@ def backward(
         for t in range(end - 1, start - 1, -1):
             rows = rows_of[t]
             grad = grad_hidden[:rows]
-            if grad_outputs is not None:
-                grad = grad + grad_outputs[t, :rows]
+            if grads.outputs is not None:
+                grad = grad + grads.outputs[t, :rows]
             now = grad_gates[t - start]
             before = cells[t - 1, :rows] if t else c0[:rows]
             squashed = cells[t, :rows].tanh()
+            if w_hr is not None:
+                if grad_w_hr is not None:
+                    grad_w_hr += grad.t() @ (squashed * gates[t, :rows, 3 * size :])
+                grad = grad @ w_hr
             earlier_cell = gate_gradients(
                 gates[t, :rows], before, squashed, grad, grad_cell[:rows], out=now[:rows]
             )
@@ -126,14 +129,20 @@ def backward(
             grad_w_hh += weight_gradient(flat, hidden.flatten(0, 1), dtype)
         if grad_bias is not None:
             grad_bias += flat.sum(0)
-    return Gradients(grad_x, grad_hidden, grad_cell, grad_w_ih, grad_w_hh, grad_bias)
+    return Gradients(grad_x, grad_hidden, grad_cell, grad_w_ih, grad_w_hh, grad_bias, grad_w_hr)
+
+
+def new_states(x: Tensor, steps: int, size: int, lengths: Tensor | None) -> Tensor:
+    """Return room for a state per step; where rows end early nothing writes, so it is zero."""
+    make = torch.empty if lengths is None else torch.zeros
+    return make((steps, x.shape[1], size), dtype=x.dtype, device=x.device)
 
 
 def running_rows(steps: int, batch_size: int, lengths: Tensor | None) -> list[int]:
     """Return for each step how many rows, always the first ones, still have a word to read."""
     if lengths is None:
         return [batch_size] * steps
-    return (lengths.unsqueeze(0) > torch.arange(steps).unsqueeze(1)).sum(1).tolist()
+    return (lengths > torch.arange(steps, device="cpu").unsqueeze(1)).sum(1).tolist()
 
 
 def last_of(states: Tensor, lengths: Tensor | None) -> Tensor:

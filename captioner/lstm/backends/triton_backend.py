@@ -7,25 +7,27 @@ run in Triton's interpreter and been compiled for GPUs, and has not been timed o
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from captioner.hdetach.products import linear, weight_gradient
-from captioner.lstm.backends.torch_backend import last_of
+from captioner.hdetach.products import linear
+from captioner.lstm.backends.gate_gradients import follow_gate_gradients
+from captioner.lstm.backends.torch_backend import last_of, new_states, workspace_shapes
 from captioner.lstm.operands import (
+    ForwardResults,
     Gradients,
-    Incoming,
+    GradResults,
     Masks,
     Needs,
     Operands,
-    Passed,
     Saved,
 )
 
+__all__ = ["HAS_PROJECTION", "backward", "forward", "missing", "unsupported", "workspace_shapes"]
+
+HAS_PROJECTION = False
 ROWS_AT_ONCE = 16  # the smallest tile of a product on tensor cores, so the most programs
 UNITS_AT_ONCE = 64
 DEPTH = 32
@@ -37,7 +39,7 @@ def missing() -> str | None:
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 
-def unsupported(device: torch.device, dtype: torch.dtype, hidden_size: int) -> str | None:  # noqa: ARG001
+def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"runs on a GPU, and the tensors are on {device}"
     if dtype != torch.float32:
@@ -45,25 +47,16 @@ def unsupported(device: torch.device, dtype: torch.dtype, hidden_size: int) -> s
     return None
 
 
-def workspace_shapes(
-    steps: int,
-    batch_size: int,
-    input_size: int,  # noqa: ARG001
-    hidden_size: int,
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Return the shapes of the squashed gates and of the cell state after each step."""
-    return (steps, batch_size, 4 * hidden_size), (steps, batch_size, hidden_size)
-
-
-def forward(operands: Operands, *, save: bool) -> Passed:
+def forward(operands: Operands, *, save: bool) -> ForwardResults:
     from captioner.lstm.backends.triton_kernels import forward_kernel
 
-    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
+    x, h0, c0, w_ih, w_hh, *_ = operands
+    lengths = operands.lengths
     steps, batch_size, _ = x.shape
     size = h0.shape[1]
     gates = linear(x, w_ih, operands.bias, operands.product_dtype)
-    outputs = _states(x, steps, size, lengths)
-    cells = _states(x, steps if save else 1, size, lengths)
+    outputs = new_states(x, steps, size, lengths)
+    cells = new_states(x, steps if save else 1, size, lengths)
     forward_kernel[_grid(batch_size)](
         gates,
         h0,
@@ -81,30 +74,28 @@ def forward(operands: Operands, *, save: bool) -> Passed:
     )
     h_n = last_of(outputs, lengths)
     if save:
-        return Passed(outputs, h_n, last_of(cells, lengths), gates, cells)
-    return Passed(outputs, h_n, cells[0], x.new_empty(0), x.new_empty(0))
+        return ForwardResults(outputs, h_n, last_of(cells, lengths), gates, cells)
+    return ForwardResults(outputs, h_n, cells[0], x.new_empty(0), x.new_empty(0))
 
 
 def backward(
-    incoming: Incoming, operands: Operands, saved: Saved, masks: Masks, needs: Needs
+    grads: GradResults, operands: Operands, saved: Saved, masks: Masks, needs: Needs
 ) -> Gradients:
     from captioner.lstm.backends.triton_kernels import backward_kernel
 
-    x, h0, c0, w_ih, w_hh, _, _, lengths, _ = operands
-    outputs, gates, cells = saved
-    grad_outputs, grad_h_n, grad_c_n = incoming
+    x, h0, c0, _, w_hh, *_ = operands
+    lengths = operands.lengths
     keep, cell_keep = masks
-    dtype = operands.product_dtype
     steps, batch_size, _ = x.shape
     size = h0.shape[1]
-    grad_hidden = torch.zeros_like(h0) if grad_h_n is None else grad_h_n.clone()
-    grad_cell = torch.zeros_like(c0) if grad_c_n is None else grad_c_n.clone()
-    grad_gates = _states(x, steps, 4 * size, lengths)
+    grad_hidden = torch.zeros_like(h0) if grads.h_n is None else grads.h_n.clone()
+    grad_cell = torch.zeros_like(c0) if grads.c_n is None else grads.c_n.clone()
+    grad_gates = new_states(x, steps, 4 * size, lengths)
     backward_kernel[_grid(batch_size)](
-        gates,
+        saved.gates,
         c0,
-        cells,
-        h0 if grad_outputs is None else grad_outputs,
+        saved.cells,
+        h0 if grads.outputs is None else grads.outputs,
         grad_hidden,
         grad_cell,
         grad_gates,
@@ -116,32 +107,13 @@ def backward(
         batch_size,
         size=size,
         packed=lengths is not None,
-        has_grad_outputs=grad_outputs is not None,
+        has_grad_outputs=grads.outputs is not None,
         keep_width=0 if keep is None else keep.dim(),
         cell_keep_width=0 if cell_keep is None else cell_keep.dim(),
         **_tiles(size),
     )
-    flat = grad_gates.flatten(0, 1)
-    grad_w_hh = None
-    if needs.w_hh:
-        grad_w_hh = weight_gradient(grad_gates[0], h0, dtype)
-        if steps > 1:
-            earlier = outputs[:-1].flatten(0, 1)
-            grad_w_hh += weight_gradient(grad_gates[1:].flatten(0, 1), earlier, dtype)
-    return Gradients(
-        linear(grad_gates, w_ih.t(), None, dtype) if needs.x else None,
-        grad_hidden,
-        grad_cell,
-        weight_gradient(flat, x.flatten(0, 1), dtype) if needs.w_ih else None,
-        grad_w_hh,
-        flat.sum(0) if needs.bias else None,
-    )
-
-
-def _states(x: Tensor, steps: int, size: int, lengths: Tensor | None) -> Tensor:
-    """Return room for a state per step; where rows end early nothing writes, so it is zero."""
-    make = torch.empty if lengths is None else torch.zeros
-    return make((steps, x.shape[1], size), dtype=x.dtype, device=x.device)
+    found = follow_gate_gradients(grad_gates, operands, saved.outputs, needs)
+    return found._replace(h0=grad_hidden, c0=grad_cell)
 
 
 def _grid(batch_size: int) -> tuple[int]:

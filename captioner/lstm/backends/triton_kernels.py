@@ -24,6 +24,12 @@ def tanh(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def damp(grad: tl.tensor, factor: tl.tensor) -> tl.tensor:
+    """Return grad * factor; zero detaches infinity as well."""
+    return tl.where(factor == 0.0, 0.0, grad * factor)
+
+
+@triton.jit
 def forward_step(
     gates: tl.tensor,
     hidden_before: tl.tensor,
@@ -172,9 +178,9 @@ def backward_step(
         tl.store(grad_gates + gate + 3 * size, dh * squashed * out * (1.0 - out), mask=inside)
         dc *= forget
         if cell_keep_width == 1:
-            dc *= tl.load(cell_keep)
+            dc = damp(dc, tl.load(cell_keep))
         elif cell_keep_width == 2:
-            dc *= tl.load(cell_keep + rows, mask=running, other=0.0)[:, None]
+            dc = damp(dc, tl.load(cell_keep + rows, mask=running, other=0.0)[:, None])
         tl.store(grad_cell + place, dc, mask=inside)
     tl.debug_barrier()
     width = 4 * size
@@ -199,9 +205,9 @@ def backward_step(
             )
             total = tl.dot(grad, w, total, input_precision=precision)
         if keep_width == 1:
-            total *= tl.load(keep)
+            total = damp(total, tl.load(keep))
         elif keep_width == 2:
-            total *= tl.load(keep + rows, mask=running, other=0.0)[:, None]
+            total = damp(total, tl.load(keep + rows, mask=running, other=0.0)[:, None])
         tl.store(grad_hidden + rows[:, None] * size + units[None, :], total, mask=inside)
     tl.debug_barrier()
 

@@ -5,16 +5,18 @@
 // ready, one per image and one per row, so an element costs a product, a sum and a division.
 #include <omp.h>
 
-#include <cstdint>
+#include "call.h"
 
 namespace {
 
 template <class Real>
 struct Attention {
-  int64_t rows, positions, size, threads;
-  const int64_t* image_of_row;  // never decreasing
-  const Real* keys;             // exp(-2 key): [images, positions, size]
-  const Real* queries;          // exp(-2 query): [rows, size]
+  CALL_FIELDS(
+    int64_t rows, positions, size, threads;
+    const int64_t* image_of_row;  // never decreasing
+    const Real* keys;             // exp(-2 key): [images, positions, size]
+    const Real* queries;          // exp(-2 query): [rows, size]
+  )
 };
 
 // The rows of one thread. An image's rows stay together: they share its keys in the cache, and
@@ -102,6 +104,7 @@ void gradients(const Attention<Real>& all, const Real* grad_scores, Real* grad_q
   }
 
 extern "C" {
+EXPORT_CALL(attention, Attention<float>)
 FOR_TYPE(float, float32)
 FOR_TYPE(double, float64)
 }

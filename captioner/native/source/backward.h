@@ -2,23 +2,26 @@
 // state is dropped at detached steps together with the product that would have made it.
 #pragma once
 
+#include "call.h"
 #include "tiles.h"
 
 // What Python passes; letters and layouts as in forward.h. Gradients that nobody asked for, and
 // those that did not arrive, are null.
 template <class Real>
 struct BackwardCall {
-  int64_t steps, batch, input, hidden, threads;
-  int64_t is_projected;     // grad_gates is wanted; what follows from it is left to torch
-  int64_t keep_per_sample;  // keep is [T, B], else [T]
-  int64_t cell_keep_per_sample;
-  const int64_t* lengths;
-  const Real *keep, *cell_keep;  // cell_keep or null
-  const Real *grad_outputs, *grad_h_n, *grad_c_n;
-  const Real *x, *h0, *w_ih, *w_hh, *outputs, *gates, *cells;
-  Real *grad_gates;  // [T, B, 4 P], gate by gate
-  Real *grad_x, *grad_h0, *grad_c0;
-  Real *grad_w_ih, *grad_w_hh, *grad_bias;  // all three or none
+  CALL_FIELDS(
+    int64_t steps, batch, input, hidden, threads;
+    int64_t is_projected;     // grad_gates is wanted; what follows from it is left to torch
+    int64_t keep_per_sample;  // keep is [T, B], else [T]
+    int64_t cell_keep_per_sample;
+    const int64_t* lengths;
+    const Real *keep, *cell_keep;  // cell_keep or null
+    const Real *grad_outputs, *grad_h_n, *grad_c_n;
+    const Real *x, *h0, *w_ih, *w_hh, *outputs, *gates, *cells;
+    Real *grad_gates;  // [T, B, 4 P], gate by gate
+    Real *grad_x, *grad_h0, *grad_c0;
+    Real *grad_w_ih, *grad_w_hh, *grad_bias;  // all three or none
+  )
 };
 
 template <class Real>

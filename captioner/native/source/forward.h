@@ -1,19 +1,22 @@
 // The forward pass: one parallel region for all steps, each thread with its own rows of the batch.
 #pragma once
 
+#include "call.h"
 #include "tiles.h"
 
 // What Python passes. Matrices lie as torch has them, without gaps; letters as in tiles.h, and
 // P = H rounded up to whole vectors. A pointer may be null where it says "or null".
 template <class Real>
 struct ForwardCall {
-  int64_t steps, batch, input, hidden, threads;
-  int64_t is_projected;    // gates hold W_ih x + b already, gate by gate; x, w_ih and biases unused
-  int64_t is_kept;         // gates [T, B, 4 P] and cells [T + 1, B, P] for all steps; else of one
-  const int64_t* lengths;  // [B], falling: row b runs for lengths[b] steps; or null
-  const Real *x, *h0, *c0, *w_ih, *w_hh;
-  const Real *b_ih, *b_hh;  // or null
-  Real *outputs, *h_n, *c_n, *gates, *cells;
+  CALL_FIELDS(
+    int64_t steps, batch, input, hidden, threads;
+    int64_t is_projected;    // gates hold W_ih x + b already, gate by gate; x, w_ih, b unused
+    int64_t is_kept;         // gates [T, B, 4 P], cells [T + 1, B, P] of all steps; else of one
+    const int64_t* lengths;  // [B], falling: row b runs for lengths[b] steps; or null
+    const Real *x, *h0, *c0, *w_ih, *w_hh;
+    const Real *b_ih, *b_hh;  // or null
+    Real *outputs, *h_n, *c_n, *gates, *cells;
+  )
 };
 
 template <class Real>

@@ -78,6 +78,8 @@ int backward(const BackwardCall<Real>& call) {
 }  // namespace
 
 extern "C" {
+EXPORT_CALL(hdetach_forward, ForwardCall<float>)
+EXPORT_CALL(hdetach_backward, BackwardCall<float>)
 // Both return 0, or 1 where memory is short.
 int hdetach_forward_float32(const ForwardCall<float>* call) { return forward(*call); }
 int hdetach_forward_float64(const ForwardCall<double>* call) { return forward(*call); }
