@@ -1,4 +1,4 @@
-"""The command `captioner`: captions for photographs, scores for captions, care of data sets.
+"""The command `captioner`: captions for photographs, scores, data sets, training, the service.
 
 Exit status 0 is success; 1 that photographs were skipped or a check has findings; 2 that nothing
 could be done, with one line on standard error that says why; 130 that Ctrl-C ended it.
@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.commands import caption, data, score, serve
+from captioner.commands import caption, data, forwarded, score
 from captioner.errors import CaptionerError
+from captioner.text import accept_any_text
 from captioner.threads import wait_passively
 
 BAD_INPUT = 2
@@ -19,10 +20,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status; `words` are those after the program's name."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit status; `argv` lacks the program's name."""
     wait_passively()  # before torch is loaded
-    arguments = build_parser().parse_args(words)
+    accept_any_text(sys.stdout)
+    arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -53,10 +55,12 @@ def _forget_output() -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; `run` of its result is the subcommand."""
     parser = argparse.ArgumentParser(
-        prog="captioner", description="Caption photographs, score captions, look after data sets."
+        prog="captioner",
+        description="Caption photographs, score captions, look after data sets, train and serve.",
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (caption, score, data, serve):
+    for command in (caption, score, data):
         command.add_parser(commands)
+    forwarded.add_parsers(commands)
     return parser

@@ -1,6 +1,8 @@
 """Text from outside, made fit for one line of a terminal or of a log."""
 
 import re
+from io import TextIOWrapper
+from typing import TextIO
 
 # Control characters, line and paragraph separators, what turns the direction of writing, and
 # halves of characters (surrogates), which no encoding can hold.
@@ -19,6 +21,12 @@ def escaped(text: str) -> str:
 def in_one_line(problem: object) -> str:
     """Return what an exception says without line breaks, or its type's name if it says nothing."""
     return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def accept_any_text(stream: TextIO) -> None:
+    """Let a stream print escapes for characters that its encoding lacks, in place of an error."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def holds_half_character(text: str) -> bool:

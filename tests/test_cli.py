@@ -1,5 +1,6 @@
 """The command `captioner` from its words to its output and exit status."""
 
+import io
 import json
 import os
 import shutil
@@ -93,14 +94,107 @@ def test_folders_and_patterns_name_images_and_nothing_twice(
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.jpg").write_bytes(b"no image")
     monkeypatch.chdir(folder.parent)
-    words = ["photographs", "photographs/**/*", "photographs/no_suffix"]
-    assert main(["caption", *words, "--checkpoint", str(checkpoint)]) == 0
-    paths = list(captions_of(capsys.readouterr().out))
-    assert paths == [
+    words = ["photographs", "photographs/**/*", "photographs/notes.txt"]
+    assert main(["caption", *words, "--checkpoint", str(checkpoint)]) == 1
+    printed = capsys.readouterr()
+    assert list(captions_of(printed.out)) == [
+        "photographs/no_suffix",
         *(f"photographs/{path.name}" for path in photographs),
         "photographs/below/LOUD.JPG",
-        "photographs/no_suffix",
     ]
+    assert printed.err.startswith("skipped: photographs/notes.txt is not an image")
+
+
+def test_all_that_can_be_decoded_is_captioned_and_other_images_are_named(
+    checkpoint, photographs, capsys
+):
+    folder = photographs[0].parent
+    image, content = Image.new("RGB", (40, 30), "olive"), photographs[0].read_bytes()
+    for path in photographs:
+        path.unlink()
+    readable = {"a.jfif", "b.jpe", "c.JP2", "d.avif", "e.tif", "f.bmp", "g.GIF", "h.webp", "i.png"}
+    forms = {".jfif": "JPEG", ".jpe": "JPEG"}
+    for name in readable:
+        image.save(folder / name, forms.get(Path(name).suffix))
+    image.save(folder / "j.jpg", "MPO", save_all=True, append_images=[image])
+    (folder / "k.jpeg_large").write_bytes(content)
+    readable |= {"j.jpg", "k.jpeg_large"}
+    unreadable = {
+        "p.heic": b"\0\0\0\x18ftypheic",
+        "q.JPG": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",  # as phones name it
+        "r.cr2": b"II*\0 raw",
+        "s.NEF": b"MM\0* raw",
+        "t.svg": b"<svg/>",
+        "u": b'<?xml version="1.0"?>\n<svg/>',
+        "v.jxl": b"\xff\x0a",
+        "w.jpg": content[:300],
+    }
+    others = {"notes.txt": b"BM, JPEG", "film.mp4": b"\0\0\0\x18ftypisom", "Thumbs.db": b"\xd0\xcf"}
+    for name, data in (unreadable | others | {".DS_Store": b"", "._a.jpg": b""}).items():
+        (folder / name).write_bytes(data)
+    assert main(["caption", str(folder), "--checkpoint", str(checkpoint)]) == 1
+    printed = capsys.readouterr()
+    assert {Path(path).name for path in captions_of(printed.out)} == readable
+    skipped = [line for line in printed.err.splitlines() if line.startswith("skipped")]
+    for name, line in zip(sorted(unreadable), skipped, strict=True):
+        assert line.startswith(f"skipped: {folder / name} ")
+    told = f"{folder}/p.heic is HEIC, which cannot be read here; save it as JPEG or PNG first"
+    assert skipped[0] == f"skipped: {told}"
+    assert "q.JPG is HEIC" in skipped[1]
+    assert "SVG" in skipped[5]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_no_encoding_holds_cost_no_caption(
+    checkpoint, photographs, capsys, monkeypatch, encoding
+):
+    names = ["b\nc\td.jpg", "caf\udce9.jpg", "grün \x1b[31m.jpg"]
+    for name in names:
+        shutil.copy(photographs[0], photographs[0].with_name(name))
+    (photographs[0].with_name("e\udcff.jpg")).write_bytes(b"")
+    for path in photographs:
+        path.unlink()
+    monkeypatch.chdir(photographs[0].parent)
+    words = ["caption", ".", "--checkpoint", str(checkpoint)]
+    assert main([*words, "--json"]) == 1
+    in_letters = capsys.readouterr().out
+
+    def lines(*more: str) -> list[str]:
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            assert main([*words, *more]) == 1
+        return out.buffer.getvalue().decode(encoding).splitlines()
+
+    green = "grün" if encoding == "utf-8" else r"gr\xfcn"
+    assert [line.split("\t")[0] for line in lines()] == [
+        r"b\nc\td.jpg",
+        r"caf\xe9.jpg",
+        green + r" \x1b[31m.jpg",
+    ]
+    entries = json.loads("\n".join(lines("--json")))
+    assert [entry["image"] for entry in entries] == [*names[:2], "e\udcff.jpg", names[2]]
+    assert entries == json.loads(in_letters)
+    assert r"e\xff.jpg" in entries[2]["error"]
+
+
+def test_captions_made_before_an_interruption_are_in_the_json(
+    checkpoint, photographs, capsys, monkeypatch
+):
+    from captioner.captioner import Captioner
+
+    whole, calls = Captioner.captions_of_pixels, iter((True, False))
+
+    def interrupted(self, *given):
+        if next(calls):
+            return whole(self, *given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Captioner, "captions_of_pixels", interrupted)
+    words = ["caption", *map(str, photographs), "--checkpoint", str(checkpoint), "--json"]
+    assert main([*words, "--batch-size", "2"]) == 130
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in found] == [*map(str, photographs[:2])]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(checkpoint, photographs, capsys):
@@ -160,8 +254,8 @@ def test_what_is_broken_or_missing_is_named_and_skipped(checkpoint, photographs,
         (["{photograph}", "--num-captions", "0"], "num_captions is 0"),
         (["{photograph}", "--num-captions", "3", "--beam-size", "2"], "num_captions is 3 and"),
         (["{photograph}", "--max-length", "0"], "max_length is 0"),
-        (["{photograph}", "--batch-size", "0"], "--batch-size is 0; give at least 1"),
-        (["{photograph}", "--threads", "0"], "--threads is 0; give at least 1"),
+        (["{photograph}", "--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["{photograph}", "--threads", "0"], "--threads is 0; it must be at least 1"),
         (["{photograph}", "--attention", "out.gif"], "--attention is out.gif; give a name ending"),
         (["{photograph}", "--device", "abacus"], "device is 'abacus', which this machine cannot"),
         (["{photograph}", "--checkpoint", "nowhere"], "nowhere"),

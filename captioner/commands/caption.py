@@ -5,28 +5,22 @@ written go to standard error. A broken photograph costs the others nothing.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from captioner.checkpoint_folders import newest_checkpoint
 from captioner.commands.image_paths import find_photographs
-from captioner.commands.output import Results, Screen, numbered
-from captioner.errors import ImageError, OptionError
+from captioner.commands.output import AnyCaption, CaptionOutput, HeldLines
+from captioner.errors import CaptionerError, ImageError, OptionError
+from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
+from captioner.search_config import SearchConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from captioner.captioner import Caption, Captioner
-    from captioner.progress import Progress
-    from captioner.search_config import SearchConfig
+    from captioner.pictures import Box
 
 SKIPPED = 1  # exit status
-BATCH_SIZE = 16
-OPENING_THREADS = 4
 
 DESCRIPTION = """\
 Print a line for every photograph: its path, a tab, its caption. With --num-captions there is a
@@ -39,6 +33,33 @@ examples:
   captioner caption dog.jpg --attention attention.png
   captioner caption holiday/ --server http://localhost:8000
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """The options of a model that runs here; none of them goes with `--server`."""
+
+    checkpoint: Path | None = option(
+        None,
+        "folder of a checkpoint or of a run; the newest runs/*/best where it is not given",
+        metavar="DIR",
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
+    batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)
+    threads: int | None = option(
+        None, "processor threads; all cores where it is not given", within=AT_LEAST_ONE
+    )
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The captions of one photograph, and what their attention covers."""
+
+    captions: Sequence[AnyCaption]
+    seen: "Callable[[tuple[int, int]], Box]"  # the part of a picture of that size, in pixels
+
+
+Outcome = Captioned | CaptionerError
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,19 +78,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="an image, a folder (the images directly in it) or a quoted pattern like 'x/**/*'",
     )
     add(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="folder of a checkpoint or of a run (default: the newest runs/*/best)",
-    )
-    add(
         "--server",
         metavar="URL",
         help="ask the caption service there; its key, if it wants one, is in CAPTIONER_API_KEY",
     )
-    add("--beam-size", type=int, metavar="N", help="width of the search, 1 is greedy (3)")
-    add("--num-captions", type=int, default=1, metavar="K", help="captions per photograph (1)")
-    add("--max-length", type=int, default=20, metavar="N", help="most words of a caption (20)")
     add("--json", action="store_true", help="print a JSON list instead of lines")
     add(
         "--attention",
@@ -77,125 +89,88 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="OUT.png",
         help="draw where each word looked; several photographs become OUT-1.png, OUT-2.png …",
     )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (auto)")
-    add("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"({BATCH_SIZE})")
-    add("--threads", type=int, metavar="N", help="processor threads (all cores)")
+    add_flags(parser.add_argument_group("the search"), SearchConfig)
+    add_flags(parser.add_argument_group("the model, without --server"), ModelOptions)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    _check(arguments)
+    search, model = _given(arguments, SearchConfig), _given(arguments, ModelOptions)
+    options = ModelOptions(**model)
+    if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
+        raise OptionError(f"--attention is {arguments.attention}; give a name ending in .png")
+    if arguments.server is not None and (ours := [*model, *search.keys() & {"length_power"}]):
+        raise OptionError(
+            f"{', '.join(map(flag, ours))} with --server: the photographs are captioned there, "
+            "as that service was started; leave it out"
+        )
     photographs, problems = find_photographs(arguments.photographs)
     if not photographs:
         raise ImageError(f"no photograph to caption: {'; '.join(map(str, problems.values()))}")
-    if arguments.server is not None:
+    if arguments.server is None:
+        from captioner.commands.caption_local import caption_here
+
+        outcomes = caption_here(photographs, SearchConfig.for_captions(**search), options)
+    else:
         from captioner.commands.caption_remote import caption_by_service
 
-        return caption_by_service(arguments, photographs, problems)
-    checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        checkpoint = newest_checkpoint(Path("runs"))
-        print(f"using {checkpoint}", file=sys.stderr)
-
-    import torch
-
-    from captioner.allocator import keep_freed_memory
-    from captioner.captioner import load
-    from captioner.progress import Progress
-
-    keep_freed_memory()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    config = _search_config(arguments)
-    captioner = load(checkpoint, arguments.device)
+        has_attention = arguments.attention is not None
+        outcomes = caption_by_service(arguments.server, photographs, search, has_attention)
 
     # Plain lines of progress would be more to read than the captions of a single batch.
-    is_long = len(photographs) > (1 if sys.stderr.isatty() else arguments.batch_size)
-    progress = Progress(len(photographs), "captioning", unit="photographs", enabled=is_long)
-    screen = Screen(hold=is_long and sys.stderr.isatty())
-    written = Results(screen, as_json=arguments.json, with_log_prob=arguments.num_captions > 1)
+    is_long = len(photographs) > (1 if sys.stderr.isatty() else options.batch_size)
+    output = CaptionOutput(
+        HeldLines(hold=is_long and sys.stderr.isatty()),
+        as_json=arguments.json,
+        with_log_prob=search.get("num_captions", 1) > 1,
+    )
     try:
         for name, problem in problems.items():
-            written.skip(name, problem)
-        _caption_all(captioner, photographs, config, arguments, written, progress)
-    finally:
-        screen.release()
-    if arguments.json:
-        print(json.dumps(written.entries, ensure_ascii=False, indent=1))
-    return SKIPPED if written.is_any_skipped else 0
+            output.skip(name, problem)
+        _write(photographs, outcomes, output, arguments.attention, show_progress=is_long)
+    finally:  # also where it is interrupted: what was captioned so far is not lost
+        output.finish()
+    return SKIPPED if output.is_any_skipped else 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raise for what cannot work before anything is loaded."""
-    if arguments.batch_size < 1:
-        raise OptionError(f"--batch-size is {arguments.batch_size}; give at least 1")
-    if arguments.threads is not None and arguments.threads < 1:
-        raise OptionError(f"--threads is {arguments.threads}; give at least 1")
-    if arguments.server is not None:
-        given = {
-            "--checkpoint": arguments.checkpoint is not None,
-            "--device": arguments.device != "auto",
-            "--batch-size": arguments.batch_size != BATCH_SIZE,
-            "--threads": arguments.threads is not None,
-        }
-        if ours := [option for option, is_given in given.items() if is_given]:
-            raise OptionError(
-                f"{', '.join(ours)} with --server: the photographs are captioned there, "
-                "as that service was started; leave it out"
-            )
-    if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
-        raise OptionError(f"--attention is {arguments.attention}; give a name ending in .png")
+def _given(arguments: argparse.Namespace, options: type[Options]) -> dict[str, Any]:
+    """Return the values that the command line gave for a group of options."""
+    values = {item.name: getattr(arguments, item.name) for item in fields(options)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _search_config(arguments: argparse.Namespace) -> "SearchConfig":
-    from captioner.search_config import SearchConfig
-
-    count, beam_size = arguments.num_captions, arguments.beam_size
-    if beam_size is None:
-        beam_size = max(count, SearchConfig.beam_size)
-    return SearchConfig(beam_size=beam_size, num_captions=count, max_length=arguments.max_length)
-
-
-def _caption_all(
-    captioner: "Captioner",
+def _write(
     photographs: Sequence[Path],
-    config: "SearchConfig",
-    arguments: argparse.Namespace,
-    written: Results,
-    progress: "Progress",
+    outcomes: Iterable[Outcome],
+    output: CaptionOutput,
+    attention: Path | None,
+    *,
+    show_progress: bool,
 ) -> None:
-    size, total = arguments.batch_size, len(photographs)
-    read = captioner.preprocessing.read
-    with progress, ThreadPoolExecutor(OPENING_THREADS) as threads:
-        for start in range(0, total, size):
-            batch = photographs[start : start + size]
-            opened = list(threads.map(lambda path: _open(path, read), batch))
-            readable = [pixels for pixels in opened if not isinstance(pixels, ImageError)]
-            found = iter(captioner.captions_of_pixels(readable, config))
-            for number, (path, pixels) in enumerate(zip(batch, opened, strict=True), start + 1):
-                if isinstance(pixels, ImageError):
-                    written.skip(str(path), pixels)
-                    continue
-                captions = next(found)
+    from captioner.progress import Progress
+
+    total = len(photographs)
+    with Progress(total, "captioning", unit="photographs", enabled=show_progress) as progress:
+        for number, (path, outcome) in enumerate(zip(photographs, outcomes, strict=True), 1):
+            if isinstance(outcome, CaptionerError):
+                output.skip(str(path), outcome)
+            else:
                 drawn = None
-                if arguments.attention is not None:
-                    drawn = numbered(arguments.attention, number, total)
-                    _draw(captioner, path, captions[0], drawn)
-                written.add(str(path), captions, drawn)
-            progress.advance(len(batch))
+                if attention is not None:
+                    drawn = _numbered(attention, number, total)
+                    _draw(path, outcome, drawn)
+                output.add(str(path), outcome.captions, drawn)
+            progress.advance()
 
 
-def _open(path: Path, read: "Callable[[Path], Tensor]") -> "Tensor | ImageError":
-    try:
-        return read(path)
-    except ImageError as problem:
-        return problem
-
-
-def _draw(captioner: "Captioner", path: Path, caption: "Caption", out: Path) -> None:
+def _draw(path: Path, outcome: Captioned, out: Path) -> None:
     from captioner.data.images import open_image
-    from captioner.pictures import draw_attention, seen_box
+    from captioner.pictures import draw_attention
 
     image = open_image(path)
-    seen = seen_box(captioner.preprocessing, image.size)
-    draw_attention(image, caption, out, seen=seen)
+    draw_attention(image, outcome.captions[0], out, seen=outcome.seen(image.size))
+
+
+def _numbered(out: Path, number: int, total: int) -> Path:
+    """Return the name of one of `total` drawings."""
+    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")

@@ -1,8 +1,10 @@
 """`captioner data`: check a data set before training with it, or convert a table into one."""
 
 import argparse
-import json
 from pathlib import Path
+
+from captioner.commands.output import print_json
+from captioner.text import escaped
 
 FINDINGS = 1  # exit status
 
@@ -50,7 +52,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     from captioner.data.check import check_dataset
 
     report = check_dataset(arguments.path, arguments.images)
-    print(json.dumps(report.to_json(), ensure_ascii=False, indent=1) if arguments.json else report)
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        print(report)
     return 0 if report.ok else FINDINGS
 
 
@@ -67,5 +72,5 @@ def run_convert(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
-    print(f"{dataset.json_path}: {counts}")
+    print(escaped(f"{dataset.json_path}: {counts}"))
     return 0

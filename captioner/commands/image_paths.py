@@ -1,4 +1,4 @@
-"""Which files the words on a command line mean: images, folders of them, patterns."""
+"""The images that the arguments of a command stand for: files, folders of them and patterns."""
 
 import glob
 from collections.abc import Iterable, Sequence
@@ -7,46 +7,46 @@ from pathlib import Path
 from captioner.errors import ImageError
 
 
-def find_photographs(words: Sequence[str]) -> tuple[list[Path], dict[str, ImageError]]:
-    """Return every photograph once, in the order of the words, and what is wrong with some words.
+def find_photographs(arguments: Sequence[str]) -> tuple[list[Path], dict[str, ImageError]]:
+    """Return every photograph once, in the order given, and what is wrong with some arguments.
 
-    A file is taken whatever its name; of a folder, and of what a pattern matches, the files whose
-    names end as image files do, in any case of letters, hidden ones left out.
+    A file is taken whatever its name. Of a folder, and of what a pattern matches, the files are
+    taken that look like images by their names or their content, also those of formats that
+    cannot be read, so that they can be reported; hidden files are left out.
     """
     found: dict[Path, None] = {}
     problems: dict[str, ImageError] = {}
-    for word in words:
+    for argument in arguments:
         try:
-            paths, problem = _meaning(word)
+            paths, problem = _files(argument)
         except OSError as error:
-            paths, problem = [], f"{word}: {error.strerror}"
+            paths, problem = [], f"{argument}: {error.strerror}"
         if not paths:
-            problems[word] = ImageError(problem)
+            problems[argument] = ImageError(problem)
         found.update(dict.fromkeys(paths))
     return list(found), problems
 
 
-def _meaning(word: str) -> tuple[list[Path], str]:
-    """Return the files a word stands for, and what to say if there are none."""
-    path = Path(word).expanduser()
+def _files(argument: str) -> tuple[list[Path], str]:
+    """Return the files an argument stands for, and what to say if there are none."""
+    path = Path(argument).expanduser()
     if path.is_dir():
         below = path / "**" / "*"
-        return _images(path.iterdir()), f"{word} holds no image; for its subfolders give '{below}'"
+        problem = f"{argument} holds no image; for its subfolders give '{below}'"
+        return _images(path.iterdir()), problem
     if path.exists():
         return [path], ""
-    if glob.has_magic(word):
+    if glob.has_magic(argument):
         matches = map(Path, glob.iglob(str(path), recursive=True))
-        return _images(matches), f"no image matches {word}; check the pattern"
-    return [], f"{word}: there is no such file; check the path"
+        return _images(matches), f"no image matches {argument}; check the pattern"
+    return [], f"{argument}: there is no such file; check the path"
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    from captioner.data.images import IMAGE_SUFFIXES
+    from captioner.data.image_formats import is_image_file
 
     return sorted(
         path
         for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
+        if not path.name.startswith(".") and path.is_file() and is_image_file(path)
     )

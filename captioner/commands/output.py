@@ -1,5 +1,6 @@
-"""How captions are written: a line each or as JSON, with skipped photographs named beside them."""
+"""What commands write: captions a line each or as JSON, with skipped photographs named beside."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from captioner.errors import CaptionerError
+from captioner.text import escaped
 
 
 class AnyCaption(Protocol):
@@ -22,16 +24,28 @@ class AnyCaption(Protocol):
     def probability(self) -> float: ...
     @property
     def score(self) -> float: ...
+    @property
+    def attention(self) -> Any: ...  # a grid for each token: an array, or nested sequences
 
 
-class Screen:
+def print_json(value: object) -> None:
+    """Print JSON in letters if standard output can take all of them, else in JSON's escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=1)
+    print(text)
+
+
+class HeldLines:
     """Lines for the terminal, held back while a progress bar is on it; elsewhere at once."""
 
     def __init__(self, *, hold: bool) -> None:
         self._hold = hold
         self._held: list[tuple[str, TextIO]] = []
 
-    def line(self, text: str, stream: TextIO) -> None:
+    def print(self, text: str, stream: TextIO) -> None:
         if self._hold and stream.isatty():
             self._held.append((text, stream))
         else:
@@ -44,10 +58,10 @@ class Screen:
 
 
 @dataclass
-class Results:
-    """What has been found so far, shown line by line or kept for JSON."""
+class CaptionOutput:
+    """The captions found so far, printed line by line or kept for JSON."""
 
-    screen: Screen
+    lines: HeldLines
     as_json: bool
     with_log_prob: bool
 
@@ -58,7 +72,7 @@ class Results:
     def skip(self, name: str, problem: CaptionerError) -> None:
         self.is_any_skipped = True
         self.entries.append({"image": name, "error": str(problem)})
-        self.screen.line(f"skipped: {problem}", sys.stderr)
+        self.lines.print(f"skipped: {problem}", sys.stderr)
 
     def add(self, name: str, captions: Iterable[AnyCaption], drawn: Path | None = None) -> None:
         entry: dict[str, Any] = {"image": name, "captions": []}
@@ -74,13 +88,15 @@ class Results:
             )
             if not self.as_json:
                 log_prob = f"\t{caption.log_prob:.3f}" if self.with_log_prob else ""
-                self.screen.line(f"{name}\t{caption.text}{log_prob}", sys.stdout)
+                line = f"{escaped(name)}\t{escaped(caption.text)}{log_prob}"
+                self.lines.print(line, sys.stdout)
         if drawn is not None:
             entry["attention"] = str(drawn)
-            self.screen.line(f"attention of {name} drawn in {drawn}", sys.stderr)
+            self.lines.print(escaped(f"attention of {name} drawn in {drawn}"), sys.stderr)
         self.entries.append(entry)
 
-
-def numbered(out: Path, number: int, total: int) -> Path:
-    """Return the name of one of `total` drawings."""
-    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")
+    def finish(self) -> None:
+        """Print what was held back, and the JSON if there is anything to put in it."""
+        self.lines.release()
+        if self.as_json and self.entries:
+            print_json(self.entries)

@@ -1,8 +1,9 @@
 """`captioner score`: captions of a file against the references of another."""
 
 import argparse
-import json
 from pathlib import Path
+
+from captioner.commands.output import print_json
 
 DESCRIPTION = """\
 Score captions with BLEU-1..4, METEOR, ROUGE-L and CIDEr, equal to pycocoevalcap's figures.
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         write_json(arguments.out, scores.to_json(per_image=True))
     if arguments.json:
-        print(json.dumps(scores.to_json(), ensure_ascii=False, indent=1))
+        print_json(scores.to_json())
     else:
         print(scores_table(scores))
     return 0

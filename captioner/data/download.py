@@ -17,6 +17,7 @@ import httpx
 
 from captioner.errors import DataError, StorageError
 from captioner.progress import Progress
+from captioner.text import in_one_line
 
 TRIES = 5  # in a row without a byte
 WAIT_SECONDS = 2.0  # before the second try, twice as long before each further one
@@ -90,10 +91,10 @@ def _fetch_from(address: str, file: WebFile, part: Path, show_progress: bool) ->
                 failures = 1 if _length(part) > before else failures + 1
                 is_offline = isinstance(problem, httpx.ConnectError) and before == length_at_first
                 if is_offline or failures >= TRIES:
-                    raise _AddressError(_in_one_line(problem)) from problem
+                    raise _AddressError(in_one_line(problem)) from problem
                 time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
             except (httpx.HTTPError, httpx.InvalidURL) as problem:
-                raise _AddressError(_in_one_line(problem)) from problem
+                raise _AddressError(in_one_line(problem)) from problem
 
 
 def _fetch_once(
@@ -190,7 +191,3 @@ def _compare(file: WebFile, part: Path, show_progress: bool) -> None:
 
 def _length(part: Path) -> int:
     return part.stat().st_size if part.is_file() else 0
-
-
-def _in_one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__

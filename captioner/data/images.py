@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from captioner.data.image_formats import HEAD_BYTES, unreadable_format
 from captioner.errors import ImageError
+from captioner.text import in_one_line
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PIXEL_LIMIT = 89_478_485  # where Pillow begins to warn: 256 MiB at three bytes a pixel
 PAPER = (255, 255, 255)  # what shows through a transparent pixel
 ROWS_AT_ONCE = 64  # of deep grey: as floating point a photograph takes eight times its memory
@@ -50,6 +51,10 @@ def open_image(source: ImageSource, least_size: LeastSize | None = None) -> Imag
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder; name an image file") from None
     except UnidentifiedImageError:
+        if form := unreadable_format(name, _head(source)):
+            raise ImageError(
+                f"{name} is {form}, which cannot be read here; save it as JPEG or PNG first"
+            ) from None
         raise ImageError(f"{name} is not an image in a known format; use JPEG or PNG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
         raise ImageError(
@@ -57,7 +62,7 @@ def open_image(source: ImageSource, least_size: LeastSize | None = None) -> Imag
         ) from problem
     except Exception as problem:  # Pillow's decoders raise nearly anything for damaged files
         raise ImageError(
-            f"{name} cannot be decoded: {_in_one_line(problem)}; it is damaged or incomplete: "
+            f"{name} cannot be decoded: {in_one_line(problem)}; it is damaged or incomplete: "
             "fetch it again, save it anew as JPEG or PNG, or remove it"
         ) from problem
 
@@ -133,5 +138,16 @@ def _name(source: ImageSource) -> str:
     return str(name) if name else "the image"
 
 
-def _in_one_line(problem: BaseException) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__
+def _head(source: ImageSource) -> bytes:
+    """Return the first bytes of a source that could be read, and was no image."""
+    if isinstance(source, bytes):
+        return source[:HEAD_BYTES]
+    if isinstance(source, Image.Image):
+        return b""
+    with suppress(OSError, ValueError):
+        if isinstance(source, Path | str):
+            with open(source, "rb") as file:
+                return file.read(HEAD_BYTES)
+        source.seek(0)
+        return source.read(HEAD_BYTES)
+    return b""

@@ -1,0 +1,64 @@
+"""`captioner caption` with a checkpoint on this machine."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from captioner.allocator import keep_freed_memory
+from captioner.captioner import Captioner, load
+from captioner.checkpoint_folders import newest_checkpoint
+from captioner.commands.caption import Captioned, ModelOptions, Outcome
+from captioner.errors import ImageError
+from captioner.pictures import seen_box
+from captioner.search_config import SearchConfig
+
+OPENING_THREADS = 4
+
+
+def caption_here(
+    photographs: Sequence[Path], config: SearchConfig, options: ModelOptions
+) -> Iterator[Outcome]:
+    """Load the model, and return an iterator over what becomes of each photograph.
+
+    Raises:
+        OptionError: there is no such device here.
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    checkpoint = options.checkpoint
+    if checkpoint is None:
+        checkpoint = newest_checkpoint(Path("runs"))
+        print(f"using {checkpoint}", file=sys.stderr)
+    keep_freed_memory()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    captioner = load(checkpoint, options.device)
+    return _outcomes(captioner, photographs, config, options.batch_size)
+
+
+def _outcomes(
+    captioner: Captioner, photographs: Sequence[Path], config: SearchConfig, batch_size: int
+) -> Iterator[Outcome]:
+    preprocessing = captioner.preprocessing
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        for start in range(0, len(photographs), batch_size):
+            batch = photographs[start : start + batch_size]
+            opened = list(threads.map(partial(_open, preprocessing.read), batch))
+            readable = [pixels for pixels in opened if not isinstance(pixels, ImageError)]
+            found = iter(captioner.captions_of_pixels(readable, config))
+            for pixels in opened:
+                if isinstance(pixels, ImageError):
+                    yield pixels
+                else:
+                    yield Captioned(next(found), partial(seen_box, preprocessing))
+
+
+def _open(read: Callable[[Path], Tensor], path: Path) -> Tensor | ImageError:
+    try:
+        return read(path)
+    except ImageError as problem:
+        return problem
