@@ -55,7 +55,7 @@ def option(
     parse: Callable[[str], Any] | None = None,
     is_secret: bool = False,
 ) -> Any:
-    """Return a field of an `Options` class.
+    """Return a field of an `Options` class; with `dataclasses.MISSING` it has to be given.
 
     `bare` is the value of a flag given without one. `changeable` options may differ when a run is
     resumed. `parse` makes the value, or each member of a list, from text in its own way and raises
@@ -84,23 +84,26 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        """Check every value by itself, then what `contradictions` finds.
+        """Check every value by itself, then those that depend on each other.
 
         Raises:
             OptionError: values have the wrong type, are not finite, not what is allowed, or
                 contradict each other; `problems` has a line for each.
         """
         label, values = type(self).label, vars(self)
-        wrong_types = _problems(type(self), values, label, _type_problem)
-        problems = wrong_types or [
-            *_problems(type(self), values, label, _limit_problem),
-            *self.contradictions(),
-        ]
+        problems = (
+            _problems(type(self), values, label, _type_problem)
+            or _problems(type(self), values, label, _limit_problem)
+            or list(self.contradictions())
+        )
         if problems:
             raise OptionError(*problems)
 
     def contradictions(self) -> Iterable[str]:
-        """Return what is wrong with values that depend on each other, a line for each."""
+        """Return what is wrong with values that depend on each other, a line for each.
+
+        It is asked when each value by itself is right.
+        """
         return ()
 
     @classmethod
@@ -183,6 +186,16 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message}; --help lists the options")
+
+
+def options_parser(options: type[Options], **of_parser: Any) -> OneLineParser:
+    """Return a parser with a flag for each option; those that are not given have no value.
+
+    `Options.from_json(vars(parser.parse_args()))` makes the options of its result.
+    """
+    parser = OneLineParser(argument_default=argparse.SUPPRESS, allow_abbrev=False, **of_parser)
+    add_flags(parser, options)
+    return parser
 
 
 def flag(name: str) -> str:
@@ -330,6 +343,8 @@ def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, 
         settings["metavar"] = "LIST" if as_text and kind.is_list else _METAVARS.get(kind.of, "TEXT")
     if as_text:
         return settings
+    if item.default is MISSING:
+        settings["required"] = True
     settings["type"] = kind.of if metadata["parse"] is None else _reader(metadata["parse"])
     if metadata["choices"]:
         settings["choices"] = metadata["choices"]

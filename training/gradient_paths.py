@@ -12,31 +12,21 @@ from captioner.threads import wait_passively
 wait_passively()  # before torch is loaded
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError, TrainingError
+from captioner.errors import TrainingError
 from captioner.lstm.path_gradients import gradient_paths
-from captioner.options import OneLineParser
+from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
+from captioner.program import run_program
 from captioner.progress import Progress
-from training.figure_tools import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    STYLE,
-    StudyConfig,
-    new_figure,
-    parse_study,
-    run_study,
-    study_parser,
-    use_threads,
-    write_study,
-)
+from training.figure_tools import NOT_HUGE, StudyOptions, write_study
+from training.plots import BLUE, GREEN, ORANGE, PURPLE, STYLE, new_figure
 from training.randomness import derived_generator
 
 if TYPE_CHECKING:
@@ -59,21 +49,27 @@ _DASHES = {0.0: "-", 0.25: (0, (5, 1.5)), 0.5: (0, (2, 1.2))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathsConfig(StudyConfig):
-    hidden_size: int = 64
-    lags: int = 50  # drawn for the untrained LSTM
-    draws: int = 15  # of untrained LSTMs
-    digits: int = 3  # of the copying task
-    delay: int = 17
-    updates: int = 2400
-    measurements: int = 24
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+class PathsOptions(StudyOptions):
+    out: Path = option(Path("runs", NAME), f"where {NAME}.png and {NAME}.json go", metavar="FOLDER")
+    hidden_size: int = option(64, "hidden units of the LSTM", within=AT_LEAST_ONE)
+    lags: int = option(50, "longest lag drawn for the untrained LSTM", within=AT_LEAST_ONE)
+    draws: int = option(15, "untrained LSTMs to take the median of", within=AT_LEAST_ONE)
+    digits: int = option(3, "symbols to copy", within=AT_LEAST_ONE)
+    delay: int = option(
+        17,
+        "steps between the last symbol and the first to be recalled",
+        within=AT_LEAST_ONE,
+    )
+    updates: int = option(2400, "of the training", within=AT_LEAST_ONE)
+    measurements: int = option(
+        24, "over the training, beside the one before it", within=AT_LEAST_ONE
+    )
+    batch_size: int = option(64, "sequences per update", within=AT_LEAST_ONE)
+    learning_rate: float = option(3e-3, "of Adam", within=NOT_HUGE)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def contradictions(self) -> Iterable[str]:
         if self.lags < self.lag:
-            raise OptionError(
+            yield (
                 f"--lags is {self.lags}; it must be at least {self.lag}, the time between a symbol "
                 "and its recall (--digits + --delay), where the two parts are compared"
             )
@@ -82,19 +78,6 @@ class PathsConfig(StudyConfig):
     def lag(self) -> int:
         """Return how many steps lie between a symbol and its recall."""
         return self.digits + self.delay
-
-
-_HELPS = {
-    "hidden_size": "hidden units of the LSTM",
-    "lags": "longest lag drawn for the untrained LSTM",
-    "draws": "untrained LSTMs to take the median of",
-    "digits": "symbols to copy",
-    "delay": "steps between the last symbol and the first to be recalled",
-    "updates": "of the training",
-    "measurements": "over the training, beside the one before it",
-    "batch_size": "sequences per update",
-    "learning_rate": "of Adam",
-}
 
 
 class Copier(nn.Module):
@@ -115,18 +98,18 @@ class Copier(nn.Module):
 
 
 def copying_batch(
-    config: PathsConfig, batch_size: int, generator: torch.Generator
+    options: PathsOptions, batch_size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return sequences of the copying task: symbols, blanks with a signal at the end, recall.
 
     Shapes:
         -> one-hot inputs [T, B, symbols + 2], targets [T, B], T = 2 * digits + delay.
     """
-    digits = torch.randint(1, SYMBOLS + 1, (config.digits, batch_size), generator=generator)
-    steps = 2 * config.digits + config.delay
+    digits = torch.randint(1, SYMBOLS + 1, (options.digits, batch_size), generator=generator)
+    steps = 2 * options.digits + options.delay
     inputs, targets = (torch.zeros(steps, batch_size, dtype=torch.long) for _ in range(2))
-    inputs[: config.digits] = targets[-config.digits :] = digits
-    inputs[-config.digits - 1] = SYMBOLS + 1
+    inputs[: options.digits] = targets[-options.digits :] = digits
+    inputs[-options.digits - 1] = SYMBOLS + 1
     return nn.functional.one_hot(inputs, SYMBOLS + 2).float(), targets
 
 
@@ -160,35 +143,35 @@ def share(measured: dict[str, Any], p: float, lag: int) -> float:
     return cell / (cell + rest) if cell + rest > 0 else 0.0
 
 
-def untrained(config: PathsConfig, progress: Progress) -> list[dict[str, Any]]:
+def untrained(options: PathsOptions, progress: Progress) -> list[dict[str, Any]]:
     """Measure LSTMs that differ in the scale of their recurrent weights only.
 
     The loss is a random direction of the last hidden state, so lag k is the k-th step before the
     last. Norms and shares are medians over several draws; the range of shares is their quartiles.
     """
-    generator = derived_generator(config.seed, "untrained")
+    generator = derived_generator(options.seed, "untrained")
     drawn: list[list[dict[str, Any]]] = [[] for _ in SCALES]
-    for _ in range(config.draws):
-        x, weights, grads = draw_untrained(config, generator)
+    for _ in range(options.draws):
+        x, weights, grads = draw_untrained(options, generator)
         for place, scale in enumerate(SCALES):
             scaled = [weights[0], scale * weights[1], *weights[2:]]
             drawn[place].append(measure(x, scaled, grads))
         progress.advance()
     return [
-        {"scale": scale, **_median(items, config.lag)}
+        {"scale": scale, **_median(items, options.lag)}
         for scale, items in zip(SCALES, drawn, strict=True)
     ]
 
 
 def draw_untrained(
-    config: PathsConfig, generator: torch.Generator
+    options: PathsOptions, generator: torch.Generator
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Return inputs, PyTorch's initial weights, and the gradient of a loss on the last step.
 
     Shapes:
         -> x [T, B, 1], weights as `nn.LSTM` lists them, gradient of the outputs [T, B, H].
     """
-    hidden_size, steps = config.hidden_size, config.lags + 1 + WARM_UP_STEPS
+    hidden_size, steps = options.hidden_size, options.lags + 1 + WARM_UP_STEPS
     x = torch.rand(steps, MEASURED_BATCH, 1, generator=generator)
     bound = hidden_size**-0.5
     sizes = [(4 * hidden_size, 1), (4 * hidden_size, hidden_size), *2 * [(4 * hidden_size,)]]
@@ -216,20 +199,20 @@ def _median(items: Sequence[dict[str, Any]], lag: int) -> dict[str, Any]:
     }
 
 
-def in_training(config: PathsConfig, progress: Progress) -> Iterator[dict[str, Any]]:
+def in_training(options: PathsOptions, progress: Progress) -> Iterator[dict[str, Any]]:
     """Train a plain LSTM to copy, and yield what is measured before, during and after."""
-    model = Copier(config.hidden_size, derived_generator(config.seed, "weights"))
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    batches = derived_generator(config.seed, "batches")
-    held_out = copying_batch(config, HELD_OUT_BATCH, derived_generator(config.seed, "held out"))
-    count = min(config.measurements, config.updates)
-    when = {round(number * config.updates / count) for number in range(count + 1)}
-    for update in range(config.updates + 1):
+    model = Copier(options.hidden_size, derived_generator(options.seed, "weights"))
+    optimiser = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
+    batches = derived_generator(options.seed, "batches")
+    held_out = copying_batch(options, HELD_OUT_BATCH, derived_generator(options.seed, "held out"))
+    count = min(options.measurements, options.updates)
+    when = {round(number * options.updates / count) for number in range(count + 1)}
+    for update in range(options.updates + 1):
         if update in when:
-            yield {"update": update, **measure_copier(model, config, *held_out)}
-        if update == config.updates:
+            yield {"update": update, **measure_copier(model, options, *held_out)}
+        if update == options.updates:
             return
-        inputs, targets = copying_batch(config, config.batch_size, batches)
+        inputs, targets = copying_batch(options, options.batch_size, batches)
         loss = model.loss_of(model.lstm(inputs)[0], targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -239,25 +222,25 @@ def in_training(config: PathsConfig, progress: Progress) -> Iterator[dict[str, A
 
 
 def measure_copier(
-    model: Copier, config: PathsConfig, inputs: Tensor, targets: Tensor
+    model: Copier, options: PathsOptions, inputs: Tensor, targets: Tensor
 ) -> dict[str, Any]:
     """Measure the gradient of the task's own loss, which every step has a share in."""
     outputs, _ = model.lstm(inputs)
     loss = model.loss_of(outputs, targets)
     (grads,) = torch.autograd.grad(loss, outputs)
     measured = measure(inputs, list(model.lstm.parameters()), grads)
-    right = model.head(outputs[-config.digits :]).argmax(dim=-1) == targets[-config.digits :]
+    right = model.head(outputs[-options.digits :]).argmax(dim=-1) == targets[-options.digits :]
     recurrent = model.lstm.get_parameter("weight_hh_l0").detach()
     return {
         "loss": loss.item(),
         "accuracy": float(right.float().mean()),
         "recurrent_norm": float(torch.linalg.matrix_norm(recurrent, 2)),
-        "shares": {f"{p:g}": [share(measured, p, config.lag)] for p in DETACH},
+        "shares": {f"{p:g}": [share(measured, p, options.lag)] for p in DETACH},
         **measured,
     }
 
 
-def draw(config: PathsConfig, figures: dict[str, Any]) -> "Figure":
+def draw(options: PathsOptions, figures: dict[str, Any]) -> "Figure":
     """Draw both experiments, one in each row: two sets of norms by lag, and the shares."""
     import matplotlib
     from matplotlib.ticker import NullLocator
@@ -268,16 +251,16 @@ def draw(config: PathsConfig, figures: dict[str, Any]) -> "Figure":
         scales = {item["scale"]: item for item in figures["untrained"]}
         runs = figures["training"]
         titles = [f"Untrained, recurrent weights × {scale:g}" for scale in SCALES_DRAWN]
-        _draw_row(axes[0], [scales[scale] for scale in SCALES_DRAWN], titles, config.lags)
+        _draw_row(axes[0], [scales[scale] for scale in SCALES_DRAWN], titles, options.lags)
         titles = [f"Copying, update {n['update']:,}: {n['accuracy']:.0%} recalled" for n in runs]
         # At the longest lag of the sequence the weights met the zero state: no gradient.
         _draw_row(axes[1], [runs[0], runs[-1]], [titles[0], titles[-1]], len(runs[0]["cell"]) - 2)
         axes[0, 0].legend(loc="upper right")
-        _draw_shares(axes[0, 2], config, list(scales), list(scales.values()))
+        _draw_shares(axes[0, 2], options, list(scales), list(scales.values()))
         axes[0, 2].set(xscale="log", xlabel="scale of the recurrent weights")
         axes[0, 2].set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
         axes[0, 2].xaxis.set_minor_locator(NullLocator())
-        _draw_shares(axes[1, 2], config, [item["update"] for item in runs], runs)
+        _draw_shares(axes[1, 2], options, [item["update"] for item in runs], runs)
         axes[1, 2].set_xlabel("updates of the training")
         axes[1, 2].legend(loc="lower left")
         return figure
@@ -304,7 +287,7 @@ def _draw_row(
 
 
 def _draw_shares(
-    axes: "Axes", config: PathsConfig, places: Sequence[float], items: Sequence[dict[str, Any]]
+    axes: "Axes", options: PathsOptions, places: Sequence[float], items: Sequence[dict[str, Any]]
 ) -> None:
     from matplotlib.ticker import FuncFormatter
 
@@ -328,35 +311,39 @@ def _draw_shares(
         yscale="log",
         ylim=(_LEAST_PERCENT, 100),
         ylabel="share of the cell part / %",
-        title=f"Share of the cell part, lag {config.lag}",
+        title=f"Share of the cell part, lag {options.lag}",
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compute, write and draw what the command line asks for; return the exit status."""
-    return run_study(NAME, lambda: _study(words))
+    return run_program(
+        f"{NAME}.py",
+        lambda: _study(PathsOptions.from_json(vars(build_parser().parse_args(argv)))),
+        when_interrupted="interrupted; nothing was written",
+    )
 
 
-def _study(words: Sequence[str] | None) -> None:
-    out, values = parse_study(build_parser(), words)
-    config = PathsConfig(**values)
-    use_threads(config)
-    figures = compute(config)
-    write_study(out, NAME, config, figures, draw(config, figures))
+def _study(options: PathsOptions) -> None:
+    options.prepare()
+    figures = compute(options)
+    write_study(NAME, options, figures, draw(options, figures))
 
 
-def compute(config: PathsConfig) -> dict[str, Any]:
+def compute(options: PathsOptions) -> dict[str, Any]:
     """Return the figures of both experiments, with their progress on standard error."""
-    with Progress(config.draws, "untrained LSTMs", unit="draws") as progress:
-        before = untrained(config, progress)
-    with Progress(config.updates, "an LSTM in training", unit="updates") as progress:
-        return {"untrained": before, "training": list(in_training(config, progress))}
+    with Progress(options.draws, "untrained LSTMs", unit="draws") as progress:
+        before = untrained(options, progress)
+    with Progress(options.updates, "an LSTM in training", unit="updates") as progress:
+        return {"untrained": before, "training": list(in_training(options, progress))}
 
 
 def build_parser() -> OneLineParser:
     """Return the parser of this script's command line."""
-    return study_parser(NAME, "Draw the two ways of an LSTM's gradient.", PathsConfig(), _HELPS)
+    return options_parser(
+        PathsOptions, prog=f"{NAME}.py", description="Draw the two ways of an LSTM's gradient."
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ wait_passively()  # before torch is loaded
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,24 +23,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import OptionError
-from captioner.options import OneLineParser
+from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
+from captioner.program import run_program
 from captioner.progress import Progress
-from training.figure_tools import (
-    BLUE,
-    FAINT,
-    GREEN,
-    ORANGE,
-    STYLE,
-    StudyConfig,
-    new_figure,
-    parse_study,
-    run_study,
-    study_parser,
-    use_threads,
-    write_study,
-)
+from training.figure_tools import NOT_HUGE, StudyOptions, write_study
 from training.mnist import load_mnist
+from training.plots import BLUE, FAINT, GREEN, ORANGE, STYLE, new_figure
 from training.randomness import derived_generator
 
 if TYPE_CHECKING:
@@ -60,37 +48,30 @@ _LEAST_NORM = 1e-12  # drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class VanishingConfig(StudyConfig):
-    depth: int = 10  # hidden layers
-    width: int = 64
-    updates: int = 600
-    learning_rate: float = 0.3
-    clip_norm: float = 1.0
-    batch_size: int = 64
-    hidden_size: int = 64  # of RNN and LSTM
-    steps: int = 112
-    sequence_updates: int = 300
+class VanishingOptions(StudyOptions):
+    out: Path = option(Path("runs", NAME), f"where {NAME}.png and {NAME}.json go", metavar="FOLDER")
+    depth: int = option(10, "hidden layers of the deep networks", within=AT_LEAST_ONE)
+    width: int = option(64, "units of each of them", within=AT_LEAST_ONE)
+    updates: int = option(
+        600, "of each deep network, by plain gradient descent", within=AT_LEAST_ONE
+    )
+    learning_rate: float = option(0.3, "of the deep networks", within=NOT_HUGE)
+    clip_norm: float = option(
+        1.0, "norm to which gradients are clipped, in the second row", within=NOT_HUGE
+    )
+    batch_size: int = option(64, "images per update", within=AT_LEAST_ONE)
+    hidden_size: int = option(64, "units of the RNN and the LSTM", within=AT_LEAST_ONE)
+    steps: int = option(112, "in which they read an image", within=AT_LEAST_ONE)
+    sequence_updates: int = option(300, "of the RNN and the LSTM, by Adam", within=AT_LEAST_ONE)
+    mnist: Path = option(Path("data", "mnist"), "folder that holds MNIST/raw", metavar="FOLDER")
+    download: bool = option(False, "fetch MNIST if it is not there")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def contradictions(self) -> Iterable[str]:
         if PIXELS % self.steps:
-            raise OptionError(
+            yield (
                 f"--steps is {self.steps}; it must divide the {PIXELS} pixels of an image: "
                 "28, 56, 112, 196, 392 or 784, for example"
             )
-
-
-_HELPS = {
-    "depth": "hidden layers of the deep networks",
-    "width": "units of each of them",
-    "updates": "of each deep network, by plain gradient descent",
-    "learning_rate": "of the deep networks",
-    "clip_norm": "norm to which gradients are clipped, in the second row",
-    "batch_size": "images per update",
-    "hidden_size": "units of the RNN and the LSTM",
-    "steps": "in which they read an image",
-    "sequence_updates": "of the RNN and the LSTM, by Adam",
-}
 
 
 @dataclass(frozen=True)
@@ -107,14 +88,14 @@ class Images:
 
 
 def deep_network(
-    config: VanishingConfig, activation: str, generator: torch.Generator
+    options: VanishingOptions, activation: str, generator: torch.Generator
 ) -> nn.Sequential:
     """Return a network with the initial weights that suit its activation, and zero biases."""
     layers: list[nn.Module] = []
-    sizes = [PIXELS, *[config.width] * config.depth]
+    sizes = [PIXELS, *[options.width] * options.depth]
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-    layers.append(nn.Linear(config.width, CLASSES))
+    layers.append(nn.Linear(options.width, CLASSES))
     for layer in layers:
         if isinstance(layer, nn.Linear):
             if activation == "ReLU":
@@ -126,7 +107,7 @@ def deep_network(
 
 
 def train_deep(
-    config: VanishingConfig, images: Images, activation: str, *, clips: bool, progress: Progress
+    options: VanishingOptions, images: Images, activation: str, *, clips: bool, progress: Progress
 ) -> dict[str, Any]:
     """Train one deep network, and return its loss and its gradient norms over the updates.
 
@@ -134,24 +115,24 @@ def train_deep(
     and the losses are means over equal spans of updates. A network whose loss is no longer a
     number stops there, and has shorter lists.
     """
-    network = deep_network(config, activation, derived_generator(config.seed, activation))
+    network = deep_network(options, activation, derived_generator(options.seed, activation))
     weights = [layer.weight for layer in network if isinstance(layer, nn.Linear)]
-    order = derived_generator(config.seed, "batches")
-    span = math.ceil(config.updates / POINTS)
+    order = derived_generator(options.seed, "batches")
+    span = math.ceil(options.updates / POINTS)
     sums = torch.zeros(len(weights) + 1)
     found: dict[str, Any] = {"updates": [], "loss": [], "norms": []}
-    for update in range(1, config.updates + 1):
-        pixels, labels = images.batch(config.batch_size, order)
+    for update in range(1, options.updates + 1):
+        pixels, labels = images.batch(options.batch_size, order)
         loss = nn.functional.cross_entropy(network((pixels - MEAN) / DEVIATION), labels)
         network.zero_grad()
         loss.backward()
         if clips:
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
         norms = torch.stack([weight.grad.norm() for weight in weights if weight.grad is not None])
         sums += torch.cat([loss.detach()[None], norms])
         if not sums.isfinite().all():
             break
-        if update % span == 0 or update == config.updates:
+        if update % span == 0 or update == options.updates:
             means = (sums / ((update - 1) % span + 1)).tolist()
             found["updates"].append(update)
             found["loss"].append(means[0])
@@ -160,7 +141,7 @@ def train_deep(
         with torch.no_grad():
             for parameter in network.parameters():
                 if parameter.grad is not None:
-                    parameter.sub_(parameter.grad, alpha=config.learning_rate)
+                    parameter.sub_(parameter.grad, alpha=options.learning_rate)
         progress.advance(loss=loss.item())
     return found
 
@@ -168,13 +149,13 @@ def train_deep(
 class Reader(nn.Module):
     """An RNN or an LSTM that reads an image in pieces and names the digit at the end."""
 
-    def __init__(self, config: VanishingConfig, kind: str, generator: torch.Generator) -> None:
+    def __init__(self, options: VanishingOptions, kind: str, generator: torch.Generator) -> None:
         super().__init__()
         make = {"RNN": nn.RNNCell, "LSTM": nn.LSTMCell}[kind]
-        self.steps = config.steps
-        self.cell: nn.RNNCell | nn.LSTMCell = make(PIXELS // config.steps, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, CLASSES)
-        bound = config.hidden_size**-0.5  # PyTorch's default for recurrent layers
+        self.steps = options.steps
+        self.cell: nn.RNNCell | nn.LSTMCell = make(PIXELS // options.steps, options.hidden_size)
+        self.head = nn.Linear(options.hidden_size, CLASSES)
+        bound = options.hidden_size**-0.5  # PyTorch's default for recurrent layers
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
@@ -190,7 +171,7 @@ class Reader(nn.Module):
 
 
 def train_reader(
-    config: VanishingConfig, images: Images, kind: str, progress: Progress
+    options: VanishingOptions, images: Images, kind: str, progress: Progress
 ) -> list[dict[str, Any]]:
     """Train an RNN or an LSTM; return the gradient by time lag before, during and after.
 
@@ -198,32 +179,32 @@ def train_reader(
     state only, with respect to the state k steps earlier: h of an RNN, c of an LSTM (by every
     way on from c, its own step's h included).
     """
-    reader = Reader(config, kind, derived_generator(config.seed, kind))
+    reader = Reader(options, kind, derived_generator(options.seed, kind))
     optimiser = torch.optim.Adam(reader.parameters(), lr=SEQUENCE_RATE)
-    order = derived_generator(config.seed, "batches")
-    held_out = images.batch(config.batch_size, derived_generator(config.seed, "held out"))
-    when = {round(n * config.sequence_updates / (SNAPSHOTS - 1)) for n in range(SNAPSHOTS)}
+    order = derived_generator(options.seed, "batches")
+    held_out = images.batch(options.batch_size, derived_generator(options.seed, "held out"))
+    when = {round(n * options.sequence_updates / (SNAPSHOTS - 1)) for n in range(SNAPSHOTS)}
     snapshots = []
-    for update in range(config.sequence_updates + 1):
+    for update in range(options.sequence_updates + 1):
         if update in when:
             logits, states = reader(held_out[0])
             loss = nn.functional.cross_entropy(logits, held_out[1])
             grads = torch.autograd.grad(loss, states)
             norms = [float(grad.norm()) for grad in reversed(grads)]
             snapshots.append({"update": update, "loss": loss.item(), "norms": norms})
-        if update == config.sequence_updates:
+        if update == options.sequence_updates:
             break
-        pixels, labels = images.batch(config.batch_size, order)
+        pixels, labels = images.batch(options.batch_size, order)
         loss = nn.functional.cross_entropy(reader(pixels)[0], labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(reader.parameters(), options.clip_norm)
         optimiser.step()
         progress.advance(loss=loss.item())
     return snapshots
 
 
-def draw(config: VanishingConfig, figures: dict[str, Any]) -> "Figure":
+def draw(options: VanishingOptions, figures: dict[str, Any]) -> "Figure":
     """Draw the norms per layer without and with clipping, then those by time lag, and losses."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
@@ -232,10 +213,10 @@ def draw(config: VanishingConfig, figures: dict[str, Any]) -> "Figure":
     with matplotlib.rc_context(STYLE):
         figure = new_figure(11.5, 10.2)
         axes = figure.subplots(3, 3)
-        layers = config.depth + 1
-        clipping = ((False, ""), (True, f", clipped to a norm of {config.clip_norm:g}"))
+        layers = options.depth + 1
+        clipping = ((False, ""), (True, f", clipped to a norm of {options.clip_norm:g}"))
         whole = matplotlib.colormaps["viridis"]  # its brightest end is too pale for a line
-        colours = ListedColormap([whole(0.93 * n / config.depth) for n in range(layers)])
+        colours = ListedColormap([whole(0.93 * n / options.depth) for n in range(layers)])
         for row, (clips, words) in enumerate(clipping):
             axes[row, 0].set_ylabel("norm of the gradient")
             for place, activation in zip(axes[row], ACTIVATIONS, strict=True):
@@ -292,53 +273,44 @@ def _key(activation: str, clips: bool) -> str:
     return f"{activation}, clipped" if clips else activation
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compute, write and draw what the command line asks for; return the exit status."""
-    return run_study(NAME, lambda: _study(words))
+    return run_program(
+        f"{NAME}.py",
+        lambda: _study(VanishingOptions.from_json(vars(build_parser().parse_args(argv)))),
+        when_interrupted="interrupted; nothing was written",
+    )
 
 
-def _study(words: Sequence[str] | None) -> None:
-    out, values = parse_study(build_parser(), words)
-    folder, download = values.pop("mnist"), values.pop("download")
-    config = VanishingConfig(**values)
-    use_threads(config)
-    pixels, labels = load_mnist(folder, download=download)
-    images = Images(pixels.flatten(1), labels)
-    figures = compute(config, images)
-    write_study(out, NAME, config, figures, draw(config, figures))
+def _study(options: VanishingOptions) -> None:
+    options.prepare()
+    pixels, labels = load_mnist(options.mnist, download=options.download)
+    figures = compute(options, Images(pixels.flatten(1), labels))
+    write_study(NAME, options, figures, draw(options, figures))
 
 
-def compute(config: VanishingConfig, images: Images) -> dict[str, Any]:
+def compute(options: VanishingOptions, images: Images) -> dict[str, Any]:
     """Return the figures over depth and over time, with their progress on standard error."""
-    deep, total = {}, 2 * len(ACTIVATIONS) * config.updates
+    deep, total = {}, 2 * len(ACTIVATIONS) * options.updates
     with Progress(total, "deep networks", unit="updates") as progress:
         for activation in ACTIVATIONS:
             for clips in (False, True):
                 deep[_key(activation, clips)] = train_deep(
-                    config, images, activation, clips=clips, progress=progress
+                    options, images, activation, clips=clips, progress=progress
                 )
-    with Progress(2 * config.sequence_updates, "RNN and LSTM", unit="updates") as progress:
+    with Progress(2 * options.sequence_updates, "RNN and LSTM", unit="updates") as progress:
         kinds = ("RNN", "LSTM")
-        sequences = {kind: train_reader(config, images, kind, progress) for kind in kinds}
+        sequences = {kind: train_reader(options, images, kind, progress) for kind in kinds}
     return {"deep": deep, "sequences": sequences}
 
 
 def build_parser() -> OneLineParser:
     """Return the parser of this script's command line."""
-    parser = study_parser(
-        NAME, "Draw how gradients vanish over depth and over time.", VanishingConfig(), _HELPS
+    return options_parser(
+        VanishingOptions,
+        prog=f"{NAME}.py",
+        description="Draw how gradients vanish over depth and over time.",
     )
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        default=Path("data", "mnist"),
-        metavar="FOLDER",
-        help="folder that holds MNIST/raw (default: data/mnist)",
-    )
-    parser.add_argument(
-        "--download", action="store_true", default=False, help="fetch MNIST if it is not there"
-    )
-    return parser
 
 
 if __name__ == "__main__":

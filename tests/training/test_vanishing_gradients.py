@@ -14,7 +14,7 @@ from training.randomness import derived_generator
 from training.vanishing_gradients import (
     Images,
     Reader,
-    VanishingConfig,
+    VanishingOptions,
     compute,
     deep_network,
     main,
@@ -74,7 +74,7 @@ def test_a_run_writes_a_picture_and_its_figures(shared_data, tmp_path, capsys):
 def test_the_seed_decides_every_figure(images):
     sizes = {"depth": 2, "width": 5, "updates": 3, "hidden_size": 4, "steps": 7}
     first, again, other = (
-        compute(VanishingConfig(**sizes, sequence_updates=2, seed=seed), images)
+        compute(VanishingOptions(**sizes, sequence_updates=2, seed=seed), images)
         for seed in (3, 3, 4)
     )
     assert first == again
@@ -84,7 +84,7 @@ def test_the_seed_decides_every_figure(images):
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "ReLU"])
 def test_norms_are_those_of_the_gradient_that_is_used(activation, images):
-    config = VanishingConfig(depth=3, width=9, updates=1, batch_size=80, clip_norm=0.25)
+    config = VanishingOptions(depth=3, width=9, updates=1, batch_size=80, clip_norm=0.25)
     plain, clipped = (
         train_deep(config, images, activation, clips=clips, progress=quiet())
         for clips in (False, True)
@@ -108,7 +108,7 @@ def test_norms_are_those_of_the_gradient_that_is_used(activation, images):
 
 
 def test_a_network_that_diverges_stops_there(images):
-    config = VanishingConfig(depth=6, width=9, updates=30, learning_rate=10.0)
+    config = VanishingOptions(depth=6, width=9, updates=30, learning_rate=10.0)
     found = train_deep(config, images, "ReLU", clips=False, progress=quiet())
     assert len(found["loss"]) == len(found["norms"]) == 3
     assert torch.tensor(found["norms"]).isfinite().all()
@@ -124,7 +124,7 @@ def nudged(state, nudge: torch.Tensor):
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM"])
 def test_the_gradient_over_time_is_that_of_a_nudge_to_the_state(kind, images):
-    config = VanishingConfig(hidden_size=5, steps=14, sequence_updates=1, batch_size=2)
+    config = VanishingOptions(hidden_size=5, steps=14, sequence_updates=1, batch_size=2)
     norms = train_reader(config, images, kind, quiet())[0]["norms"]
     reader = Reader(config, kind, derived_generator(0, kind)).double()
     pixels, labels = images.batch(2, derived_generator(0, "held out"))
@@ -155,7 +155,7 @@ def test_the_gradient_over_time_is_that_of_a_nudge_to_the_state(kind, images):
     ("words", "complaint"),
     [
         (["--steps", "30"], "--steps is 30; it must divide the 784 pixels of an image"),
-        (["--clip-norm", "0"], "--clip-norm is 0; it must be above 0 and at most 1e+06"),
+        (["--clip-norm", "0"], "--clip-norm is 0.0; it must be above 0 and at most 1e+06"),
         (["--depth", "-2"], "--depth is -2; it must be at least 1"),
         (["--width"], "argument --width: expected one argument; --help lists the options"),
         (["--mnist", "no/such/place"], "MNIST is not in no/such/place (no no/such/place/MNIST"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.benchmarks.reproductions import Exhibit, Row
 from training.benchmarks.tables import Finding, Outcomes
-from training.figure_tools import (
+from training.plots import (
     BLUE,
     FAINT,
     GREEN,
