@@ -13,8 +13,8 @@ class CaptionerError(Exception):
     Names of files that would break the line, as with a line feed in them, are shown escaped.
     """
 
-    def __init__(self, message: object = "") -> None:
-        super().__init__(escaped(str(message)))
+    def __init__(self, *messages: object) -> None:
+        super().__init__(*(escaped(str(message)) for message in messages))
 
 
 class OptionError(CaptionerError):
@@ -23,9 +23,12 @@ class OptionError(CaptionerError):
     `problems` has a line for each.
     """
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.args
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
 
 
 class DataError(CaptionerError):

@@ -197,10 +197,10 @@ def _images_hash(images: Sequence[ImageFile]) -> str:
     found = 0
     for image in images:
         size = -1
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the latter of a name that no file can have
             size = image.path.stat().st_size
             found += 1
-        digest.update(f"{image.filename}\0{size}\n".encode())
+        digest.update(f"{image.filename}\0{size}\n".encode("utf-8", "surrogatepass"))
     if found == 0:
         raise DataError(
             f"none of the {len(images):,} images is there (first: {images[0].path}); check --images"

@@ -456,3 +456,12 @@ def test_the_users_cache_is_the_default_place(
     store = FeatureStore.open(None, encoder(), images[:2])
     assert store.folder.parent == tmp_path / "cache" / "captioner" / "features"
     assert store.folder.name.startswith("test_resnet-2x2-2-images-")
+
+
+def test_names_that_no_file_has_do_not_keep_the_others_from_being_stored(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    images = [
+        Photograph(tmp_path / name, name)
+        for name in ("a.jpg", "a\0b.jpg", "\ud83d.jpg", "caf\udce9.jpg")
+    ]
+    assert store_module._images_hash(images) != store_module._images_hash(images[:3])
