@@ -9,7 +9,7 @@ this does not import torch.
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -241,14 +241,21 @@ def default_text(options: type[Options], name: str) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def add_flags(parser: Any, options: type[Options], *, as_text: bool = False) -> None:
-    """Give a parser, or a group of one, a flag for each option.
+def add_flags(
+    parser: Any,
+    options: type[Options],
+    *,
+    names: Collection[str] | None = None,
+    as_text: bool = False,
+) -> None:
+    """Give a parser, or a group of one, a flag for each option, or for those of these names.
 
     `as_text` leaves the values as they were typed, for `from_environment` to read and check
     together with the variables.
     """
     for item in fields(options):
-        parser.add_argument(flag(item.name), **_argument(options, item, as_text=as_text))
+        if names is None or item.name in names:
+            parser.add_argument(flag(item.name), **_argument(options, item, as_text=as_text))
 
 
 def check_changes(given: Mapping[str, Any], *options: type[Options]) -> None:

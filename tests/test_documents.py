@@ -12,7 +12,7 @@ from serving.__main__ import build_parser as build_serving_parser
 from training import copying, sequential_mnist, word_language_model
 from training.arguments import build_parser as build_training_parser
 from training.benchmarks.command import build_parser as build_benchmark_parser
-from training.evaluate_coco import _parser as build_evaluation_parser
+from training.evaluate_coco import build_parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
 from training.methods import method_names
 from training.reproduce import build_parser as build_reproduce_parser
