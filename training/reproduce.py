@@ -16,39 +16,38 @@ wait_passively()  # before torch is loaded
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from captioner.devices import choose_device
-from captioner.errors import CaptionerError
 from captioner.files import write_atomically, write_json
 from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     OneLineParser,
     Options,
-    add_flags,
     option,
+    options_parser,
 )
+from captioner.program import INTERRUPTED, run_program
 from training.benchmarks.figures import draw
-from training.benchmarks.reproductions import EXHIBITS, Exhibit, Run, runs_of
+from training.benchmarks.reproductions import REPRODUCTIONS, Reproduction, Run, runs_of
 from training.benchmarks.schedule import Plan, Schedule, describe_plan
-from training.benchmarks.tables import findings_of, markdown
+from training.benchmarks.tables import markdown, summarise
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
 from training.provenance import origin
 from training.run_folder import RunFolder
 
 NAME = "reproduce"
-_BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
 _GPU_BYTES_PER_RUN = 3 << 30  # CUDA's context, a batch of 784 steps, an evaluation; an estimate
 _RUNS_PER_CORE = 2  # on a GPU, where a core only launches
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceConfig(Options):
+class ReproduceOptions(Options):
     seeds: int = option(3, "seeds of each method, counted from 0", within=AT_LEAST_ONE)
     epochs: int | None = option(
         None,
@@ -60,7 +59,7 @@ class ReproduceConfig(Options):
     )
     budget: float | None = option(
         None,
-        "minutes for everything; runs are then cut short, and the page says where",
+        "minutes for everything; runs are then cut short, and the page claim where",
         metavar="MINUTES",
         within=ABOVE_ZERO,
     )
@@ -71,73 +70,66 @@ class ReproduceConfig(Options):
     )
     threads: int = option(1, "threads of the CPU for each run", within=AT_LEAST_ONE)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME")
-    mnist: str = option("data/mnist", "folder of MNIST", metavar="DIR")
+    mnist: Path = option(Path("data/mnist"), "folder of MNIST", metavar="DIR")
     download: bool = option(False, "fetch MNIST into that folder")
-    out: str = option("runs/reproduce", "folder of runs, pages and pictures", metavar="FOLDER")
+    out: Path = option(
+        Path("runs/reproduce"), "folder of runs, pages and pictures", metavar="FOLDER"
+    )
     report: bool = option(False, "train nothing, tell what is there")
 
 
 def build_parser() -> OneLineParser:
-    parser = OneLineParser(
+    """Return the parser of this script's command line."""
+    parser = options_parser(
+        ReproduceOptions,
         prog=f"{NAME}.py",
         description="Rerun a table or figure of the h-detach paper.",
-        argument_default=None,
-        allow_abbrev=False,
     )
-    parser.add_argument("exhibit", choices=list(EXHIBITS), help="what to rerun")
-    add_flags(parser, ReproduceConfig)
+    parser.add_argument("reproduction", choices=list(REPRODUCTIONS), help="what to rerun")
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says, and return the exit status."""
-    given = list(sys.argv[1:] if words is None else words)
-    try:
-        return reproduce(given)
-    except CaptionerError as problem:
-        print(f"{NAME}.py: {problem}", file=sys.stderr)
-        return _BAD_INPUT
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_program(f"{NAME}.py", lambda: reproduce(given))
 
 
-def reproduce(words: list[str]) -> int:
-    """Train what is missing, and write the page of an exhibit."""
-    values = vars(build_parser().parse_args(words))
-    name = values.pop("exhibit")
-    given = {key: value for key, value in values.items() if value is not None}
-    if "lr" in given:
-        given["lr"] = tuple(given["lr"])
-    config = ReproduceConfig(**given)
-    out, exhibit = Path(config.out), EXHIBITS[name]
-    check_folder(out)
-    runs = list(runs_of(exhibit, config.seeds, config.lr))
-    plan = _plan(config, exhibit, runs)
-    with RunFolder(out).locked():
+def reproduce(argv: list[str]) -> int:
+    """Train what is missing, and write the page of a reproduction."""
+    given = vars(build_parser().parse_args(argv))
+    name = given.pop("reproduction")
+    options, reproduction = ReproduceOptions.from_json(given), REPRODUCTIONS[name]
+    check_folder(options.out)
+    runs = list(runs_of(reproduction, options.seeds, options.lr))
+    plan = _plan(options, reproduction, runs)
+    with RunFolder(options.out).locked():
         is_whole = True
-        if not config.report:
-            print(f"{exhibit.title}: {describe_plan(plan, runs)}", flush=True)
+        if not options.report:
+            print(f"{reproduction.title}: {describe_plan(plan, runs)}", flush=True)
             is_whole = Schedule(plan).carry_out(runs)
-        _write_page(name, exhibit, runs, plan, words)
+        _write_page(name, reproduction, runs, plan, argv)
     if not is_whole:
         print("stopped, and all trainings with it; the same command goes on", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 
-def _plan(config: ReproduceConfig, exhibit: Exhibit, runs: Sequence[Run]) -> Plan:
-    device = choose_device(config.device)
-    machine = ("--device", str(device), "--threads", str(config.threads))
-    if not config.report and any(run.setting.script == "sequential_mnist" for run in runs):
-        load_mnist(Path(config.mnist), download=config.download)  # says what is wrong, once
+def _plan(options: ReproduceOptions, reproduction: Reproduction, runs: Sequence[Run]) -> Plan:
+    device = choose_device(options.device)
+    machine = ("--device", str(device), "--threads", str(options.threads))
+    if not options.report and any(run.setting.script == "sequential_mnist" for run in runs):
+        load_mnist(options.mnist, download=options.download)  # says what is wrong, once
     return Plan(
-        out=Path(config.out),
-        jobs=min(config.jobs or _room(device, config.threads), len(runs)),
-        epochs=config.epochs,
-        delays=exhibit.delays,
-        words={
+        out=options.out,
+        jobs=min(options.jobs or _room(device, options.threads), len(runs)),
+        epochs=options.epochs,
+        delays=reproduction.delays,
+        arguments={
             "copying": machine,
-            "sequential_mnist": (*machine, "--mnist", config.mnist),
+            "sequential_mnist": (*machine, "--mnist", str(options.mnist)),
         },
-        budget_seconds=None if config.budget is None else 60 * config.budget,
+        budget_seconds=None if options.budget is None else 60 * options.budget,
     )
 
 
@@ -151,18 +143,18 @@ def _room(device: torch.device, threads: int) -> int:
 
 
 def _write_page(
-    name: str, exhibit: Exhibit, runs: Sequence[Run], plan: Plan, words: list[str]
+    name: str, reproduction: Reproduction, runs: Sequence[Run], plan: Plan, argv: list[str]
 ) -> None:
-    outcomes = {run: plan.outcome(run) for run in runs}
+    results = {run: plan.result(run) for run in runs}
     failures = {run: plan.failure(run) for run in runs}
-    findings = findings_of(exhibit, outcomes)
+    summaries = summarise(reproduction, results)
     asked = {run: plan.asked_epochs(run) for run in runs}
-    made_by = {"command": " ".join(["python", f"training/{NAME}.py", *words]), **origin()}
-    draw(exhibit, findings, outcomes, plan.out / f"{name}.png")
+    made_by = {"command": " ".join(["python", f"training/{NAME}.py", *argv]), **origin()}
+    draw(reproduction, summaries, results, plan.out / f"{name}.png")
     page = markdown(
-        exhibit,
-        findings,
-        outcomes,
+        reproduction,
+        summaries,
+        results,
         asked=asked,
         failures=failures,
         origin=made_by,
@@ -171,15 +163,15 @@ def _write_page(
     write_atomically(plan.out / f"{name}.md", page.encode())
     figures = {
         "exhibit": name,
-        "title": exhibit.title,
+        "title": reproduction.title,
         "origin": made_by,
-        "findings": [finding.to_json() for finding in findings],
+        "findings": [summary.to_json() for summary in summaries],
         "runs": {
             run.name: {
                 "epochs_asked": asked[run],
                 "epochs_of_the_paper": run.setting.epochs if run.setting.is_papers else None,
                 "failure": failures[run],
-                **outcomes[run].to_json(),
+                **asdict(results[run]),
             }
             for run in runs
         },

@@ -1,4 +1,4 @@
-"""The command that reruns an exhibit: what it refuses, and one small grid from end to end."""
+"""The command that reruns a reproduction: what it refuses, and one small grid from end to end."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from training import reproduce
-from training.benchmarks.reproductions import Exhibit, Row, Setting
+from training.benchmarks.reproductions import Reproduction, Row, Setting
 
-TINY = Exhibit(
+TINY = Reproduction(
     title="A tiny figure",
-    says="nothing.",
+    claim="nothing.",
     settings=(
         Setting(
             "copying, T = 3",
@@ -29,7 +29,7 @@ TINY = Exhibit(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["figure9"], "argument exhibit: invalid choice: 'figure9'"),
+        (["figure9"], "argument reproduction: invalid choice: 'figure9'"),
         (["figure2", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
         (["figure2", "--budget", "-1"], "--budget is -1.0; it must be above 0"),
         (["figure2", "--budget", "nan"], "--budget is nan; it must be a finite number"),
@@ -58,7 +58,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_grid_is_trained_told_and_then_only_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(reproduce.EXHIBITS, "figure2", TINY)
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "figure2", TINY)
     words = ["figure2", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
     assert reproduce.main(words) == 0
     assert "2 runs" in capsys.readouterr().out

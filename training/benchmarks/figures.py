@@ -1,12 +1,12 @@
-"""Draws what the runs of an exhibit came to: curves of training, or numbers by column."""
+"""Pictures of a reproduction: curves of training, or numbers by column."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.benchmarks.reproductions import Exhibit, Row
-from training.benchmarks.tables import Finding, Outcomes
+from training.benchmarks.reproductions import Reproduction, Row
+from training.benchmarks.tables import RunResults, Summary
 from training.plots import (
     BLUE,
     FAINT,
@@ -25,35 +25,37 @@ if TYPE_CHECKING:
 _COLOURS = (INK, BLUE, ORANGE, GREEN, PURPLE, FAINT)
 
 
-def draw(exhibit: Exhibit, findings: Sequence[Finding], outcomes: Outcomes, out: Path) -> None:
-    """Write the picture of an exhibit."""
+def draw(
+    reproduction: Reproduction, summaries: Sequence[Summary], results: RunResults, out: Path
+) -> None:
+    """Write the picture of a reproduction."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        if exhibit.delays:
-            figure = _over_delays(exhibit, findings)
-        elif exhibit.is_table:
-            figure = _beside_the_paper(exhibit, findings)
+        if reproduction.delays:
+            figure = _over_delays(reproduction, summaries)
+        elif reproduction.is_table:
+            figure = _beside_the_paper(reproduction, summaries)
         else:
-            figure = _curves(exhibit, outcomes)
+            figure = _curves(reproduction, results)
         write_picture(out, figure)
 
 
-def _curves(exhibit: Exhibit, outcomes: Outcomes) -> Any:
+def _curves(reproduction: Reproduction, results: RunResults) -> Any:
     """A panel for each setting and learning rate; a line for each seed."""
     panels = [
         (setting, lr)
-        for setting in exhibit.settings
-        for lr in sorted({run.lr for run in outcomes}, reverse=True)
+        for setting in reproduction.settings
+        for lr in sorted({run.lr for run in results}, reverse=True)
     ]
     figure = new_figure(4.2 * len(panels) + 0.6, 4.2)
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     lines: dict[str, Any] = {}  # by what the legend calls them, once for all panels and seeds
     for axes, (setting, lr) in zip(every, panels, strict=True):
-        for number, row in enumerate(exhibit.rows):
-            for run, outcome in outcomes.items():
-                if (run.row, run.setting, run.lr) == (row, setting, lr) and outcome.curve:
-                    epochs, accuracies = zip(*outcome.curve, strict=True)
+        for number, row in enumerate(reproduction.rows):
+            for run, result in results.items():
+                if (run.row, run.setting, run.lr) == (row, setting, lr) and result.curve:
+                    epochs, accuracies = zip(*result.curve, strict=True)
                     (lines[row.label],) = axes.plot(
                         epochs,
                         accuracies,
@@ -71,13 +73,13 @@ def _curves(exhibit: Exhibit, outcomes: Outcomes) -> Any:
     return figure
 
 
-def _over_delays(exhibit: Exhibit, findings: Sequence[Finding]) -> Any:
+def _over_delays(reproduction: Reproduction, summaries: Sequence[Summary]) -> Any:
     figure = new_figure(7, 4.4)
     axes = figure.subplots()
-    for number, row in enumerate(exhibit.rows):
-        mine = [one for one in findings if one.row == row]
+    for number, row in enumerate(reproduction.rows):
+        mine = [one for one in summaries if one.row == row]
         colour = _COLOURS[number % len(_COLOURS)]
-        at = dict(zip(exhibit.delays, mine, strict=True))
+        at = dict(zip(reproduction.delays, mine, strict=True))
         published = {delay: one.paper for delay, one in at.items() if one.paper is not None}
         if published:
             axes.plot(
@@ -100,30 +102,30 @@ def _over_delays(exhibit: Exhibit, findings: Sequence[Finding]) -> Any:
                 capsize=3,
             )
     axes.set_xscale("log")
-    axes.set_xticks(exhibit.delays, [str(delay) for delay in exhibit.delays])
+    axes.set_xticks(reproduction.delays, [str(delay) for delay in reproduction.delays])
     axes.minorticks_off()
     axes.set(xlabel="delay T (dashed: the paper)", ylabel="accuracy, %", ylim=(0, 101))
-    axes.set_title(exhibit.title)
+    axes.set_title(reproduction.title)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     return figure
 
 
-def _beside_the_paper(exhibit: Exhibit, findings: Sequence[Finding]) -> Any:
+def _beside_the_paper(reproduction: Reproduction, summaries: Sequence[Summary]) -> Any:
     """A panel for each setting, a line for each row: the paper's number, each seed, their mean."""
-    figure = new_figure(4.6 * len(exhibit.settings) + 1.5, 0.4 * len(exhibit.rows) + 1.6)
-    every = figure.subplots(1, len(exhibit.settings), squeeze=False, sharey=True)[0]
-    for axes, setting in zip(every, exhibit.settings, strict=True):
-        for one in findings:
+    figure = new_figure(4.6 * len(reproduction.settings) + 1.5, 0.4 * len(reproduction.rows) + 1.6)
+    every = figure.subplots(1, len(reproduction.settings), squeeze=False, sharey=True)[0]
+    for axes, setting in zip(every, reproduction.settings, strict=True):
+        for one in summaries:
             if one.column == setting.title:
-                _mark(axes, one, exhibit.rows)
+                _mark(axes, one, reproduction.rows)
         axes.set(xlabel="test accuracy, % (bar: the paper; dots: seeds, mean)", title=setting.title)
-        axes.set_yticks(range(len(exhibit.rows)), [row.label for row in exhibit.rows])
-        axes.set_ylim(len(exhibit.rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(reproduction.rows)), [row.label for row in reproduction.rows])
+        axes.set_ylim(len(reproduction.rows) - 0.5, -0.5)
     return figure
 
 
-def _mark(axes: "Axes", one: Finding, rows: Sequence[Row]) -> None:
+def _mark(axes: "Axes", one: Summary, rows: Sequence[Row]) -> None:
     height = rows.index(one.row)
     if one.paper is not None:
         axes.plot(one.paper, height, marker="|", color=ORANGE, markersize=16, markeredgewidth=2.5)

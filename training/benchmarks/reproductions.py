@@ -5,7 +5,7 @@ learning rates and seeds. To add a method to a table, add one line to its `rows`
 their options, so tables and figures share them: Table 1 evaluates runs of Figure 2.
 
 Source: Kanuparthi, Arpit et al., *h-detach*, ICLR 2019. Numbers of its tables are as printed; those
-of other methods in Table 2 are from their own papers. Its figures publish no numbers: `says` holds
+of other methods in Table 2 are from their own papers. Its figures publish no numbers: `claim` holds
 the statements of text and captions, in other words. The numbering of Figures 4 and 5 follows its
 section on ablations, and is not certain. The appendix's Figures 6 to 8 show more seeds of such
 runs; use --seeds for those.
@@ -20,16 +20,14 @@ from captioner.options import flag
 
 TRANSFER_DELAYS = (200, 400, 500, 1000, 2000, 5000)
 RATES = (1e-3, 5e-4, 1e-4)  # the learning rates that the paper names for pixel MNIST
-
-
-Options = tuple[tuple[str, Any], ...]  # names as in `config.json`, and their values
+OptionValues = tuple[tuple[str, Any], ...]  # names as in `config.json`, and their values
 
 
 @dataclass(frozen=True)
 class Setting:
     title: str
     script: str  # in training/, without .py
-    options: Options
+    options: OptionValues
     epochs: int  # of the paper, or where it has none ours
     short: str  # for the name of a run's folder
     is_papers: bool = True
@@ -55,7 +53,7 @@ class Row:
 
     label: str
     model: str
-    options: Options = ()
+    options: OptionValues = ()
     paper: tuple[float | None, ...] = ()  # its number in each column of the table
     only: Setting | None = None  # the setting it is run on, where not on all
 
@@ -67,9 +65,9 @@ def _lstm(
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Reproduction:
     title: str
-    says: str
+    claim: str
     settings: tuple[Setting, ...]
     rows: tuple[Row, ...]
     rates: tuple[float, ...] = (1e-3,)
@@ -77,11 +75,11 @@ class Exhibit:
     is_table: bool = False  # of one number a run; else curves
 
 
-EXHIBITS = {
-    "figure2": Exhibit(
+REPRODUCTIONS = {
+    "figure2": Reproduction(
         title="Figure 2: copying, validation accuracy while training",
-        says="At T = 100 all reach about 100 %, the vanilla LSTM later. At T = 300 it gets to some "
-        "82 % at best, while p = 0.25 and 0.5 reach 100 % and depend less on the seed.",
+        claim="At T = 100 all reach about 100 %, the vanilla LSTM later. At T = 300 it gets to "
+        "some 82 % at best, while p = 0.25 and 0.5 reach 100 % and depend less on the seed.",
         settings=(COPYING_100, COPYING_300),
         rows=(
             _lstm("vanilla LSTM", p=0.0),
@@ -89,9 +87,9 @@ EXHIBITS = {
             _lstm("h-detach 0.5", p=0.5),
         ),
     ),
-    "table1": Exhibit(
+    "table1": Reproduction(
         title="Table 1: transfer copying, trained at T = 100",
-        says="What is trained with h-detach generalises better to longer delays.",
+        claim="What is trained with h-detach generalises better to longer delays.",
         settings=(COPYING_100,),
         rows=(
             _lstm("vanilla LSTM", (64.85, 48.17, 43.03, 28.82, 19.48, 14.58), p=0.0),
@@ -101,16 +99,16 @@ EXHIBITS = {
         delays=TRANSFER_DELAYS,
         is_table=True,
     ),
-    "figure3": Exhibit(
+    "figure3": Reproduction(
         title="Figure 3: pixel MNIST, validation accuracy while training",
-        says="h-detach converges faster, and is less disturbed by the learning rate.",
+        claim="h-detach converges faster, and is less disturbed by the learning rate.",
         settings=(PIXELS,),
         rows=(_lstm("vanilla LSTM", p=0.0), _lstm("h-detach 0.25", p=0.25)),
         rates=RATES,
     ),
-    "table2": Exhibit(
+    "table2": Reproduction(
         title="Table 2: pixel MNIST and permuted pixel MNIST, test accuracy",
-        says="h-detach equals the vanilla LSTM on MNIST and is better on permuted MNIST.",
+        claim="h-detach equals the vanilla LSTM on MNIST and is better on permuted MNIST.",
         settings=(PIXELS, PERMUTED),
         rows=(
             _lstm("vanilla LSTM", (98.5, 91.1), p=0.0),
@@ -125,9 +123,9 @@ EXHIBITS = {
         rates=RATES,
         is_table=True,
     ),
-    "figure4": Exhibit(
+    "figure4": Reproduction(
         title="Figure 4: pixel MNIST without gradient clipping",
-        says="Without clipping the vanilla LSTM becomes unstable, h-detach stays stable.",
+        claim="Without clipping the vanilla LSTM becomes unstable, h-detach stays stable.",
         settings=(PIXELS,),
         rows=(
             _lstm("vanilla LSTM, not clipped", p=0.0, clip=0.0),
@@ -135,9 +133,9 @@ EXHIBITS = {
         ),
         rates=(5e-4, 1e-4),
     ),
-    "figure5": Exhibit(
+    "figure5": Reproduction(
         title="Figure 5: c-detach, the gradient of the cell state cut instead",
-        says="Worse than the vanilla LSTM on both tasks; on pixel MNIST no seed above 60 % (the "
+        claim="Worse than the vanilla LSTM on both tasks; on pixel MNIST no seed above 60 % (the "
         "reproduction of Didolkar 2018 got up to 89.65 %). Detach probabilities are 0.5 for "
         "copying and 0.25 for pixel MNIST.",
         settings=(COPYING_100, PIXELS),
@@ -147,9 +145,9 @@ EXHIBITS = {
             _lstm("c-detach 0.25", only=PIXELS, cell_p=0.25),
         ),
     ),
-    "ablations": Exhibit(
+    "ablations": Reproduction(
         title="Ablations on a small copying task",
-        says="c-detach is worse than the vanilla LSTM. (The size is ours, for half an hour on two "
+        claim="c-detach is worse than the vanilla LSTM. (The size is ours, for half an hour on two "
         "cores; of the end without detaching only the authors' code tells.)",
         settings=(COPYING_SMALL,),
         rows=(
@@ -183,18 +181,18 @@ class Run:
         return f"{self.setting.short}-{self.row.model}{options}-lr{self.lr:g}-seed{self.seed}"
 
     @property
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The options of its command line that say what is trained."""
-        words = ["--model", self.row.model]
+        arguments = ["--model", self.row.model]
         for key, value in (*self.row.options, *self.setting.options):
-            words += [flag(key)] if value is True else [flag(key), str(value)]
-        return [*words, "--lr", str(self.lr), "--seed", str(self.seed)]
+            arguments += [flag(key)] if value is True else [flag(key), str(value)]
+        return [*arguments, "--lr", str(self.lr), "--seed", str(self.seed)]
 
 
-def runs_of(exhibit: Exhibit, seeds: int, rates: Sequence[float] = ()) -> Iterator[Run]:
-    """Yield the runs of an exhibit: all seeds of the first rate, then of the next.
+def runs_of(reproduction: Reproduction, seeds: int, rates: Sequence[float] = ()) -> Iterator[Run]:
+    """Yield the runs of a reproduction: all seeds of the first rate, then of the next.
 
-    `rates` take the place of the exhibit's own.
+    `rates` take the place of the reproduction's own.
 
     Raises:
         OptionError: a rate is not above 0.
@@ -202,9 +200,9 @@ def runs_of(exhibit: Exhibit, seeds: int, rates: Sequence[float] = ()) -> Iterat
     for rate in rates:
         if not 0 < rate < 1:
             raise OptionError(f"--lr is {rate:g}; it must be above 0 and below 1")
-    for lr in rates or exhibit.rates:
+    for lr in rates or reproduction.rates:
         for seed in range(seeds):
-            for setting in exhibit.settings:
-                for row in exhibit.rows:
+            for setting in reproduction.settings:
+                for row in reproduction.rows:
                     if row.only in (None, setting):
                         yield Run(setting, row, lr, seed)

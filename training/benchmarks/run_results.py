@@ -9,12 +9,12 @@ from captioner.errors import TrainingError
 from captioner.files import read_json
 from training.run_folder import RunFolder
 
-_DELAY = "delay_"  # what tests of transfer copying are named by
+_DELAY = "delay_"  # begins the names of the tests of transfer copying
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Accuracies are in per cent."""
+class RunResult:
+    """Results of a run so far; accuracies are in per cent."""
 
     epochs: float = 0.0  # done; the last one may be cut short
     seconds: float = 0.0  # of training and validation
@@ -29,20 +29,9 @@ class Outcome:
         """Return whether the run trained for so long, and was tested after that."""
         return self.tested_epochs >= epochs and set(delays) <= set(self.transfer)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "epochs": self.epochs,
-            "seconds": self.seconds,
-            "validation": self.validation,
-            "test": self.test,
-            "transfer": self.transfer,
-            "curve": [list(point) for point in self.curve],
-            "commits": list(self.commits),
-        }
 
-
-def read_outcome(path: Path) -> Outcome:
-    """Return the outcome of the run in this folder, which need not exist.
+def read_result(path: Path) -> RunResult:
+    """Return the results of the run in this folder, which need not exist.
 
     Raises:
         TrainingError: its result or configuration is damaged.
@@ -58,7 +47,7 @@ def read_outcome(path: Path) -> Outcome:
         result = read_json(folder.result, "the run's result", TrainingError)
     tests = result.get("tests", {})
     origins = folder.read_description().get("origins", []) if folder.config.exists() else []
-    return Outcome(
+    return RunResult(
         epochs=max([result.get("epochs", 0.0), *(line["epoch"] for line in timed)]),
         seconds=max([result.get("seconds", 0.0), *(line["seconds"] for line in timed)]),
         curve=curve,

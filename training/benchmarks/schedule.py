@@ -19,7 +19,7 @@ from pathlib import Path
 from captioner.errors import TrainingError
 from captioner.progress import Progress, duration
 from training.benchmarks.reproductions import Run
-from training.benchmarks.run_results import Outcome, read_outcome
+from training.benchmarks.run_results import RunResult, read_result
 from training.interruption import Interruption
 from training.run_folder import RunFolder
 
@@ -40,7 +40,7 @@ class Plan:
     jobs: int
     epochs: int | None = None  # None is each setting's own number
     delays: tuple[int, ...] = ()  # a finished run is tested at these too
-    words: Mapping[str, Sequence[str]] = field(default_factory=dict)  # more options, by script
+    arguments: Mapping[str, Sequence[str]] = field(default_factory=dict)  # more, by script
     budget_seconds: float | None = None  # of training; to load and to test comes on top
 
     def folder(self, run: Run) -> Path:
@@ -53,11 +53,11 @@ class Plan:
         """Return the file with what all processes of a run printed."""
         return self.out / "logs" / f"{run.name}.txt"
 
-    def outcome(self, run: Run) -> Outcome:
-        return read_outcome(self.folder(run))
+    def result(self, run: Run) -> RunResult:
+        return read_result(self.folder(run))
 
     def is_complete(self, run: Run) -> bool:
-        return self.outcome(run).is_complete(self.asked_epochs(run), self.delays)
+        return self.result(run).is_complete(self.asked_epochs(run), self.delays)
 
     def failure(self, run: Run) -> str:
         """Return the line by which a run said why it broke off; nothing if it did not."""
@@ -119,7 +119,7 @@ class Schedule:
 
     def _epochs(self, runs: Iterable[Run]) -> int:
         plan = self.plan
-        return int(sum(min(plan.outcome(run).epochs, plan.asked_epochs(run)) for run in runs))
+        return int(sum(min(plan.result(run).epochs, plan.asked_epochs(run)) for run in runs))
 
     def _fill(self) -> None:
         """Start as many waiting runs as there is room for."""
@@ -134,7 +134,7 @@ class Schedule:
             if self._left is not None:  # every waiting run gets the same
                 share = max(self._left / (len(self._waiting) + 1), _LEAST_SHARE_SECONDS)
                 self._left -= share
-            before = self.plan.outcome(run).seconds
+            before = self.plan.result(run).seconds
             self._running.append(_Job(run, self._start(run, share, before), share, before))
 
     def _reap(self) -> None:
@@ -142,29 +142,29 @@ class Schedule:
         for job in [job for job in self._running if job.process.poll() is not None]:
             self._running.remove(job)
             if self._left is not None and job.share is not None:
-                used = self.plan.outcome(job.run).seconds - job.seconds_before
+                used = self.plan.result(job.run).seconds - job.seconds_before
                 self._left += max(0.0, job.share - used)
 
     def _start(self, run: Run, share: float | None, before: float) -> "subprocess.Popen[bytes]":
         folder = self.plan.folder(run)
-        words = [sys.executable, str(_TRAINING / f"{run.setting.script}.py")]
+        command = [sys.executable, str(_TRAINING / f"{run.setting.script}.py")]
         if (folder / "last").exists() or (folder / ".last.previous").exists():
-            words += ["--resume", str(folder)]
+            command += ["--resume", str(folder)]
         else:
             if folder.exists():  # killed before anything was saved
                 shutil.rmtree(folder)
-            words += ["--out", str(folder), *run.words]
-        words += ["--epochs", str(self.plan.asked_epochs(run))]
-        words += self.plan.words.get(run.setting.script, ())
+            command += ["--out", str(folder), *run.arguments]
+        command += ["--epochs", str(self.plan.asked_epochs(run))]
+        command += self.plan.arguments.get(run.setting.script, ())
         minutes = _NO_LIMIT_MINUTES if share is None else (before + share) / 60
-        words += ["--minutes", f"{minutes:.9g}"]
+        command += ["--minutes", f"{minutes:.9g}"]
         if self.plan.delays:
-            words += ["--transfer", *map(str, self.plan.delays)]
+            command += ["--transfer", *map(str, self.plan.delays)]
         log = self.plan.log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             return subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

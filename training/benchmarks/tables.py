@@ -7,19 +7,20 @@ mean validation accuracy is best.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
-from training.benchmarks.reproductions import Exhibit, Row, Run, Setting
-from training.benchmarks.run_results import Outcome
+from training.benchmarks.reproductions import Reproduction, Row, Run, Setting
+from training.benchmarks.run_results import RunResult
 
 REACHED = 90.0  # per cent of validation accuracy, for the speed of convergence
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the runs of one row came to in one column."""
+class Summary:
+    """Accuracies of the runs of one row in one column."""
 
     row: Row
     column: str
@@ -42,92 +43,83 @@ class Finding:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "method": self.row.label,
-            "column": self.column,
-            "paper": self.paper,
-            "lr": self.lr,
-            "values": list(self.values),
-            "mean": self.mean,
-            "spread": self.spread,
-            "best": self.best,
-            "candidates": self.candidates,
-            "common_epoch": self.common_epoch,
-            "at_common_epoch": list(self.at_common_epoch),
-            "epochs_to_reach": list(self.epochs_to_reach),
-        }
+        values = {item.name: getattr(self, item.name) for item in fields(self)[1:]}
+        return {"method": self.row.label, **values, "mean": self.mean, "spread": self.spread}
 
 
-Outcomes = Mapping[Run, Outcome]
+RunResults = Mapping[Run, RunResult]
 
 
-def findings_of(exhibit: Exhibit, outcomes: Outcomes) -> list[Finding]:
-    """Return a finding for each row and column of the table, or of what a figure shows."""
-    if exhibit.delays:
-        return list(_transfer(exhibit, outcomes))
-    if exhibit.is_table:
+def summarise(reproduction: Reproduction, results: RunResults) -> list[Summary]:
+    """Return a summary for each row and column of the table, or of what a figure shows."""
+    if reproduction.delays:
         return [
-            _tested(row, setting, number, outcomes)
-            for row in exhibit.rows
-            for number, setting in enumerate(exhibit.settings)
+            _tested(row, f"T = {delay}", number, _runs_of(row, results), partial(_at_delay, delay))
+            for row in reproduction.rows
+            for number, delay in enumerate(reproduction.delays)
+        ]
+    settings = reproduction.settings
+    if reproduction.is_table:
+        return [
+            _tested(row, setting.title, number, _runs_of(row, results, setting), _test)
+            for row in reproduction.rows
+            for number, setting in enumerate(settings)
             if row.only in (None, setting)
         ]
     return [
-        _trained(row, setting, lr, outcomes)
-        for setting in exhibit.settings
-        for lr in sorted({run.lr for run in outcomes}, reverse=True)
-        for row in exhibit.rows
+        _trained(row, setting, lr, results)
+        for setting in settings
+        for lr in sorted({run.lr for run in results}, reverse=True)
+        for row in reproduction.rows
         if row.only in (None, setting)
     ]
 
 
-def _transfer(exhibit: Exhibit, outcomes: Outcomes) -> Sequence[Finding]:
-    found = []
-    for row in exhibit.rows:
-        mine = {run: one for run, one in outcomes.items() if run.row == row and one.transfer}
-        lr, chosen = _best_rate(mine)
-        best = max(mine.values(), key=lambda one: one.validation or 0.0, default=None)
-        for number, delay in enumerate(exhibit.delays):
-            found.append(
-                Finding(
-                    row,
-                    f"T = {delay}",
-                    row.paper[number] if row.paper else None,
-                    tuple(one.transfer[delay] for one in chosen if delay in one.transfer),
-                    None if best is None else best.transfer.get(delay),
-                    len(mine),
-                    lr,
-                )
-            )
-    return found
-
-
-def _tested(row: Row, setting: Setting, column: int, outcomes: Outcomes) -> Finding:
-    mine = {
-        run: outcome
-        for run, outcome in outcomes.items()
-        if run.row == row and run.setting == setting and outcome.test is not None
+def _runs_of(row: Row, results: RunResults, setting: Setting | None = None) -> RunResults:
+    return {
+        run: result
+        for run, result in results.items()
+        if run.row == row and setting in (None, run.setting)
     }
+
+
+def _test(result: RunResult) -> float | None:
+    return result.test
+
+
+def _at_delay(delay: int, result: RunResult) -> float | None:
+    return result.transfer.get(delay)
+
+
+def _tested(
+    row: Row,
+    column: str,
+    number: int,
+    results: RunResults,
+    score: Callable[[RunResult], float | None],
+) -> Summary:
+    """Summarise the runs that have this score; `number` counts the columns of the table."""
+    mine = {run: one for run, one in results.items() if score(one) is not None}
     lr, chosen = _best_rate(mine)
     best = max(mine.values(), key=lambda one: one.validation or 0.0, default=None)
-    return Finding(
+    return Summary(
         row,
-        setting.title,
-        row.paper[column] if row.paper else None,
-        tuple(one.test for one in chosen if one.test is not None),
-        None if best is None else best.test,
+        column,
+        row.paper[number] if row.paper else None,
+        tuple(value for one in chosen if (value := score(one)) is not None),
+        None if best is None else score(best),
         len(mine),
         lr,
     )
 
 
-def _trained(row: Row, setting: Setting, lr: float, outcomes: Outcomes) -> Finding:
-    column = {run: o for run, o in outcomes.items() if run.setting == setting and run.lr == lr}
-    reached = [{epoch for epoch, _ in outcome.curve} for outcome in column.values()]
+def _trained(row: Row, setting: Setting, lr: float, results: RunResults) -> Summary:
+    column = {run: one for run, one in results.items() if run.setting == setting and run.lr == lr}
+    reached = [{epoch for epoch, _ in result.curve} for result in column.values()]
     common = max(set.intersection(*reached), default=None) if reached else None
-    mine = [outcome for run, outcome in column.items() if run.row == row and outcome.curve]
-    values = tuple(outcome.validation for outcome in mine if outcome.validation is not None)
-    return Finding(
+    mine = [result for run, result in column.items() if run.row == row and result.curve]
+    values = tuple(result.validation for result in mine if result.validation is not None)
+    return Summary(
         row,
         f"{setting.title}, lr {lr:g}",
         None,
@@ -146,11 +138,11 @@ def _trained(row: Row, setting: Setting, lr: float, outcomes: Outcomes) -> Findi
     )
 
 
-def _best_rate(outcomes: Outcomes) -> tuple[float | None, list[Outcome]]:
-    """Return the learning rate of the best mean validation accuracy, and its outcomes."""
-    by_rate: dict[float, list[Outcome]] = {}
-    for run, outcome in outcomes.items():
-        by_rate.setdefault(run.lr, []).append(outcome)
+def _best_rate(results: RunResults) -> tuple[float | None, list[RunResult]]:
+    """Return the learning rate of the best mean validation accuracy, and its results."""
+    by_rate: dict[float, list[RunResult]] = {}
+    for run, result in results.items():
+        by_rate.setdefault(run.lr, []).append(result)
     if not by_rate:
         return None, []
     rate = max(
@@ -160,37 +152,37 @@ def _best_rate(outcomes: Outcomes) -> tuple[float | None, list[Outcome]]:
 
 
 def markdown(
-    exhibit: Exhibit,
-    findings: Sequence[Finding],
-    outcomes: Outcomes,
+    reproduction: Reproduction,
+    summaries: Sequence[Summary],
+    results: RunResults,
     *,
     asked: Mapping[Run, int],
     failures: Mapping[Run, str],
     origin: Mapping[str, str],
     picture: str,
 ) -> str:
-    """Return the page of an exhibit. `origin` says by what command and where it was made."""
-    lines = [f"# {exhibit.title}", "", f"![{exhibit.title}]({picture})", ""]
-    lines += [f"The paper: {exhibit.says}", ""]
-    lines += _table(findings, is_curve=not (exhibit.is_table or exhibit.delays))
-    lines += ["", "## How far each run went", "", _how_far(outcomes, asked), ""]
+    """Return the page of a reproduction. `origin` says by what command and where it was made."""
+    lines = [f"# {reproduction.title}", "", f"![{reproduction.title}]({picture})", ""]
+    lines += [f"The paper: {reproduction.claim}", ""]
+    lines += _table(summaries, is_curve=not (reproduction.is_table or reproduction.delays))
+    lines += ["", "## How far each run went", "", _how_far(results, asked), ""]
     lines += [
         "| run | epochs of asked (paper's) | best validation | test | trained by | |",
         "|---|---|---|---|---|---|",
     ]
-    for run, outcome in outcomes.items():
-        note = failures[run] or ("" if outcome.epochs else "not run")
+    for run, result in results.items():
+        note = failures[run] or ("" if result.epochs else "not run")
         papers = run.setting.epochs if run.setting.is_papers else "-"
         lines.append(
-            f"| {run.name} | {outcome.epochs:.4g} of {asked[run]} ({papers}) "
-            f"| {_number(outcome.validation)} | {_number(outcome.test)} "
-            f"| {', '.join(outcome.commits)} | {_cell(note)} |"
+            f"| {run.name} | {result.epochs:.4g} of {asked[run]} ({papers}) "
+            f"| {_number(result.validation)} | {_number(result.test)} "
+            f"| {', '.join(result.commits)} | {_cell(note)} |"
         )
     lines += ["", *(f"- {name}: {value}" for name, value in origin.items()), ""]
     return "\n".join(lines)
 
 
-def _table(findings: Sequence[Finding], *, is_curve: bool) -> list[str]:
+def _table(summaries: Sequence[Summary], *, is_curve: bool) -> list[str]:
     if is_curve:
         lines = [
             "Validation accuracy in per cent: the best epoch of each run, and the last epoch "
@@ -206,7 +198,7 @@ def _table(findings: Sequence[Finding], *, is_curve: bool) -> list[str]:
             "| method | column | paper | mean | spread | best of n | learning rate |",
             "|---|---|---|---|---|---|---|",
         ]
-    for one in findings:
+    for one in summaries:
         best = f"{_number(one.best)} of {one.candidates}" if one.candidates else "not run"
         means = f"{_number(one.mean)} | {_number(one.spread)} | {best}"
         if is_curve:
@@ -222,15 +214,15 @@ def _table(findings: Sequence[Finding], *, is_curve: bool) -> list[str]:
     return lines
 
 
-def _how_far(outcomes: Outcomes, asked: Mapping[Run, int]) -> str:
-    whole = sum(outcome.epochs >= asked[run] for run, outcome in outcomes.items())
-    absent = sum(outcome.epochs == 0 for outcome in outcomes.values())
-    is_shorter = any(run.setting.is_papers and asked[run] < run.setting.epochs for run in outcomes)
-    text = f"{whole} of {len(outcomes)} runs came to the end of what was asked for"
+def _how_far(results: RunResults, asked: Mapping[Run, int]) -> str:
+    whole = sum(result.epochs >= asked[run] for run, result in results.items())
+    absent = sum(result.epochs == 0 for result in results.values())
+    is_shorter = any(run.setting.is_papers and asked[run] < run.setting.epochs for run in results)
+    text = f"{whole} of {len(results)} runs came to the end of what was asked for"
     text += f", {absent} were not run." if absent else "."
     if is_shorter:
         text += " That is fewer epochs than the paper's, and no run shows all that its method can."
-    elif whole + absent < len(outcomes):
+    elif whole + absent < len(results):
         text += " The others were cut short: their numbers are not what the method can do."
     return text
 

@@ -5,46 +5,46 @@ import pytest
 from captioner.errors import OptionError
 from training import copying, sequential_mnist
 from training.benchmarks.command import build_parser
-from training.benchmarks.reproductions import EXHIBITS, RATES, Run, runs_of
+from training.benchmarks.reproductions import RATES, REPRODUCTIONS, Run, runs_of
 from training.methods import load_method, method_names
 
 SCRIPTS = {"copying": copying.SCRIPT, "sequential_mnist": sequential_mnist.SCRIPT}
 
 
-@pytest.mark.parametrize("name", EXHIBITS)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_the_scripts_understand_every_run(name: str) -> None:
-    for run in runs_of(EXHIBITS[name], seeds=1):
+    for run in runs_of(REPRODUCTIONS[name], seeds=1):
         parser = build_parser(SCRIPTS[run.setting.script], run.row.model)
-        given = vars(parser.parse_args(run.words))
+        given = vars(parser.parse_args(run.arguments))
         wanted = {"lr": run.lr, "seed": 0, **dict(run.row.options), **dict(run.setting.options)}
         assert {key: given[key] for key in wanted} == wanted
 
 
-@pytest.mark.parametrize("name", EXHIBITS)
+@pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_runs_that_differ_have_different_folders(name: str) -> None:
-    runs = list(runs_of(EXHIBITS[name], seeds=3))
+    runs = list(runs_of(REPRODUCTIONS[name], seeds=3))
     assert len({run.name for run in runs}) == len(runs)
 
 
 def test_exhibits_share_their_runs() -> None:
     def names(name: str) -> set[str]:
-        return {run.name for run in runs_of(EXHIBITS[name], seeds=2)}
+        return {run.name for run in runs_of(REPRODUCTIONS[name], seeds=2)}
 
     assert names("table1") < names("figure2")
     assert names("figure3") < names("table2")
-    assert {len(row.paper) for row in EXHIBITS["table1"].rows} == {6}
+    assert {len(row.paper) for row in REPRODUCTIONS["table1"].rows} == {6}
 
 
 def test_the_second_table_has_a_row_for_every_method() -> None:
-    assert {row.model for row in EXHIBITS["table2"].rows} == set(method_names())
-    for row in EXHIBITS["table2"].rows:
+    assert {row.model for row in REPRODUCTIONS["table2"].rows} == set(method_names())
+    for row in REPRODUCTIONS["table2"].rows:
         load_method(row.model).options(**dict(row.options))
 
 
 def test_c_detach_runs_with_each_tasks_own_probability() -> None:
     found = {
         (run.setting.script, dict(run.row.options).get("cell_p"))
-        for run in runs_of(EXHIBITS["figure5"], seeds=1)
+        for run in runs_of(REPRODUCTIONS["figure5"], seeds=1)
     }
     assert found == {
         ("copying", None),
@@ -56,16 +56,16 @@ def test_c_detach_runs_with_each_tasks_own_probability() -> None:
 
 def test_other_learning_rates_can_be_asked_for() -> None:
     def rates(*asked: float) -> set[float]:
-        return {run.lr for run in runs_of(EXHIBITS["figure3"], 1, asked)}
+        return {run.lr for run in runs_of(REPRODUCTIONS["figure3"], 1, asked)}
 
     assert rates() == set(RATES)
     assert rates(0.01, 0.02) == {0.01, 0.02}
     with pytest.raises(OptionError, match=r"--lr is 2; it must be above 0 and below 1"):
-        list(runs_of(EXHIBITS["figure3"], 1, (2.0,)))
+        list(runs_of(REPRODUCTIONS["figure3"], 1, (2.0,)))
 
 
 def test_a_run_is_named_by_what_it_is() -> None:
-    by_label = {row.label: row for row in EXHIBITS["figure4"].rows}
+    by_label = {row.label: row for row in REPRODUCTIONS["figure4"].rows}
     row = by_label["h-detach 0.25, not clipped"]
-    run = Run(EXHIBITS["figure4"].settings[0], row, 1e-4, 2)
+    run = Run(REPRODUCTIONS["figure4"].settings[0], row, 1e-4, 2)
     assert run.name == "mnist-lstm-clip0-p0.25-lr0.0001-seed2"

@@ -91,7 +91,7 @@ def test_all_runs_come_to_their_end_and_are_then_left_alone(tmp_path: Path) -> N
     plan = Plan(out=tmp_path / "out", jobs=2)
     runs = [make(seed) for seed in range(3)]
     assert Schedule(plan).carry_out(runs)
-    assert [plan.outcome(run).epochs for run in runs] == [4, 4, 4]
+    assert [plan.result(run).epochs for run in runs] == [4, 4, 4]
     assert Schedule(plan).carry_out(runs)
     assert [standing(plan, run)["processes"] for run in runs] == [1, 1, 1]
 
@@ -106,7 +106,7 @@ def test_more_epochs_and_a_new_test_make_a_run_go_on(tmp_path: Path) -> None:
     tested = Plan(out=tmp_path, jobs=1, epochs=6, delays=(200, 400))
     Schedule(tested).carry_out([run])
     assert standing(tested, run) == {"epoch": 6, "seconds": 6.0, "speed": 1.0, "processes": 3}
-    assert tested.outcome(run).transfer == {200: 1.0, 400: 1.0}
+    assert tested.result(run).transfer == {200: 1.0, 400: 1.0}
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -114,12 +114,12 @@ def test_a_budget_is_shared_and_what_one_leaves_over_goes_to_the_others(tmp_path
     quick, slow, slower = make(0, speed=1.0), make(1, speed=7.0), make(2, speed=7.0)
     plan = Plan(out=tmp_path, jobs=1, epochs=100, budget_seconds=300.0)
     Schedule(plan).carry_out([quick, slow, slower])
-    assert [plan.outcome(run).epochs for run in (quick, slow, slower)] == [100, 15, 15]
+    assert [plan.result(run).epochs for run in (quick, slow, slower)] == [100, 15, 15]
     brief = Plan(out=tmp_path / "brief", jobs=1, epochs=10, budget_seconds=90.0)
     Schedule(brief).carry_out([quick, slow, slower])  # the first needs 10 of its 30
-    assert [brief.outcome(run).epochs for run in (quick, slow, slower)] == [10, 6, 6]
+    assert [brief.result(run).epochs for run in (quick, slow, slower)] == [10, 6, 6]
     Schedule(Plan(out=tmp_path / "brief", jobs=1, epochs=10)).carry_out([slow])  # no limit now
-    assert brief.outcome(slow).epochs == 10
+    assert brief.result(slow).epochs == 10
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -158,13 +158,13 @@ def test_when_it_is_stopped_its_runs_save_and_the_next_call_goes_on(
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    wait_until(lambda: plan.outcome(run).epochs > 3)
+    wait_until(lambda: plan.result(run).epochs > 3)
     process.send_signal(number)
     assert process.wait(30) == (130 if number == signal.SIGTERM else -number)
     time.sleep(0.3)
-    stopped_at = plan.outcome(run).epochs
+    stopped_at = plan.result(run).epochs
     time.sleep(0.3)
-    assert plan.outcome(run).epochs == stopped_at  # nobody is left behind
+    assert plan.result(run).epochs == stopped_at  # nobody is left behind
     longer = Plan(out=plan.out, jobs=1, epochs=int(stopped_at) + 2)
     assert Schedule(longer).carry_out([run])
     assert standing(longer, run)["processes"] == 2
