@@ -1,4 +1,4 @@
-"""`python -m serving`: read the settings, listen, and serve in one process or in several.
+"""Entry of `python -m serving`: settings, an address to listen on, and one process or several.
 
 Bad settings and a bad checkpoint end it before anything listens or answers: a line for each on
 standard error, exit status 2.
@@ -6,37 +6,28 @@ standard error, exit status 2.
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import get_args
 
 from captioner import __version__
 from captioner.checkpoint_folders import newest_checkpoint
 from captioner.errors import CaptionerError, OptionError
-from serving.settings import (
-    PREFIX,
-    Settings,
-    SettingsError,
-    default_text,
-    unknown_variables,
-)
-from serving.signals import take_early_signals
+from captioner.options import add_flags
+from serving.listener import listen
+from serving.settings import PREFIX, Settings, unknown_variables
+from serving.signals import handle_signals_before_serving
 
 BAD_INPUT = 2
-BACKLOG = 512  # connections that the kernel keeps until they are accepted
-METAVARS = {str: "TEXT", int: "N", float: "X", Path: "DIR"}
 EPILOG = f"""\
 Every option is also a variable: --max-batch is {PREFIX}MAX_BATCH. Of both, the option counts.
 SIGHUP loads the checkpoint anew; SIGTERM finishes what was accepted, then ends.
 """
 
 
-def main(words: Sequence[str] | None = None, program: str = "python -m serving") -> int:
+def main(argv: Sequence[str] | None = None, program: str = "python -m serving") -> int:
     """Serve, and return the exit status."""
-    arguments = vars(build_parser(program).parse_args(words))
+    arguments = vars(build_parser(program).parse_args(argv))
     is_check = arguments.pop("check")
     try:
         settings = Settings.from_environment(os.environ, **arguments)
@@ -47,12 +38,9 @@ def main(words: Sequence[str] | None = None, program: str = "python -m serving")
             print(_loaded(settings))
             return 0
         listener = listen(settings.host, settings.port)
-    except SettingsError as error:
-        for problem in error.problems:
+    except CaptionerError as error:
+        for problem in getattr(error, "problems", None) or [error]:
             print(f"error: {problem}", file=sys.stderr)
-        return BAD_INPUT
-    except CaptionerError as problem:
-        print(f"error: {problem}", file=sys.stderr)
         return BAD_INPUT
     # Read when torch is first loaded, which happens after this.
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads_per_worker))
@@ -60,7 +48,7 @@ def main(words: Sequence[str] | None = None, program: str = "python -m serving")
         from serving.supervisor import Supervisor
 
         return Supervisor(settings, listener).run()
-    take_early_signals()
+    handle_signals_before_serving()
     from serving.server import serve
 
     return serve(settings, listener)
@@ -78,50 +66,16 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="check the settings, load the model, and end"
     )
-    for one in fields(Settings):
-        flag = "--" + one.name.replace("_", "-")
-        default = default_text(one.name)
-        text = one.metadata["help"] + (f" ({default})" if default else "")
-        text = text.replace("%", "%%")
-        if one.type is bool:
-            parser.add_argument(flag, action="store_const", const="true", help=text)
-        else:
-            kinds = [kind for kind in get_args(one.type) if kind is not type(None)] or [one.type]
-            parser.add_argument(flag, metavar=METAVARS.get(kinds[0], "LIST"), help=text)
+    add_flags(parser, Settings, as_text=True)
     return parser
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address; connections queue from now on.
-
-    Raises:
-        OptionError: the address cannot be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as problem:
-        raise OptionError(
-            f"cannot listen on {host} port {port}: {problem.strerror}; choose another --host or "
-            "--port"
-        ) from problem
-    return listener
 
 
 def _loaded(settings: Settings) -> str:
     """Return what would be served, tried out as at a start; raise `CaptionerError` for the rest."""
     from serving.model import load_model
 
-    model = load_model(settings.checkpoint or newest_checkpoint(Path("runs")), settings.device)
+    folder = settings.checkpoint or newest_checkpoint(Path("runs"))
+    model = load_model(folder, settings.device, settings.engine)
     return f"{model.folder}: {model.name}, {model.hash}"
 
 

@@ -1,45 +1,52 @@
 """The application: what a request passes on its way, from the outside in.
 
-`create_app(settings)` is served by any ASGI server. A request gets an envelope (id, log, metrics,
-answers to failures), passes the origins' rules, the gate (keys, rate) and the limits of its body,
-and reaches a route; `captions.py` goes on from there.
+`create_app(settings)` is served by any ASGI server. A request gets its context (id, log, metrics),
+passes the rules for other origins, the answers to failures, access control (keys, rate) and the
+limits of its body, and reaches a route; `routes/captions.py` goes on from there.
 """
 
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import Response
 
 from captioner import __version__
-from serving.middleware.access_control import Gate, is_guarded
+from serving.access import Access, declared_access
+from serving.middleware.access_control import AccessControl
 from serving.middleware.body_limit import BodyLimit
-from serving.middleware.request_context import Envelope
+from serving.middleware.problem_answers import ProblemAnswers
+from serving.middleware.request_context import RequestContext
+from serving.origins import EXPOSED_HEADERS
 from serving.problems import Problem, response_to
 from serving.routes import admin, captions, compatible_max, compatible_openai, health
+from serving.routes.documents import document_routes
 from serving.routes.page_files import page_routes
-from serving.routes.reference_page import STYLE, STYLE_NAME, reference_page
-from serving.routes.request_options import TIMEOUT_HEADER, invalid
+from serving.routes.request_options import invalid, limit_caption_length
 from serving.routes.response_models import ProblemAnswer
 from serving.service import Service
 from serving.settings import Settings
+from serving.telemetry.metrics import FOLDER_VARIABLE
 from serving.telemetry.tracing import traced
 
 TITLE = "Caption service"
-DESCRIPTION = "Send a photograph, get captions for it."
-KEY_HEADERS = ("Authorization", "X-API-Key")
-REFERENCE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+DESCRIPTION = (
+    "Send a photograph, get captions for it. Every failure has a code; [the problems](problems) "
+    "say what to do."
+)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, service: Service | None = None) -> FastAPI:
     """Return the service as an ASGI application; without `settings`, of the environment's."""
     settings = settings or Settings.from_environment(os.environ)
-    service = Service(settings)
+    service = service or Service(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,18 +58,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title=TITLE,
         version=__version__,
         description=DESCRIPTION,
+        servers=[{"url": "."}],  # beside the document, also behind a proxy that strips a prefix
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     for part in (captions, compatible_max, compatible_openai, health, admin):
-        app.include_router(part.router)
-    _add_documents(app, has_keys=settings.has_keys)
-    app.router.routes.extend(page_routes())
+        app.router.routes.extend(part.router.routes)
+    schema = _schema(app, settings)
+    app.openapi = lambda: schema  # type: ignore[method-assign]
+    app.router.routes.extend([*document_routes(schema), *page_routes()])
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
 
@@ -73,56 +81,46 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         together_bytes=settings.body_limit_bytes * settings.queue_size,
         timeout_seconds=settings.receive_timeout_seconds,
     )
-    app.add_middleware(Gate, settings=settings)
-    if settings.cors_origins:
+    shared_folder = os.environ.get(FOLDER_VARIABLE)
+    app.add_middleware(
+        AccessControl,
+        settings=settings,
+        routes=app.router.routes,
+        shared_folder=None if shared_folder is None else Path(shared_folder),
+    )
+    app.add_middleware(ProblemAnswers)
+    if settings.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=[*KEY_HEADERS, "Content-Type", TIMEOUT_HEADER, "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            allow_origins=settings.origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # clients add headers of their own, as OpenAI's x-stainless-*
+            expose_headers=EXPOSED_HEADERS,
         )
-    app.add_middleware(Envelope, metrics=service.metrics)
+    app.add_middleware(RequestContext, metrics=service.metrics)
     if settings.tracing_endpoint is not None:
         app.add_middleware(traced, endpoint=settings.tracing_endpoint)
     return app
 
 
-def _add_documents(app: FastAPI, *, has_keys: bool) -> None:
-    schema = _schema(app, has_keys=has_keys)
-    app.openapi = lambda: schema  # type: ignore[method-assign]
-    page = reference_page(schema)
-
-    async def openapi(_: Request) -> Response:
-        return JSONResponse(schema)
-
-    async def docs(_: Request) -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": REFERENCE_POLICY})
-
-    async def style(_: Request) -> Response:
-        return Response(STYLE, media_type="text/css")
-
-    app.add_route("/openapi.json", openapi, include_in_schema=False)
-    app.add_route("/docs", docs, include_in_schema=False)
-    app.add_route(f"/{STYLE_NAME}", style, include_in_schema=False)
-
-
-def _schema(app: FastAPI, *, has_keys: bool) -> dict[str, Any]:
+def _schema(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """Return the OpenAPI document, with what FastAPI cannot know."""
-    schema = FastAPI.openapi(app)
+    schema = deepcopy(FastAPI.openapi(app))
+    limit_caption_length(schema, settings.longest_caption)
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):  # our 422 is a problem
         schemas.pop(name, None)
     schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
-    if not has_keys:
+    if not settings.has_keys:
         return schema
     schema["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path, operations in schema["paths"].items():
-        for method, operation in operations.items():
-            if is_guarded(path, method.upper()):
+    for route in app.router.routes:
+        operations = schema["paths"].get(getattr(route, "path", ""), {})
+        if declared_access(route) is not Access.OPEN:
+            for operation in operations.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]
     return schema
 
@@ -140,15 +138,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         problem = Problem("not_found", "there is nothing at this path; /docs lists what there is")
     else:
         problem = Problem("bad_request", "the request cannot be understood")
-    return _answer(request, problem)
+    return _respond(request, problem)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _answer(request, invalid(error.errors()))
+    return _respond(request, invalid(error.errors()))
 
 
-def _answer(request: Request, problem: Problem) -> Response:
+def _respond(request: Request, problem: Problem) -> Response:
     request.state.notes["code"] = problem.code
     return response_to(problem, request.url.path, request.state.request_id)
 

@@ -1,4 +1,4 @@
-"""The queue before the model: who gets in, who is batched with whom, who is dropped.
+"""The queue before the model, and the batches that the model runs on.
 
 A request without a chance is refused before its body is read; any other takes a ticket when its
 body is there, so that slow uploads hold nobody's place. What is decoding, waiting and being
@@ -10,19 +10,24 @@ delay for an idle model). No timer polls; everything belongs to one event loop.
 
 import asyncio
 import math
+import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from torch import Tensor
 
 from captioner.captioner import Caption
 from captioner.errors import OptionError
+from captioner.search_config import SearchConfig
 from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
-from serving.model import CaptionOptions, LoadedModel, captions_of_batch
+
+if TYPE_CHECKING:
+    from serving.model import LoadedModel
 
 MEMORY_OF_MEAN = 0.2  # weight of the newest batch in the mean time of an image
 LONGEST_RETRY = 60  # seconds
@@ -37,11 +42,11 @@ class Outcome:
     encode_seconds: float  # of the batch that it was part of, as the next
     search_seconds: float
     batch_size: int
-    model: LoadedModel
+    model: "LoadedModel"
 
 
 class BatchObserver(Protocol):
-    """Who counts what happens; called on the event loop."""
+    """What counts the events of a batcher; called on the event loop."""
 
     def queue_depth(self, number: int, /) -> None: ...
     def queue_wait(self, seconds: float, /) -> None: ...
@@ -54,7 +59,7 @@ class Ticket:
     """The right to be captioned: places, a deadline and the model. Release it by `with`."""
 
     def __init__(
-        self, batcher: "MicroBatcher", model: LoadedModel, deadline: float, images: int
+        self, batcher: "MicroBatcher", model: "LoadedModel", deadline: float, images: int
     ) -> None:
         self.model = model  # what this request runs on, also if models are swapped meanwhile
         self.deadline = deadline  # on the clock of loop.time()
@@ -82,7 +87,7 @@ class Ticket:
 @dataclass(eq=False)
 class _Waiting:
     pixels: Tensor
-    options: CaptionOptions
+    config: SearchConfig
     ticket: Ticket
     since: float
     is_idle: bool  # the model was, when this came
@@ -94,7 +99,7 @@ class MicroBatcher:
 
     def __init__(
         self,
-        model: LoadedModel,
+        model: "LoadedModel",
         *,
         max_batch: int = 8,
         window_seconds: float,
@@ -123,7 +128,7 @@ class MicroBatcher:
         self._work: asyncio.Task[None] | None = None
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> "LoadedModel":
         """The model that new requests get."""
         return self._model
 
@@ -200,7 +205,7 @@ class MicroBatcher:
                 _retry_after(wait),
             )
 
-    async def submit(self, ticket: Ticket, pixels: Tensor, options: CaptionOptions) -> Outcome:
+    async def submit(self, ticket: Ticket, pixels: Tensor, config: SearchConfig) -> Outcome:
         """Return the captions of one decoded image; a cancelled call leaves the queue at once.
 
         Raises:
@@ -212,7 +217,7 @@ class MicroBatcher:
         if self._work is None or self._work.done():
             raise _closed()
         is_idle = not self._is_busy and not self._waiting
-        one = _Waiting(pixels, options, ticket, loop.time(), is_idle, loop.create_future())
+        one = _Waiting(pixels, config, ticket, loop.time(), is_idle, loop.create_future())
         self._waiting.append(one)
         self._observer.queue_depth(len(self._waiting))
         self._arrival.set()
@@ -230,7 +235,7 @@ class MicroBatcher:
                 self._waiting.remove(one)
                 self._observer.queue_depth(len(self._waiting))
 
-    async def swap(self, model: LoadedModel) -> None:
+    def swap(self, model: "LoadedModel") -> None:
         """Give new requests another model; those with a ticket finish on theirs."""
         self._model = model
 
@@ -291,10 +296,10 @@ class MicroBatcher:
     async def _caption(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         began, model = loop.time(), batch[0].ticket.model
-        pixels, options = [one.pixels for one in batch], [one.options for one in batch]
+        pixels, configs = [one.pixels for one in batch], [one.config for one in batch]
         try:
             found, encoding, searching = await loop.run_in_executor(
-                self._thread, captions_of_batch, model, pixels, options
+                self._thread, captions_of_batch, model, pixels, configs
             )
         except Exception as problem:  # whatever the network says to an image
             if len(batch) > 1:
@@ -319,6 +324,21 @@ class MicroBatcher:
                 one.outcome.set_result(
                     Outcome(captions, wait, encoding, searching, len(batch), model)
                 )
+
+
+def captions_of_batch(
+    model: "LoadedModel", pixels: Sequence[Tensor], configs: Sequence[SearchConfig]
+) -> tuple[list[list[Caption]], float, float]:
+    """Return the captions of every image, and the seconds of the encoder and of the search.
+
+    All beams of all images share one search. An image's captions and figures are those it gets
+    alone, and from `captioner caption` with as many threads.
+    """
+    began = time.perf_counter()
+    features = model.captioner.features_of_pixels(pixels)
+    encoded = time.perf_counter()
+    captions = model.captioner.captions_of_features(features, configs)
+    return captions, encoded - began, time.perf_counter() - encoded
 
 
 def _fail(one: _Waiting, problem: Exception) -> None:

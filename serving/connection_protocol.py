@@ -1,14 +1,16 @@
-"""One HTTP/1.1 connection with deadlines: for its header, its body, its idling and its answer.
+"""An HTTP/1.1 connection with deadlines for its header, its body, its idling and its answer.
 
 uvicorn has a deadline only for idling (Kludex/uvicorn #157), no limit on the size of a header, and
 goes on reading a body that nobody wants. This subclass of its protocol ends what is too slow or
 too large, answers malformed requests in our own form, and makes room when there are too many
-connections by dropping the one that has waited longest without a request.
+connections by dropping the one that has waited longest without a request. It overrides what is
+private in uvicorn, so `pyproject.toml` bounds uvicorn's version from above.
 """
 
 import asyncio
 import json
 import logging
+import re
 import uuid
 from asyncio.events import TimerHandle
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.origins import cors_headers
 from serving.problems import PROBLEM_JSON, Problem
 
 if TYPE_CHECKING:
@@ -30,6 +33,11 @@ BODY_SLACK_SECONDS = 2.0  # the application answers a slow body with 408 first
 NEWCOMER_SECONDS = 1.0  # at the end of the service, for a request that may be under way
 MOST_PIPELINED = 16  # requests that a client may send ahead
 MOST_HEADERS = 100
+# The grammar of RFC 3986: a name or an address, and perhaps a port.
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?[ \t]*"
+    rb"|\[[0-9A-Za-z:.]+\](?::[0-9]*)?[ \t]*"
+)
 
 log = logging.getLogger("serving.protocol")
 
@@ -42,7 +50,8 @@ class ConnectionLimits:
     header_bytes: int = 16_384
     body_bytes: int = 10 * 1024 * 1024
     receive_timeout_seconds: float = 10.0  # of the header, and again of the body
-    refused: Callable[[str], None] = lambda _: None  # is told the code of each refusal
+    origins: tuple[str, ...] = ()  # whose pages may read answers
+    on_refusal: Callable[[str], None] = lambda _: None  # is given the code of each
 
 
 class Receiving(Enum):
@@ -53,10 +62,10 @@ class Receiving(Enum):
     BODY = "body"
 
 
-class _GentleTransport:
+class _LingeringTransport:
     """A transport whose `close` lets the last answer arrive, and does not wait for ever."""
 
-    def __init__(self, protocol: "GuardedProtocol", transport: asyncio.Transport) -> None:
+    def __init__(self, protocol: "LimitedProtocol", transport: asyncio.Transport) -> None:
         self._protocol = protocol
         self._transport = transport
         self.is_lingering = False
@@ -82,7 +91,7 @@ class _GentleTransport:
             loop.call_later(self._protocol.limits.receive_timeout_seconds, self._transport.abort)
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the deadlines and limits it lacks."""
 
     def __init__(
@@ -107,7 +116,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         has_room = self._make_room()
-        super().connection_made(_GentleTransport(self, transport))  # type: ignore[arg-type]
+        super().connection_made(_LingeringTransport(self, transport))  # type: ignore[arg-type]
         self._expect(Receiving.HEADER)
         if not has_room:
             detail = f"all {self.limits.connections} connections of this worker are in use"
@@ -153,10 +162,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._is_refused:
             return
-        self._expect(Receiving.BODY)
         if self._header_bytes > self.limits.header_bytes or len(self.headers) > MOST_HEADERS:
             self._refuse_header()
             return
+        if (wrong := self._wrong_host()) is not None:
+            self._refuse(Problem("bad_request", wrong))
+            return
+        self._expect(Receiving.BODY)
         if len(self.pipeline) >= MOST_PIPELINED:
             self._is_refused = True
             self.transport.abort()
@@ -261,7 +273,7 @@ class GuardedProtocol(HttpToolsProtocol):
         waiting = [
             one
             for one in self.connections
-            if isinstance(one, GuardedProtocol)
+            if isinstance(one, LimitedProtocol)
             and one.receiving is not Receiving.BODY
             and not one.is_answering
         ]
@@ -271,6 +283,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
+
+    def _wrong_host(self) -> str | None:
+        """Return what is wrong with the Host field (RFC 9112, section 3.2), or None."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts and self.parser.get_http_version() in ("0.9", "1.0"):
+            return None
+        if len(hosts) != 1:
+            return f"the header has {len(hosts)} Host fields; send one"
+        return None if _HOST.fullmatch(hosts[0]) else "the Host field is not a host and a port"
 
     def _refuse_header(self) -> None:
         detail = (
@@ -298,6 +319,7 @@ class GuardedProtocol(HttpToolsProtocol):
             (b"x-request-id", request_id.encode()),
             (b"x-content-type-options", b"nosniff"),
             (b"connection", b"close"),
+            *cors_headers(self.headers or [], self.limits.origins),
         ]
         if problem.retry_after_seconds is not None:
             headers.append((b"retry-after", str(problem.retry_after_seconds).encode()))
@@ -305,6 +327,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", content]))
         self.receiving = Receiving.BODY  # whatever still comes is read and forgotten
         self.transport.close()
-        self.limits.refused(problem.code)
+        self.limits.on_refusal(problem.code)
         client = self.client[0] if self.client else None
         log.info("refused", extra={"code": problem.code, "client": client, "id": request_id})

@@ -1,7 +1,7 @@
-"""Why the engine turns a request down, before or instead of captioning it.
+"""Errors of the service: a request that is turned down, or whose client is gone.
 
-Every reason is a class of its own, so that the interface can give each the status it deserves.
-Messages are made of this project's words and of numbers: nothing that a file holds is in them.
+Each has a class of its own, so that `problems.py` can give each its status. Messages are made of
+this project's words and of numbers: nothing that a file holds is in them.
 """
 
 from typing import Literal
@@ -33,8 +33,12 @@ class DeadlineExceeded(CaptionerError):  # noqa: N818
 
 
 class NotReady(CaptionerError):  # noqa: N818
-    """The engine is starting, draining or closed."""
+    """The service is starting, draining or closed."""
 
 
 class CaptioningFailed(CaptionerError):  # noqa: N818
     """The model failed at this very request, also when it was tried alone."""
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: nobody is there to be told
+    """The client hung up."""

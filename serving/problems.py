@@ -1,7 +1,7 @@
-"""Every way a request can fail: its code, its status, its words, and how each API writes it.
+"""Problems: every way a request can fail, with code, status and text, and each API's form.
 
-Our own routes answer with RFC 9457 problem details, whose `type` leads to the entry of the code in
-`/docs`; the routes that other clients know answer in the form of those clients. No other module
+Our own routes answer with RFC 9457 problem details, whose `type` leads to the entry of the code at
+`/problems`; the routes that other clients know answer in the form of those clients. No other module
 knows a status for an error of `captioner` or of the model's queue.
 """
 
@@ -54,7 +54,7 @@ KINDS = {
         413, "The image is too large", "Send an image with fewer pixels, frames' text or scans."
     ),
     "unsupported_format": Kind(
-        415, "The format is not supported", "Send JPEG, PNG, WebP, GIF or BMP."
+        415, "The format is not supported", "Save the picture as JPEG or PNG and send that."
     ),
     "missing_file": Kind(
         422,
@@ -110,11 +110,15 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
     def status(self) -> int:
         return KINDS[self.code].status
 
-    def body(self, request_id: str) -> dict[str, Any]:
-        """Return the members of RFC 9457 and ours beside them."""
+    def body(self, request_id: str, path: str = "/") -> dict[str, Any]:
+        """Return the members of RFC 9457 and ours beside them.
+
+        `type` is relative to the `path` that was asked for: behind a proxy that strips a prefix,
+        the service does not know its own address.
+        """
         kind = KINDS[self.code]
         body = {
-            "type": f"/docs#{self.code}",
+            "type": f"{'../' * (path.count('/') - 1)}problems#{self.code}",
             "title": kind.title,
             "status": kind.status,
             "detail": self.detail,
@@ -166,7 +170,7 @@ def response_to(problem: Problem, path: str, request_id: str) -> JSONResponse:
     elif path.startswith("/model/"):
         status, body = _as_max(problem)
     else:
-        media_type, body = PROBLEM_JSON, problem.body(request_id)
+        media_type, body = PROBLEM_JSON, problem.body(request_id, path)
     return JSONResponse(body, status, headers=problem.all_headers(), media_type=media_type)
 
 
@@ -175,14 +179,17 @@ _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 def _as_openai(problem: Problem) -> dict[str, Any]:
     """Source: the error object of OpenAI's API reference."""
-    status = problem.status
+    status, parameter = problem.status, problem.members.get("parameter")
     kind = "invalid_request_error" if status < 500 else "server_error"
+    code = {"unauthorized": "invalid_api_key"}.get(problem.code, problem.code)
+    if (code, parameter) == ("not_found", "model"):
+        code = "model_not_found"
     return {
         "error": {
             "message": problem.detail,
             "type": _OPENAI_TYPES.get(status, kind),
-            "param": problem.members.get("parameter"),
-            "code": "invalid_api_key" if problem.code == "unauthorized" else problem.code,
+            "param": parameter,
+            "code": code,
         }
     }
 

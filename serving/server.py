@@ -1,4 +1,4 @@
-"""One serving process: uvicorn with our connections, our signals and our way to end.
+"""A serving process: uvicorn with our own connections, signals and end.
 
 On SIGTERM the process says at once that it is not ready, refuses what is new, finishes what it has
 accepted, and leaves with status 0. SIGHUP loads the checkpoint anew.
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -23,12 +24,12 @@ import uvicorn
 
 from captioner.errors import CaptionerError
 from serving.app import create_app
-from serving.connection_protocol import ConnectionLimits, GuardedProtocol
+from serving.connection_protocol import ConnectionLimits, LimitedProtocol
+from serving.listener import BACKLOG
 from serving.service import Service
 from serving.settings import Settings
 from serving.telemetry.logs import configure_logs
 
-BACKLOG = 512  # connections that the kernel keeps until they are accepted
 NOTICE_SECONDS = 0.5  # time in which a balancer can see that the service is not ready any more
 CANCEL_SECONDS = 2.0  # for what has not finished when the time to drain is over
 BAD_INPUT = 2  # exit status
@@ -37,14 +38,21 @@ log = structlog.get_logger("serving.server")
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server with an end in two steps: refuse what is new, then stop."""
+    """uvicorn's server with an end in two steps: refuse what is new, then stop.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    `on_ready` is called once, when the service would accept a request.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(config)
         self.service = service
+        self._on_ready = on_ready
         self._draining_since: float | None = None
-        self.on_ready: Callable[[], None] | None = None
-        self.failure: CaptionerError | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._draining_since is not None and sig == signal.SIGINT:
@@ -55,14 +63,13 @@ class DrainingServer(uvicorn.Server):
         """Refuse what is new from now on, and stop when the rest is done."""
         if self._draining_since is None:
             self._draining_since = time.monotonic()
-            self.service.is_draining = True
+            self.service.begin_draining()
 
     async def on_tick(self, counter: int) -> bool:
-        if self.on_ready is not None and self.service.why_not_ready() is None:
-            self.on_ready()
-            self.on_ready = None
+        if self._on_ready is not None and self.service.why_not_ready() is None:
+            self._on_ready()
+            self._on_ready = None
         if self.service.failure is not None:
-            self.failure = self.service.failure
             return True
         if self._draining_since is not None:
             seconds = time.monotonic() - self._draining_since
@@ -86,19 +93,23 @@ def serve(
     """
     writer = configure_logs(settings.log_level)
     _allow_many_files()
-    app = create_app(settings)
-    service: Service = app.state.service
-    service.loads_first = loads_first
+    on_ready = reload_others = None
+    if supervisor is not None:
+        on_ready = partial(supervisor.send_bytes, b"ready")
+        reload_others = partial(supervisor.send_bytes, b"reload")
+    service = Service(settings, loads_first=loads_first, reload_others=reload_others)
+    app = create_app(settings, service)
     limits = ConnectionLimits(
         connections=settings.connection_limit,
         header_bytes=settings.header_limit_bytes,
         body_bytes=settings.body_limit_bytes,
         receive_timeout_seconds=settings.receive_timeout_seconds,
-        refused=lambda code: service.metrics.rejected.labels(code).inc(),
+        origins=settings.origins,
+        on_refusal=lambda code: service.metrics.rejected.labels(code).inc(),
     )
     config = uvicorn.Config(
         cast(Any, app),
-        http=cast(Any, partial(GuardedProtocol, limits=limits)),
+        http=cast(Any, partial(LimitedProtocol, limits=limits)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -111,15 +122,17 @@ def serve(
         backlog=BACKLOG,
         workers=1,
     )
-    server = DrainingServer(config, service)
+    server = DrainingServer(config, service, on_ready)
     if supervisor is not None:
-        _obey(supervisor, server, service)
+        threading.Thread(
+            target=_drain_without_supervisor, args=(supervisor, server), daemon=True
+        ).start()
     try:
         asyncio.run(_run(server, listener))
     finally:
         writer.close()
-    if server.failure is not None:
-        print(f"error: {server.failure}", file=sys.stderr)
+    if service.failure is not None:
+        print(f"error: {service.failure}", file=sys.stderr)
         return BAD_INPUT
     return 0
 
@@ -150,17 +163,11 @@ async def _reload(service: Service) -> None:
         log.exception("not reloaded")
 
 
-def _obey(supervisor: Connection, server: DrainingServer, service: Service) -> None:
-    server.on_ready = partial(supervisor.send_bytes, b"ready")
-    service.reload_elsewhere = partial(supervisor.send_bytes, b"reload")
-
-    def watch() -> None:
-        try:
-            supervisor.recv_bytes()
-        except (EOFError, OSError):  # the supervisor is gone, whatever ended it
-            server.start_draining()
-
-    threading.Thread(target=watch, name="supervisor", daemon=True).start()
+def _drain_without_supervisor(supervisor: Connection, server: DrainingServer) -> None:
+    """Wait until the supervisor is gone, whatever ended it, and then end the server."""
+    with suppress(EOFError, OSError):
+        supervisor.recv_bytes()
+    server.start_draining()
 
 
 def _allow_many_files() -> None:

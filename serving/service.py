@@ -1,27 +1,25 @@
-"""The service behind the routes: the model, its queue, the decoding processes, and their lives.
+"""The life of a service: its model, queue and decoding processes are started, replaced and ended.
 
 `start` returns at once and the model is loaded in the background, so that health can be asked from
-the first moment. `caption` is the path of one image: decode, queue, search.
+the first moment. Routes take the queue (`batcher`) and the decoding processes (`pool`) from here.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from captioner.checkpoint_folders import find_checkpoint, newest_checkpoint
+from captioner.checkpoint_folders import newest_checkpoint
 from captioner.errors import CaptionerError, CheckpointError
-from serving.batching import MicroBatcher, Outcome, Ticket
+from serving.batching import MicroBatcher, Ticket
 from serving.errors import NotReady
-from serving.images.decode_pool import DecodedImage, DecodePool
-from serving.images.upload_checks import ImageLimits
-from serving.model import CaptionOptions, LoadedModel, load_model
+from serving.images.decode_pool import DecodePool
+from serving.images.limits import ImageLimits
+from serving.model import LoadedModel, load_model
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
-from serving.telemetry.tracing import note, stage
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -33,39 +31,50 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 log: "BoundLogger" = structlog.get_logger("serving")
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """An image with its captions."""
-
-    image: DecodedImage
-    outcome: Outcome
-
-
 class Service:
-    """What the routes of one application share."""
+    """What the routes of one application share.
 
-    def __init__(self, settings: Settings) -> None:
+    With `loads_first`, `start` waits for the model: others serve meanwhile. `reload_others` tells
+    the other workers to load the checkpoint again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        loads_first: bool = False,
+        reload_others: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.failure: CaptionerError | None = None  # why there will never be a model
-        self.is_draining = False
-        self.loads_first = False  # others serve meanwhile, so that nobody need ask this one
-        self.reload_elsewhere: Callable[[], None] = lambda: None  # in the other workers
+        self._loads_first = loads_first
+        self._reload_others = reload_others
+        self._failure: CaptionerError | None = None
+        self._is_draining = False
         self._model: LoadedModel | None = None
         self._batcher: MicroBatcher | None = None
         self._pool: DecodePool | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
 
+    @property
+    def failure(self) -> CaptionerError | None:
+        """Why there will never be a model, or None."""
+        return self._failure
+
     async def start(self) -> None:
         """Begin to load the model; until it is there, `why_not_ready` says so."""
         self._loading = asyncio.create_task(self._load())
-        if self.loads_first:
+        if self._loads_first:
             await asyncio.wait([self._loading])
+
+    def begin_draining(self) -> None:
+        """Refuse what is new from now on."""
+        self._is_draining = True
 
     async def stop(self) -> None:
         """Finish what was accepted, then end the decoding processes and the model's thread."""
-        self.is_draining = True
+        self.begin_draining()
         if self._loading is not None and not self._loading.done():
             self._loading.cancel()
             await asyncio.wait([self._loading])
@@ -88,15 +97,29 @@ class Service:
 
     def why_not_ready(self) -> str | None:
         """Return why requests would be refused now, or None."""
-        if self.is_draining:
+        if self._is_draining:
             return "the service is shutting down"
-        if self.failure is not None:
-            return f"the model could not be loaded: {self.failure}"
+        if self._failure is not None:
+            return f"the model could not be loaded: {self._failure}"
         if self._model is None or self._pool is None:
             return "the model is being loaded"
         if not self._pool.healthy():
             return "no process is there to decode images; new ones are being started"
         return None
+
+    @property
+    def batcher(self) -> MicroBatcher:
+        """The queue before the model; raises NotReady where there is none yet."""
+        if self._batcher is None:
+            raise NotReady(self.why_not_ready() or "the model is being loaded")
+        return self._batcher
+
+    @property
+    def pool(self) -> DecodePool:
+        """The decoding processes; raises NotReady where there are none yet."""
+        if self._pool is None:
+            raise NotReady(self.why_not_ready() or "the model is being loaded")
+        return self._pool
 
     def check_room(self, deadline: float) -> None:
         """Raise where a request would be refused now, before anything of it is paid for.
@@ -105,66 +128,40 @@ class Service:
             Overloaded: there is no place, or the wait would be too long.
             NotReady: the service is starting or shutting down.
         """
-        if self.is_draining or self._batcher is None or self._pool is None:
-            raise NotReady(self.why_not_ready() or "the model is being loaded")
-        self._batcher.check(deadline, ahead_seconds=self._pool.expected_wait_seconds())
+        if self._is_draining:
+            raise NotReady("the service is shutting down")
+        self.batcher.check(deadline, ahead_seconds=self.pool.expected_wait_seconds())
 
     def admit(self, deadline: float, *, images: int = 1) -> Ticket:
         """Return places in the queue for a request whose body is there; raise as `check_room`.
 
-        Whoever came before the end began is still let in.
+        A request that came before the end began is still let in. Without a process to decode, for
+        a moment, requests wait: that costs them less than a 503.
         """
-        if self._batcher is None or self._pool is None:
-            raise NotReady("the model is being loaded")
-        # Without a process to decode, for a moment, requests wait: that costs them less than a 503.
-        ahead = self._pool.expected_wait_seconds()
-        return self._batcher.admit(deadline, images=images, ahead_seconds=ahead)
+        ahead = self.pool.expected_wait_seconds()
+        return self.batcher.admit(deadline, images=images, ahead_seconds=ahead)
 
-    async def caption(self, ticket: Ticket, data: bytes, options: CaptionOptions) -> Captioned:
-        """Return the captions of one image in a file's bytes.
-
-        Raises:
-            ImageRejected: it is no image that may be decoded.
-            DeadlineExceeded: there was not enough time.
-        """
-        assert self._pool is not None
-        assert self._batcher is not None
-        self.metrics.upload_bytes.observe(len(data))
-        preprocessing = ticket.model.captioner.preprocessing
-        with stage("decode"):
-            image = await self._pool.decode(
-                data, preprocessing=preprocessing, deadline=ticket.deadline
-            )
-        self.metrics.stage("decode", image.seconds)
-        with stage("model"):
-            outcome = await self._batcher.submit(ticket, image.pixels, options)
-            note(
-                batch_size=outcome.batch_size,
-                queue_seconds=outcome.queue_seconds,
-                encode_seconds=outcome.encode_seconds,
-                search_seconds=outcome.search_seconds,
-            )
-        return Captioned(image, outcome)
-
-    async def reload(self) -> LoadedModel:
+    async def reload(self, *, everywhere: bool = False) -> LoadedModel:
         """Load the checkpoint beside the model that serves, then swap between two batches.
+
+        With `everywhere` the other workers do the same afterwards.
 
         Raises:
             CheckpointError: it is damaged; the old model serves on.
             NotReady: there is nothing to replace yet.
         """
-        if self._batcher is None:
-            raise NotReady(self.why_not_ready() or "the model is being loaded")
         async with self._reloading:
-            old = self.model
+            batcher, old = self.batcher, self.model
             try:
                 new = await asyncio.to_thread(self._load_checkpoint)
             except CaptionerError as problem:
                 log.error("reload failed", reason=str(problem), serving=old.hash)
                 raise CheckpointError(f"{problem}; the old model serves on") from problem
-            await self._batcher.swap(new)
+            batcher.swap(new)
             self._use(new)
-            return new
+        if everywhere and self._reload_others is not None:
+            self._reload_others()
+        return new
 
     async def _load(self) -> None:
         settings = self.settings
@@ -198,10 +195,10 @@ class Service:
             self._pool = pool
             self._use(model)
         except CaptionerError as problem:
-            self.failure = problem
+            self._failure = problem
             log.error("start failed", reason=str(problem))
         except Exception as problem:
-            self.failure = CaptionerError(f"{type(problem).__name__}: {problem}")
+            self._failure = CaptionerError(f"{type(problem).__name__}: {problem}")
             log.exception("start failed")
 
     def _load_checkpoint(self) -> LoadedModel:
@@ -212,7 +209,7 @@ class Service:
         keep_freed_memory()
         torch.set_num_threads(self.settings.threads_per_worker)
         folder = self.settings.checkpoint or newest_checkpoint(RUNS)
-        return load_model(find_checkpoint(folder), self.settings.device)
+        return load_model(folder, self.settings.device, self.settings.engine)
 
     def _use(self, model: LoadedModel) -> None:
         old, self._model = self._model, model

@@ -1,4 +1,4 @@
-"""What signals do to a serving process before its server is there.
+"""Signals to a serving process before its server runs.
 
 Loading torch takes seconds, and a process that is told to end meanwhile shall end well.
 """
@@ -7,7 +7,7 @@ import signal
 import sys
 
 
-def take_early_signals() -> None:
-    """Set what signals do until the server has its own handlers: end it well, or nothing."""
+def handle_signals_before_serving() -> None:
+    """End the process well on SIGTERM and ignore SIGHUP, until the server has its own handlers."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

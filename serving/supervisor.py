@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from serving.settings import Settings
-from serving.signals import take_early_signals
+from serving.signals import handle_signals_before_serving
 from serving.telemetry.metrics import FOLDER_VARIABLE
 from serving.telemetry.metrics_folder import MetricsFolder
 
@@ -175,7 +175,7 @@ def run_worker(
 
     A replacement takes no connections before its model is there, since the others can.
     """
-    take_early_signals()
+    handle_signals_before_serving()
     from serving.server import serve
 
     _folder = MetricsFolder(Path(os.environ[FOLDER_VARIABLE]))  # held until this process ends

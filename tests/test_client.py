@@ -21,17 +21,17 @@ from captioner.client import Answer, AsyncCaptionClient, CaptionClient, Patience
 from captioner.client.retries import Exchange
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
 
-_path = Path(__file__).parent / "serving" / "stand_in.py"
-_spec = importlib.util.spec_from_file_location("stand_in", _path)
-stand_in = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(stand_in)
+_path = Path(__file__).parent / "serving" / "fake_service.py"
+_spec = importlib.util.spec_from_file_location("fake_service", _path)
+fake_service = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_service)
 
 TEXT = "a dog runs through the grass"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
-    service = stand_in.StandIn()
+    service = fake_service.FakeService()
     yield service
     service.close()
 
@@ -83,7 +83,7 @@ def test_a_path_and_bytes_get_typed_captions(
     assert answer.caption == TEXT
     assert [caption.text for caption in answer.captions] == [TEXT, f"{TEXT} again"]
     best = answer.captions[0]
-    assert best.tokens == tuple(stand_in.TOKENS)
+    assert best.tokens == tuple(fake_service.TOKENS)
     assert (best.log_prob, best.probability) == (-2.5, 0.082085)
     assert best.attention is not None
     assert best.attention[1][0] == [0.0, 1.0, 0.0]
@@ -138,7 +138,7 @@ def test_a_wait_may_be_a_date_or_left_to_the_client() -> None:
     def wait(retry_after: str | None, *, times: int = 1) -> float:
         exchange = Exchange("dog.jpg", Patience())
         headers = {} if retry_after is None else {"Retry-After": retry_after}
-        told = stand_in.problem(429, "overloaded", "Busy", "")
+        told = fake_service.problem(429, "overloaded", "Busy", "")
         for _ in range(times):
             found = exchange.after(httpx.Response(429, headers=headers, json=told, request=request))
         assert isinstance(found, float)
@@ -219,7 +219,7 @@ def test_what_every_photograph_would_meet_ends_it_at_once(client: Both, service:
 def test_a_key_that_ends_on_the_way_does_not_lose_what_was_captioned(
     client: Both, service: Any
 ) -> None:
-    service.script.append((200, {}, stand_in.answer(1)))
+    service.script.append((200, {}, fake_service.answer(1)))
     service.refuse(401, "unauthorized", "No", "")
     outcomes = client.caption_many(service.url, [b"x"] * 3, concurrency=1, progress=False)
     assert texts(outcomes) == [TEXT, "ServiceError", TEXT]
@@ -242,7 +242,7 @@ def test_a_service_that_never_answers_is_left(client: Both) -> None:
 
 @pytest.mark.parametrize("losses", [1, 2])
 def test_a_connection_that_breaks_is_tried_once_more(client: Both, losses: int) -> None:
-    body = json.dumps(stand_in.answer(1)).encode()
+    body = json.dumps(fake_service.answer(1)).encode()
     answer = (
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
@@ -324,7 +324,7 @@ def test_the_command_prints_what_it_prints_without_a_service(
         f"{photographs[0]}\t{TEXT} again\t-3.500",
     ]
     assert main([*words[:2], *words[-2:], "--json"]) == 0
-    entry = stand_in.caption(0, stand_in.TOKENS, attention=False)
+    entry = fake_service.caption(0, fake_service.TOKENS, attention=False)
     assert json.loads(capsys.readouterr().out) == [
         {"image": str(photographs[0]), "captions": [entry]}
     ]
@@ -367,7 +367,7 @@ def test_the_command_ends_with_one_line_where_nothing_can_be_done(
 
 
 def test_who_wants_no_more_captions_waits_for_none(service: Any) -> None:
-    service.script.append((200, {}, stand_in.answer(1)))
+    service.script.append((200, {}, fake_service.answer(1)))
     for _ in range(8):
         service.refuse(429, "overloaded", "Busy", "", retry_after="30")
     started = time.monotonic()

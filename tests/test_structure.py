@@ -20,7 +20,10 @@ HEAVY = ("torch", "torchvision", "timm", "matplotlib", "tensorboard", "fastapi",
 FORBIDDEN = {
     "captioner": ("training", "serving", "fastapi", "starlette", "uvicorn"),
     "training": ("serving", "fastapi", "starlette", "uvicorn"),
-    "serving": ("training",),
+    "serving": ("training", "captioner.commands"),
+    "serving/middleware": ("serving.app", "serving.routes", "serving.service"),
+    "serving/batching.py": ("serving.routes", "serving.service", "starlette", "fastapi"),
+    "serving/images": ("serving.routes", "serving.service", "starlette", "fastapi"),
     "captioner/decoders": (
         "captioner.data",
         "captioner.encoder",

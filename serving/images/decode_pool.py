@@ -1,9 +1,9 @@
-"""Uploads are decoded in processes that can be killed, so that a hostile file costs one request.
+"""A pool of processes that decode uploads and can be killed: a hostile file costs one request.
 
 A fixed number of processes take uploads in the order they came. One that takes longer than its
 limit or crashes costs the upload it was at, and another takes its place; an upload whose process
-somebody else killed may try once more. A caller who leaves while an upload is being decoded leaves
-the process to finish it, which costs less than a new one; who leaves earlier costs nothing.
+somebody else killed may try once more. When a caller leaves while its upload is being decoded, the
+process finishes it, which costs less than a new process; an upload that still waits is dropped.
 """
 
 import asyncio
@@ -20,7 +20,9 @@ from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError, ToolError
 from serving.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 from serving.images.decode_process import DecodeProcess, ProcessLost
-from serving.images.upload_checks import SIZE_READERS, ImageHeader, ImageLimits, format_of
+from serving.images.formats import DECODABLE
+from serving.images.limits import ImageLimits
+from serving.images.upload_checks import ImageHeader, format_of
 
 START_SECONDS = 60.0  # to import Pillow, on a machine with better things to do
 UPLOADS_PER_PROCESS = 2000  # then a fresh one takes over, for what hostile bytes may have left
@@ -101,7 +103,7 @@ class DecodePool:
             )
         self._is_open = True
         for process in whole:
-            self._welcome(process)
+            self._add(process)
 
     async def close(self) -> None:
         """End the processes; who still waits gets `NotReady`."""
@@ -180,7 +182,7 @@ class DecodePool:
             _fail(upload, refused)
         except ProcessLost:
             self._on_killed()
-            await self._blame(process, upload)
+            await self._refuse_or_retry(process, upload)
             return
         except (ValueError, TypeError, KeyError):
             self._on_killed()
@@ -202,7 +204,7 @@ class DecodePool:
             process.kill()
         self._dispatch()
 
-    async def _blame(self, process: DecodeProcess, upload: _Upload) -> None:
+    async def _refuse_or_retry(self, process: DecodeProcess, upload: _Upload) -> None:
         """Refuse the upload that cost a process; once it may try another if it may be innocent."""
         if await process.end() and not upload.is_tried:
             upload.is_tried = True
@@ -211,15 +213,15 @@ class DecodePool:
         else:
             _fail(upload, ImageRejected("corrupt_image", COSTLY))
 
-    def _welcome(self, process: DecodeProcess) -> None:
+    def _add(self, process: DecodeProcess) -> None:
         self._processes.add(process)
         self._idle.append(process)
-        process.on_lost = self._lose
+        process.on_lost = self._on_lost
         if process.is_lost:
-            self._lose(process)
+            self._on_lost(process)
         self._dispatch()
 
-    def _lose(self, process: DecodeProcess) -> None:
+    def _on_lost(self, process: DecodeProcess) -> None:
         self._processes.discard(process)
         if process in self._idle:
             self._idle.remove(process)
@@ -239,7 +241,7 @@ class DecodePool:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                self._welcome(process)
+                self._add(process)
                 return
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -263,7 +265,7 @@ def _decoded(answer: dict[str, Any], pixels: bytearray) -> DecodedImage:
     width, height = map(_whole, answer["pixels"])
     header = ImageHeader(answer["format"], _whole(answer["width"]), _whole(answer["height"]))
     seconds = answer["seconds"]
-    if header.format not in SIZE_READERS or not isinstance(seconds, float):
+    if header.format not in DECODABLE or not isinstance(seconds, float):
         raise ValueError
     tensor = torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3)
     return DecodedImage(tensor.permute(2, 0, 1), header, seconds)

@@ -1,4 +1,4 @@
-"""One decode process as its parent sees it: started, asked, killed.
+"""A decode process as its parent sees it: started, asked, killed.
 
 What comes back from a process that has parsed hostile bytes is itself not trusted: lengths are
 bounded before anything is kept, the JSON may hold only what is expected, and texts only printable

@@ -18,22 +18,20 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
-from PIL import AvifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, WebPImagePlugin
 
 from captioner.data.images import decode_picture
 from captioner.encoder.preprocessing import Preprocessing
 from serving.errors import ImageRejected
-from serving.images.upload_checks import ImageHeader, ImageLimits, inspect
+from serving.images.limits import ImageLimits
+from serving.images.upload_checks import ImageHeader, limit_pillow, opened_picture
 
 FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112
 OPEN_FILES = 64
-DAMAGED = "the picture cannot be decoded; the file is damaged or incomplete"
-HUNGRY = "the picture needs more memory than its decoder is given; make it smaller first"
 _PDEATHSIG, _NO_NEW_PRIVILEGES = 1, 38  # linux/prctl.h
 _PLUGINS = (AvifImagePlugin, WebPImagePlugin)  # the only ones Pillow does not load by itself
 
@@ -48,6 +46,7 @@ def main() -> None:
         limits = ImageLimits(
             **{**options["limits"], "formats": tuple(options["limits"]["formats"])}
         )
+        limit_pillow(limits)
         _restrain(options["address_space_bytes"])
         _send(channel, {"ready": True}, b"")
         while (request := _receive(channel)) is not None:
@@ -83,30 +82,18 @@ def decode(
     Raises:
         ImageRejected: the upload is beyond a limit, no picture, or damaged.
     """
-    header = inspect(data, limits)
-    try:
-        with Image.open(BytesIO(data), formats=[header.format]) as image:
-            if image.size != (header.width, header.height):
-                raise ImageRejected("corrupt_image", DAMAGED)
-            picture = decode_picture(image, preprocessing.least_size)
-            with suppress(Exception):  # as in `decode_picture`: metadata may be damaged
-                if image.getexif().get(ORIENTATION) in TURNED:
-                    header = replace(header, width=header.height, height=header.width)
+    with opened_picture(data, limits) as (image, header):
+        picture = decode_picture(image, preprocessing.least_size)
+        with suppress(Exception):  # as in `decode_picture`: metadata may be damaged
+            if image.getexif().get(ORIENTATION) in TURNED:
+                header = replace(header, width=header.height, height=header.width)
         resized = preprocessing.resized(picture)
         return header, resized.size, resized.tobytes()
-    except ImageRejected:
-        raise
-    except MemoryError:
-        raise ImageRejected("image_too_large", HUNGRY) from None
-    except Exception:  # Pillow's decoders raise nearly anything for damaged files
-        raise ImageRejected("corrupt_image", DAMAGED) from None
 
 
 def _restrain(address_space_bytes: int) -> None:
     """Take from this process whatever decoding does not need."""
     warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = None  # `inspect` has a lower limit
-    PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK * 4
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.preinit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,67 +1,31 @@
-"""What is known of an upload before anything decodes it: its format, its size, what it would cost.
+"""Checks of an upload before its pixels are decoded: format, size, number of scans.
 
-The bytes alone decide, never a name or a stated type. What is too large, has too many scans or
-carries too much besides the picture is refused here, in time that grows with the bytes and not
-with what they promise: a progressive JPEG of 38 kB can cost a decoder a minute (libjpeg-turbo
-issue 284), and neither libjpeg nor Pillow has a limit for that.
+The bytes alone decide, never a name or a stated type. Pillow reads the size lazily; for JPEG the
+markers are walked before. Whatever else a file may cost a decoder, the kernel limits it in the
+process that does this (`decode_worker.py`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 
-from captioner.errors import OptionError
+from PIL import Image, PngImagePlugin
+
 from serving.errors import ImageRejected
-from serving.images.container_headers import avif_size, bmp_size, gif_size, png_size, webp_size
-from serving.images.header_budget import Budget
-from serving.images.jpeg_header import jpeg_size
-
-SIZE_READERS: dict[str, Callable[[bytes, Budget], tuple[int, int]]] = {
-    "JPEG": jpeg_size,
-    "PNG": png_size,
-    "WEBP": webp_size,
-    "GIF": gif_size,
-    "BMP": bmp_size,
-    "AVIF": avif_size,
-}
-AVIF_BRANDS = (b"avif", b"avis")
+from serving.images.formats import recognised, remedy
+from serving.images.jpeg_scans import check_scans
+from serving.images.limits import ImageLimits, corrupt, too_large
 
 
 @dataclass(frozen=True)
 class ImageHeader:
     """What an upload says about its picture."""
 
-    format: str  # a key of SIZE_READERS
+    format: str  # one of formats.DECODABLE
     width: int  # pixels
     height: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageLimits:
-    """What is accepted.
-
-    Raises:
-        OptionError: a format is unknown, or a limit allows nothing.
-    """
-
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-    pixels: int = 50_000_000  # a telephone of 48 megapixels passes
-    side: int = 20_000
-    scans: int = 64  # of a JPEG; encoders write at most 11
-    scan_pixels: int = 600_000_000  # scans times pixels
-    text_bytes: int = 1 << 20  # comments, texts and XMP, as stored
-    chunks: int = 20_000  # parts of a file that are walked over
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.formats) - set(SIZE_READERS))
-        if unknown or not self.formats:
-            raise OptionError(
-                f"formats is {', '.join(map(repr, unknown)) or 'empty'}; choose from "
-                f"{', '.join(SIZE_READERS)}"
-            )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "formats" and value < 1:
-                raise OptionError(f"{field.name} is {value}; it must be at least 1")
 
 
 def format_of(data: bytes, limits: ImageLimits) -> str:
@@ -72,17 +36,26 @@ def format_of(data: bytes, limits: ImageLimits) -> str:
     """
     if not data:
         raise ImageRejected("corrupt_image", "the image is empty; send the bytes of a picture")
-    name = _signature(data[:64])
+    name = recognised(data)
     if name in limits.formats:
         return name
-    met = "not an image of a known format" if name is None else f"{name}, which is not accepted"
-    raise ImageRejected(
-        "unsupported_format", f"the upload is {met}; send {', '.join(limits.formats)}"
-    )
+    accepted = f"{', '.join(limits.formats)} are"
+    if name is None:
+        detail = f"the upload is not an image of a known format; {accepted} accepted"
+    else:
+        detail = f"the upload is {name}, which is not accepted; {remedy(name)} ({accepted})"
+    raise ImageRejected("unsupported_format", detail)
 
 
-def inspect(data: bytes, limits: ImageLimits) -> ImageHeader:
-    """Return the header of an upload within the limits; linear time, nothing is decoded.
+def limit_pillow(limits: ImageLimits) -> None:
+    """Set Pillow's own limits for this process."""
+    Image.MAX_IMAGE_PIXELS = limits.pixels
+    PngImagePlugin.MAX_TEXT_MEMORY = limits.text_bytes
+
+
+@contextmanager
+def opened_picture(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Image, ImageHeader]]:
+    """Open a picture, which is not decoded yet, and refuse it for whatever fails inside.
 
     Width and height are as stored, before the camera's orientation is applied.
 
@@ -90,32 +63,24 @@ def inspect(data: bytes, limits: ImageLimits) -> ImageHeader:
         ImageRejected: corrupt_image, unsupported_format or image_too_large.
     """
     name = format_of(data, limits)
-    budget = Budget(
-        pixels=limits.pixels,
-        side=limits.side,
-        scans=limits.scans,
-        scan_pixels=limits.scan_pixels,
-        text_bytes=limits.text_bytes,
-        chunks=limits.chunks,
-    )
-    width, height = SIZE_READERS[name](data, budget)
-    return ImageHeader(name, width, height)
-
-
-def _signature(start: bytes) -> str | None:
-    if start.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        return "WEBP"
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if start.startswith(b"BM"):
-        return "BMP"
-    if start[4:8] == b"ftyp":
-        size = min(int.from_bytes(start[:4], "big"), len(start))
-        brands = [start[8:12], *(start[at : at + 4] for at in range(16, size - 3, 4))]
-        if any(brand in AVIF_BRANDS for brand in brands):
-            return "AVIF"
-    return None
+    if name == "JPEG":
+        check_scans(data, limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(BytesIO(data), formats=[name])
+        with opened as image:
+            limits.check_size(*image.size)
+            yield image, ImageHeader(name, *image.size)
+    except ImageRejected:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large(f"the picture has more than {limits.pixels:,} pixels") from None
+    except MemoryError:
+        raise too_large("the picture needs more memory than its decoder is given") from None
+    except Exception as problem:  # Pillow's decoders raise nearly anything for damaged files
+        if "MAX_TEXT" in str(problem):  # the limit that Pillow names
+            raise too_large(
+                f"the file holds more than {limits.text_bytes:,} bytes of text"
+            ) from None
+        raise corrupt("the picture cannot be decoded") from None

@@ -1,64 +1,75 @@
-"""Who may come in: the keys and the rate limit, both decided by a request's header alone.
+"""Access control: keys and the rate limit, both decided by a request's header alone.
 
-Health, version, metrics, the page and the documents are open to everybody; whatever costs work or
-tells about the model's users is not.
+Only paths whose routes declare themselves open are let through; every other one, also an unknown
+one, needs a key where the service has keys, and counts for the rate.
 """
 
 import ipaddress
 import math
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from limits import parse_many
 from limits.storage import MemoryStorage, MovingWindowSupport
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.access import Access, declared_access
 from serving.api_keys import KeyHash, matching_key
 from serving.middleware.shared_rates import SharedHits
 from serving.problems import Problem
 from serving.settings import Settings
-from serving.telemetry.metrics import FOLDER_VARIABLE
-
-GUARDED = {
-    "/caption": "POST",
-    "/captions": "POST",
-    "/model/predict": "POST",
-    "/v1/chat/completions": "POST",
-    "/v1/models": "GET",
-    "/admin/reload": "POST",
-}
-ADMIN = "/admin/"
 
 
-class Gate:
-    """ASGI middleware that raises `unauthorized` or `rate_limited`."""
+class AccessControl:
+    """ASGI middleware that raises `unauthorized` or `rate_limited`.
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    The rate is the same for all workers that share `shared_folder`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        routes: Sequence[BaseRoute],
+        shared_folder: Path | None,
+    ) -> None:
         self.app = app
         self.keys = settings.api_keys
         self.admin_keys = settings.admin_keys or settings.api_keys
         self.rates = parse_many(settings.rate_limit) if settings.rate_limit else []
-        self.hits = _hits()
+        self.hits: MovingWindowSupport = (
+            MemoryStorage() if shared_folder is None else SharedHits(shared_folder)
+        )
+        self.access: dict[str, Access] = {}
+        for route in routes:
+            path, kind = getattr(route, "path", ""), declared_access(route) or Access.KEY
+            # A path may have a route for each method; the path is as closed as the most closed.
+            if self.access.setdefault(path, kind) is Access.OPEN:
+                self.access[path] = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and is_guarded(scope["path"], scope["method"]):
-            key = self._checked_key(scope["path"], Headers(scope=scope))
-            if self.rates:
+        if scope["type"] == "http":
+            access = self.access.get(scope["path"], Access.KEY)
+            if access is not Access.OPEN:
+                key = self._checked_key(access, Headers(scope=scope))
                 self._count(key.hex() if key else _network(scope))
         await self.app(scope, receive, send)
 
-    def _checked_key(self, path: str, headers: Headers) -> KeyHash | None:
-        allowed = self.admin_keys if path.startswith(ADMIN) else self.keys
-        if not allowed and not path.startswith(ADMIN):
+    def _checked_key(self, access: Access, headers: Headers) -> KeyHash | None:
+        is_admin = access is Access.ADMIN
+        allowed = self.admin_keys if is_admin else self.keys
+        if not allowed and not is_admin:
             return None
         key = matching_key(headers, allowed)
         if key is None:
             detail = (
-                "the service has no key for this; set CAPTIONER_ADMIN_KEYS where it runs"
-                if not allowed
-                else "the request carries no valid key; send Authorization: Bearer KEY"
+                "the request carries no valid key; send Authorization: Bearer KEY"
+                if allowed
+                else "the service has no key for this; set CAPTIONER_ADMIN_KEYS where it runs"
             )
             raise Problem("unauthorized", detail, closes_connection=True)
         return key
@@ -74,17 +85,6 @@ class Gate:
                     f"this client has sent more than {rate}; wait",
                     retry_after_seconds=max(1, math.ceil(seconds)),
                 )
-
-
-def is_guarded(path: str, method: str) -> bool:
-    """Return whether a request needs a key, where there are keys, and counts for the rate."""
-    return GUARDED.get(path) == method
-
-
-def _hits() -> MovingWindowSupport:
-    """Return where hits are counted: with other workers, or in this process's memory."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return MemoryStorage() if folder is None else SharedHits(Path(folder))
 
 
 def _network(scope: Scope) -> str:

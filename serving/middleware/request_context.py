@@ -1,8 +1,7 @@
-"""What every request gets, whatever becomes of it: an id, an answer, a line in the log, metrics.
+"""The context of every request: an id, security headers, a line in the log, metrics.
 
-The outermost part of the application, in pure ASGI. All failures end here: what is raised inside
-becomes the answer that `problems.py` lists, and what nobody foresaw becomes `internal_error`, with
-the traceback in the log and nowhere else.
+The outermost part of the application, in pure ASGI: whatever becomes of a request inside, it is
+counted and logged once, here.
 """
 
 import re
@@ -14,13 +13,11 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from captioner.errors import CaptionerError
-from serving.problems import Problem, problem_of, response_to
-from serving.routes.uploads import ClientGone
+from serving.errors import ClientGone
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import note
 
-HUNG_UP = 499  # nginx's status for a client that left; it is counted and never sent
+CLIENT_GONE = 499  # nginx's status for a client that left; it is counted and never sent
 SHOWN_PATH = 200  # characters
 ROUTES_NOT_FOUND = "none"
 SECURITY_HEADERS = {
@@ -37,7 +34,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 log = structlog.get_logger("serving.request")
 
 
-class Envelope:
+class RequestContext:
     """ASGI middleware around everything else."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -66,7 +63,7 @@ class Envelope:
         }
         status = 0
 
-        async def send_in_envelope(message: Message) -> None:
+        async def send_completed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -76,39 +73,12 @@ class Envelope:
             await send(message)
 
         try:
-            problem = await self._run(inner, receive, send_in_envelope, lambda: status != 0)
-            if problem is not None:
-                notes["code"], notes["detail"] = problem.code, problem.detail
-                response = response_to(problem, scope["path"], request_id)
-                await response(inner, receive, send_in_envelope)
+            await self.app(inner, receive, send_completed)
         except ClientGone:
-            status = HUNG_UP
+            status = CLIENT_GONE
             self.metrics.cancelled_requests.inc()
         finally:
             self._record(inner, status, time.perf_counter() - started, notes, headers)
-
-    async def _run(
-        self, scope: Scope, receive: Receive, send: Send, has_begun: Any
-    ) -> Problem | None:
-        """Return the problem that the request has, or None when it was answered."""
-        try:
-            await self.app(scope, receive, send)
-        except Problem as found:
-            problem = found
-        except ClientGone:
-            raise
-        except CaptionerError as error:
-            problem = problem_of(error)
-            if problem.code == "internal_error":
-                log.exception("failed", request_id=scope["state"]["request_id"])
-        except Exception:
-            log.exception("failed", request_id=scope["state"]["request_id"])
-            if has_begun():  # too late for an answer; the server closes the connection
-                raise
-            problem = Problem("internal_error", "the service failed; its log has the cause")
-        else:
-            return None
-        return problem
 
     def _record(
         self, scope: Scope, status: int, seconds: float, notes: dict[str, Any], headers: Headers
@@ -116,7 +86,7 @@ class Envelope:
         method, route = scope["method"], _route(scope)
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.request_seconds.labels(method, route).observe(seconds)
-        if status >= 400 and status != HUNG_UP and "code" in notes:
+        if status >= 400 and status != CLIENT_GONE and "code" in notes:
             self.metrics.rejected.labels(notes["code"]).inc()
         client = scope.get("client")
         log.info(

@@ -1,13 +1,14 @@
-"""`POST /admin/reload`: a new checkpoint without a restart. It always needs a key."""
+"""Administration: `POST /admin/reload` takes a new checkpoint without a restart."""
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from serving.access import Access, access
 from serving.routes.captions import service_of
-from serving.routes.openapi_responses import problems
+from serving.routes.openapi_responses import problems, route_name
 from serving.routes.response_models import ModelEntry
 
-router = APIRouter(prefix="/admin", tags=["administration"])
+router = APIRouter(prefix="/admin", tags=["administration"], generate_unique_id_function=route_name)
 
 
 class Reloaded(BaseModel):
@@ -22,6 +23,7 @@ class Reloaded(BaseModel):
     summary="Load the checkpoint again",
     responses=problems("unauthorized", "rate_limited", "reload_failed", "not_ready"),
 )
+@access(Access.ADMIN)
 async def reload(request: Request) -> Reloaded:
     """Read the checkpoint's folder anew and swap models between two batches.
 
@@ -30,8 +32,7 @@ async def reload(request: Request) -> Reloaded:
     """
     service = service_of(request)
     old = service.model
-    new = await service.reload()
-    service.reload_elsewhere()
+    new = await service.reload(everywhere=True)
     return Reloaded(
         model=ModelEntry(name=new.name, hash=new.hash),
         before=ModelEntry(name=old.name, hash=old.hash),

@@ -1,13 +1,15 @@
-"""The routes of our own: `POST /caption` for one image and `POST /captions` for several.
+"""Captions: `POST /caption` for one image, `POST /captions` for several.
 
-A request that has no chance is refused before its body is read; one whose body is there gets its
-place in the queue, is decoded in another process, waits for its batch, and is dropped at whatever
-stage it is in when its client hangs up.
+A request that has no chance is refused before its body is read. Otherwise the body is read
+(`receive_upload`), the request gets its place in the queue, its image is decoded in another process
+and waits for its batch (`caption_image`; `batching.py` goes on from there). It is dropped at
+whatever stage it is in when its client hangs up.
 """
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import structlog
@@ -15,9 +17,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError
+from captioner.search_config import SearchConfig
+from serving.access import Access, access
 from serving.batching import Ticket
-from serving.errors import DeadlineExceeded
-from serving.model import CaptionOptions
+from serving.errors import ClientGone, DeadlineExceeded
 from serving.problems import Problem, problem_of
 from serving.routes.openapi_responses import (
     BINARY,
@@ -26,6 +29,7 @@ from serving.routes.openapi_responses import (
     IMAGE_CODES,
     IMAGE_ENCODING,
     problems,
+    route_name,
 )
 from serving.routes.request_options import (
     BOOLEANS,
@@ -34,16 +38,16 @@ from serving.routes.request_options import (
     options_of,
     timeout_of,
 )
-from serving.routes.response_models import BatchAnswer, CaptionAnswer, caption_answer
-from serving.routes.uploads import ClientGone, Upload, read_upload
-from serving.service import Captioned, Service
-from serving.telemetry.tracing import stage
+from serving.routes.response_models import BatchAnswer, CaptionAnswer, Captioned, caption_answer
+from serving.routes.uploads import Upload, read_upload
+from serving.service import Service
+from serving.telemetry.tracing import note, stage
 
 MOST_IMAGES = 16
 Result = TypeVar("Result")
 
 log = structlog.get_logger("serving.captions")
-router = APIRouter(tags=["captions"])
+router = APIRouter(tags=["captions"], generate_unique_id_function=route_name)
 
 Options = Annotated[OptionFields, Query()]
 _JSON_OPTIONS = OptionFields.model_json_schema()["properties"]
@@ -106,6 +110,7 @@ SEVERAL_IMAGES = {
     responses=problems(*IMAGE_CODES, *COMMON_CODES),
     openapi_extra={"requestBody": ONE_IMAGE},
 )
+@access(Access.KEY)
 async def caption(request: Request, query: Options) -> JSONResponse:
     """Send the image as the field `image` (or `file`) of a form, as the body itself, or as JSON.
 
@@ -115,15 +120,13 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     """
     service = service_of(request)
     deadline = deadline_of(request)
-    upload = await received(request, deadline)
-    options = options_of(query, upload, longest_caption=service.settings.longest_caption)
-    with service.admit(deadline) as ticket:
-        captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
-    note(request, captioned)
+    upload = await receive_upload(request, deadline)
+    config, attention = options_of(query, upload, longest_caption=service.settings.longest_caption)
+    captioned = await caption_upload(request, deadline, upload.images[0], config)
     return JSONResponse(
         caption_answer(
             captioned,
-            attention=options.attention,
+            attention=attention,
             total_seconds=time.perf_counter() - request.state.started,
             request_id=request.state.request_id,
         )
@@ -137,18 +140,19 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     responses=problems("missing_file", "unsupported_format", *COMMON_CODES),
     openapi_extra={"requestBody": SEVERAL_IMAGES},
 )
+@access(Access.KEY)
 async def captions(request: Request, query: Options) -> JSONResponse:
     """Send up to 16 images in one form, all in fields `image`; each gets a result or an error."""
     service = service_of(request)
     deadline = deadline_of(request)
-    upload = await received(request, deadline, most_images=MOST_IMAGES)
-    options = options_of(query, upload, longest_caption=service.settings.longest_caption)
+    upload = await receive_upload(request, deadline, most_images=MOST_IMAGES)
+    config, attention = options_of(query, upload, longest_caption=service.settings.longest_caption)
     with service.admit(deadline, images=len(upload.images)) as ticket:
         work = [
-            _entry(request, index, ticket, data, options)
+            _entry(request, ticket, index, data, config, attention=attention)
             for index, data in enumerate(upload.images)
         ]
-        results = await unless_gone(request, _together(work))
+        results = await unless_disconnected(request, _together(work))
     request.state.notes["images"] = len(results)
     return JSONResponse({"results": results, "request_id": request.state.request_id})
 
@@ -158,25 +162,83 @@ async def _together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 
 async def _entry(
-    request: Request, index: int, ticket: Ticket, data: bytes, options: CaptionOptions
+    request: Request,
+    ticket: Ticket,
+    index: int,
+    data: bytes,
+    config: SearchConfig,
+    *,
+    attention: bool,
 ) -> dict[str, Any]:
+    """Return the result or the error of one image of several."""
     request_id = request.state.request_id
     try:
         if not data:
             raise Problem("missing_file", "this field of the form is empty")
-        captioned = await service_of(request).caption(ticket, data, options)
+        captioned = await caption_image(service_of(request), ticket, data, config)
     except (Problem, CaptionerError) as error:
         problem = error if isinstance(error, Problem) else problem_of(error)
         if problem.code == "internal_error":
             log.exception("failed", request_id=request_id)
-        return {"index": index, "error": problem.body(request_id)}
+        return {"index": index, "error": problem.body(request_id, request.url.path)}
     answer = caption_answer(
         captioned,
-        attention=options.attention,
+        attention=attention,
         total_seconds=time.perf_counter() - request.state.started,
         request_id=request_id,
     )
     return {"index": index, **answer}
+
+
+async def caption_upload(
+    request: Request, deadline: float, data: bytes, config: SearchConfig
+) -> Captioned:
+    """Return the captions of a request's one image; raise as `Service.admit` and `caption_image`.
+
+    Raises:
+        ClientGone: the client hung up.
+    """
+    service = service_of(request)
+    with service.admit(deadline) as ticket:
+        work = caption_image(service, ticket, data, config)
+        captioned = await unless_disconnected(request, work)
+    outcome, header = captioned.outcome, captioned.image.header
+    request.state.notes.update(
+        image=f"{header.format} {header.width}x{header.height}",
+        batch=outcome.batch_size,
+        queue_ms=round(outcome.queue_seconds * 1000, 2),
+        decode_ms=round(captioned.image.seconds * 1000, 2),
+        model=outcome.model.hash[:12],
+    )
+    return captioned
+
+
+async def caption_image(
+    service: Service, ticket: Ticket, data: bytes, config: SearchConfig
+) -> Captioned:
+    """Return the captions of one image in a file's bytes.
+
+    Raises:
+        ImageRejected: it is no image that may be decoded.
+        DeadlineExceeded: there was not enough time.
+    """
+    metrics = service.metrics
+    metrics.upload_bytes.observe(len(data))
+    preprocessing = ticket.model.captioner.preprocessing
+    with stage("decode"):
+        image = await service.pool.decode(
+            data, preprocessing=preprocessing, deadline=ticket.deadline
+        )
+    metrics.stage("decode", image.seconds)
+    with stage("model"):
+        outcome = await service.batcher.submit(ticket, image.pixels, config)
+        note(
+            batch_size=outcome.batch_size,
+            queue_seconds=outcome.queue_seconds,
+            encode_seconds=outcome.encode_seconds,
+            search_seconds=outcome.search_seconds,
+        )
+    return Captioned(image, outcome)
 
 
 def service_of(request: Request) -> Service:
@@ -192,41 +254,36 @@ def deadline_of(request: Request) -> float:
     return asyncio.get_running_loop().time() + seconds - passed
 
 
-async def received(
+async def receive_upload(
     request: Request, deadline: float, *, most_images: int = 1, ignores_fields: bool = False
 ) -> Upload:
     """Return what the body holds, which must arrive before the deadline.
 
     It is not read where the request would be refused for want of room.
     """
-    service_of(request).check_room(deadline)
-    async with before(deadline):
+    service = service_of(request)
+    service.check_room(deadline)
+    async with received_before(deadline):
         started = time.perf_counter()
         with stage("receive"):
             upload = await read_upload(
                 request, most_images=most_images, ignores_fields=ignores_fields
             )
-    service_of(request).metrics.stage("receive", time.perf_counter() - started)
+    service.metrics.stage("receive", time.perf_counter() - started)
     return upload
 
 
-class before:  # noqa: N801 - reads as a statement: `async with before(deadline)`
+@asynccontextmanager
+async def received_before(deadline: float) -> AsyncIterator[None]:
     """A context that ends with `DeadlineExceeded` at `deadline`."""
-
-    def __init__(self, deadline: float) -> None:
-        self._timeout = asyncio.timeout_at(deadline)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, kind: Any, problem: Any, trace: Any) -> None:
-        try:
-            await self._timeout.__aexit__(kind, problem, trace)
-        except TimeoutError:
-            raise DeadlineExceeded("the body had not arrived when the time was over") from None
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the body had not arrived when the time was over") from None
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Return the result of `work`, which is cancelled as soon as the client hangs up.
 
     Raises:
@@ -248,15 +305,3 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
 async def _wait_until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def note(request: Request, captioned: Captioned) -> None:
-    """Add to the request's line in the log what its image was and where its time went."""
-    outcome, header = captioned.outcome, captioned.image.header
-    request.state.notes.update(
-        image=f"{header.format} {header.width}x{header.height}",
-        batch=outcome.batch_size,
-        queue_ms=round(outcome.queue_seconds * 1000, 2),
-        decode_ms=round(captioned.image.seconds * 1000, 2),
-        model=outcome.model.hash[:12],
-    )

@@ -10,18 +10,20 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from serving.model import CaptionOptions
-from serving.routes.captions import deadline_of, note, received, service_of, unless_gone
+from captioner.search_config import SearchConfig
+from serving.access import Access, access
+from serving.routes.captions import caption_upload, deadline_of, receive_upload, service_of
 from serving.routes.openapi_responses import (
     BINARY,
     COMMON_CODES,
     IMAGE_CODES,
     IMAGE_ENCODING,
     max_problems,
+    route_name,
 )
 
 PREDICTIONS = 3  # as the original gives
-router = APIRouter(prefix="/model", tags=["IBM MAX"])
+router = APIRouter(prefix="/model", tags=["IBM MAX"], generate_unique_id_function=route_name)
 
 
 class Prediction(BaseModel):
@@ -71,15 +73,13 @@ class Metadata(BaseModel):
         }
     },
 )
+@access(Access.KEY)
 async def predict(request: Request) -> JSONResponse:
     """Send the image as the field `image` of a form; the three best captions come back."""
-    service = service_of(request)
     deadline = deadline_of(request)
-    options = CaptionOptions(beam_size=PREDICTIONS, num_captions=PREDICTIONS)
-    upload = await received(request, deadline, ignores_fields=True)
-    with service.admit(deadline) as ticket:
-        captioned = await unless_gone(request, service.caption(ticket, upload.images[0], options))
-    note(request, captioned)
+    upload = await receive_upload(request, deadline, ignores_fields=True)
+    config = SearchConfig.for_captions(PREDICTIONS)
+    captioned = await caption_upload(request, deadline, upload.images[0], config)
     found = [
         {"index": str(index), "caption": caption.text, "probability": caption.probability}
         for index, caption in enumerate(captioned.outcome.captions)
@@ -92,6 +92,7 @@ async def predict(request: Request) -> JSONResponse:
     summary="What the model is, as IBM MAX says it",
     responses=max_problems("not_ready"),
 )
+@access(Access.OPEN)
 async def model_metadata(request: Request) -> Metadata:
     model = service_of(request).model
     values: dict[str, Any] = {

@@ -14,20 +14,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from captioner.captioner import Caption
-from captioner.search_config import SearchConfig
-from serving.model import CaptionOptions
+from captioner.search_config import MAX_BEAM_SIZE, SearchConfig
+from serving.access import Access, access
+from serving.model import LoadedModel
 from serving.problems import Problem
-from serving.routes.captions import before, deadline_of, note, service_of, unless_gone
+from serving.routes.captions import caption_upload, deadline_of, received_before, service_of
 from serving.routes.openapi_responses import (
     COMMON_CODES,
     EXAMPLE_IMAGE,
     IMAGE_CODES,
     openai_problems,
+    route_name,
 )
-from serving.routes.request_options import MOST_BEAMS, WHOLE, invalid
+from serving.routes.request_options import WHOLE, invalid
 from serving.routes.uploads import image_from_text, read_json
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], generate_unique_id_function=route_name)
 
 
 class ImageUrl(BaseModel):
@@ -53,6 +55,14 @@ class ChatMessage(BaseModel):
     content: list[Part] | str | None = None
 
 
+class StreamOptions(BaseModel):
+    """What a streamed answer is to hold besides the captions."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = False
+
+
 class ChatRequest(BaseModel):
     """What of OpenAI's request is read; the rest may be there."""
 
@@ -60,10 +70,11 @@ class ChatRequest(BaseModel):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=200)]
     model: str = ""
-    n: Annotated[int, Field(ge=1, le=MOST_BEAMS), WHOLE] | None = 1
+    n: Annotated[int, Field(ge=1, le=MAX_BEAM_SIZE), WHOLE] | None = 1
     max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
 
 
 class ChatAnswer(BaseModel):
@@ -116,40 +127,39 @@ STREAMED = {  # an event of the answer to a request with `stream`
         }
     },
 )
+@access(Access.KEY)
 async def chat_completions(request: Request) -> Response:
     """Send a conversation with an `image_url` that is a `data:` URL; the caption is the answer."""
     service = service_of(request)
     deadline = deadline_of(request)
     service.check_room(deadline)
-    async with before(deadline):
+    async with received_before(deadline):
         value = await read_json(request)
     chat = _read_chat(value)
     data = _last_image(chat)
-    options = _options(chat, service.settings.longest_caption)
-    with service.admit(deadline) as ticket:
-        captioned = await unless_gone(request, service.caption(ticket, data, options))
-    note(request, captioned)
-    outcome = captioned.outcome
+    config = _search_config(chat, service.settings.longest_caption)
+    outcome = (await caption_upload(request, deadline, data, config)).outcome
     head = {
         "id": f"chatcmpl-{request.state.request_id}",
         "created": int(time.time()),
         "model": outcome.model.name,
         "system_fingerprint": outcome.model.hash[:12],
     }
-    if chat.stream:
-        events = "".join(_events(head, outcome.captions, options.max_length))
-        return Response(events, media_type="text/event-stream")
     tokens = sum(len(caption.tokens) for caption in outcome.captions)
+    usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
+    if chat.stream:
+        has_usage = chat.stream_options is not None and chat.stream_options.include_usage
+        events = _events(head, outcome.captions, config.max_length, usage if has_usage else None)
+        return Response("".join(events), media_type="text/event-stream")
     choices = [
         {
             "index": index,
             "message": {"role": "assistant", "content": caption.text, "refusal": None},
-            "finish_reason": _finish_reason(caption, options.max_length),
+            "finish_reason": _finish_reason(caption, config.max_length),
             "logprobs": None,
         }
         for index, caption in enumerate(outcome.captions)
     ]
-    usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
     return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": usage})
 
 
@@ -174,12 +184,32 @@ class ModelList(BaseModel):
     summary="The model there is, as OpenAI lists it",
     responses=openai_problems("unauthorized", "rate_limited", "not_ready"),
 )
+@access(Access.KEY)
 async def models(request: Request) -> ModelList:
-    model = service_of(request).model
-    card = ModelCard(
+    return ModelList(object="list", data=[_card(service_of(request).model)])
+
+
+@router.get(
+    "/models/{model}",
+    summary="One model, as OpenAI describes it",
+    responses=openai_problems("unauthorized", "not_found", "rate_limited", "not_ready"),
+)
+@access(Access.KEY)
+async def model(request: Request, model: str) -> ModelCard:
+    served = service_of(request).model
+    if model != served.name:
+        raise Problem(
+            "not_found",
+            f"there is no model {model[:80]!r}; the one that is served is {served.name!r}",
+            members={"parameter": "model"},
+        )
+    return _card(served)
+
+
+def _card(model: LoadedModel) -> ModelCard:
+    return ModelCard(
         id=model.name, object="model", created=int(model.loaded_at), owned_by="captioner"
     )
-    return ModelList(object="list", data=[card])
 
 
 def _read_chat(value: dict[str, Any]) -> ChatRequest:
@@ -203,13 +233,10 @@ def _last_image(chat: ChatRequest) -> bytes:
     )
 
 
-def _options(chat: ChatRequest, longest_caption: int) -> CaptionOptions:
-    number = chat.n or 1
+def _search_config(chat: ChatRequest, longest_caption: int) -> SearchConfig:
     longest = chat.max_completion_tokens or chat.max_tokens or SearchConfig.max_length
-    return CaptionOptions(
-        beam_size=max(number, SearchConfig.beam_size),
-        num_captions=number,
-        max_length=min(longest, longest_caption, SearchConfig.max_length),
+    return SearchConfig.for_captions(
+        chat.n or 1, max_length=min(longest, longest_caption, SearchConfig.max_length)
     )
 
 
@@ -217,12 +244,21 @@ def _finish_reason(caption: Caption, max_length: int) -> str:
     return "length" if len(caption.tokens) >= max_length else "stop"
 
 
-def _events(head: dict[str, Any], captions: list[Caption], max_length: int) -> Iterator[str]:
-    """Yield the answer as server-sent events, a caption at a time: the search has ended."""
+def _events(
+    head: dict[str, Any], captions: list[Caption], max_length: int, usage: dict[str, int] | None
+) -> Iterator[str]:
+    """Yield the answer as server-sent events, a caption at a time: the search has ended.
+
+    With `usage` a last chunk has it and no choices, and all others have the member without a value.
+    """
+    head = {**head, "object": "chat.completion.chunk"}
+    if usage is not None:
+        head["usage"] = None
     for index, caption in enumerate(captions):
         delta = {"role": "assistant", "content": caption.text}
         for part, reason in ((delta, None), ({}, _finish_reason(caption, max_length))):
             choice = {"index": index, "delta": part, "finish_reason": reason, "logprobs": None}
-            chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
-            yield f"data: {json.dumps(chunk)}\n\n"
+            yield f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
+    if usage is not None:
+        yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
     yield "data: [DONE]\n\n"

@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, what it is, and what it has counted.
+"""Health, version, metadata and metrics, all open to everybody.
 
 Live means that the event loop turns; ready, that a caption would be accepted. The paths of KServe's
 open inference protocol are aliases, since clusters ask there.
@@ -11,13 +11,14 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from captioner import __version__
+from serving.access import Access, access
 from serving.errors import NotReady
 from serving.routes.captions import service_of
-from serving.routes.openapi_responses import problems
+from serving.routes.openapi_responses import problems, route_name
 from serving.routes.request_options import OptionFields
 from serving.telemetry.metrics import CONTENT_TYPE
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], generate_unique_id_function=route_name)
 
 
 class Live(BaseModel):
@@ -57,6 +58,7 @@ class ServiceMetadata(BaseModel):
 @router.get("/health/live", summary="Whether the process answers")
 @router.get("/health", include_in_schema=False)
 @router.get("/v2/health/live", include_in_schema=False)
+@access(Access.OPEN)
 async def live() -> Live:
     return Live(status="live", live=True)
 
@@ -66,6 +68,7 @@ async def live() -> Live:
 )
 @router.get("/ready", include_in_schema=False)
 @router.get("/v2/health/ready", include_in_schema=False)
+@access(Access.OPEN)
 async def ready(request: Request) -> Ready:
     reason = service_of(request).why_not_ready()
     if reason is not None:
@@ -74,6 +77,7 @@ async def ready(request: Request) -> Ready:
 
 
 @router.get("/version", summary="Which version this is")
+@access(Access.OPEN)
 async def version() -> Version:
     return Version(name="captioner", version=__version__)
 
@@ -83,6 +87,7 @@ async def version() -> Version:
     summary="The model, the limits and the options",
     responses=problems("not_ready"),
 )
+@access(Access.OPEN)
 async def metadata(request: Request) -> ServiceMetadata:
     service = service_of(request)
     model, settings = service.model, service.settings
@@ -114,6 +119,7 @@ async def metadata(request: Request) -> ServiceMetadata:
     response_class=PlainTextResponse,
     responses={200: {"content": {"text/plain": {"example": "caption_queue_depth 0.0\n"}}}},
 )
+@access(Access.OPEN)
 async def metrics(request: Request) -> PlainTextResponse:
     text = service_of(request).metrics.text()
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

@@ -1,8 +1,8 @@
-"""The parts of a multipart/form-data body, read as it streams in, into memory that is bounded.
+"""Parts of a multipart/form-data body, read as it streams in, into memory that is bounded.
 
-Starlette's parser would spool files to the disk and offers no limit on their number per route
-(fastapi/fastapi #362). This one drives python-multipart itself: a few parts, small fields, and
-images no larger than the body may be.
+Starlette's `request.form()` would write files above 1 MiB to the disk and keep text fields of up to
+1 MiB each. This one drives python-multipart itself: a few parts, small fields, and images no larger
+than the body may be.
 """
 
 from dataclasses import dataclass, field

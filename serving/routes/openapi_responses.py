@@ -1,7 +1,10 @@
-"""How `/openapi.json` describes failures: for each route the statuses, and an example per code."""
+"""Failures in `/openapi.json`: for each route the statuses, and an example per code."""
 
+import json
 from collections.abc import Callable
 from typing import Any
+
+from fastapi.routing import APIRoute
 
 from serving.problems import KINDS, PROBLEM_JSON, Problem, response_to
 from serving.routes.response_models import ProblemAnswer
@@ -53,6 +56,11 @@ MAX_ERROR = {
 }
 
 
+def route_name(route: APIRoute) -> str:
+    """Return a route's name for its `operationId`, which is that of its function."""
+    return route.name
+
+
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route of our own that may fail with `codes`."""
     schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
@@ -85,7 +93,7 @@ def _responses(
         response = responses.setdefault(example.status_code, {"description": "", "content": {}})
         response["description"] += f"`{code}`: {KINDS[code].title}. "
         content = response["content"].setdefault(media_type, {"schema": schema, "examples": {}})
-        content["examples"][code] = {"value": example_value(example.body)}
+        content["examples"][code] = {"value": json.loads(bytes(example.body))}
         if KINDS[code].status in (429, 503):
             response["headers"] = {
                 "Retry-After": {
@@ -94,9 +102,3 @@ def _responses(
                 }
             }
     return responses
-
-
-def example_value(body: bytes | memoryview) -> Any:
-    import json
-
-    return json.loads(bytes(body))

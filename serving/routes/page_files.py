@@ -1,18 +1,19 @@
-"""The page at `/` and its files, read once when the service starts and served from memory.
+"""Static files: those of the page at `/`, read once when the service starts and kept in memory.
 
-Only the files of the folder `page` exist here, so no path can lead elsewhere. Its policy allows the
-page's own files and the pictures that the user chose, and nothing from another place.
+Only the files of the folder `page` exist here, so no path can lead elsewhere. Their policy allows
+the page's own files and the pictures that the user chose, and nothing from another place.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+
+from serving.access import Access, access
 
 FOLDER = Path(__file__).parents[1] / "page"
 CACHE_SECONDS = 300
@@ -35,28 +36,30 @@ _ETAGS = re.compile(r'(?:W/)?("[^"]*")')
 
 def page_routes(folder: Path = FOLDER) -> Iterator[BaseRoute]:
     """Yield a route for each file of the page; `index.html` is at `/` too."""
-    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if path.suffix in MEDIA_TYPES:
-            answer = _answering(path.read_bytes(), MEDIA_TYPES[path.suffix])
-            if path.name == "index.html":
-                yield Route("/", answer)
-            yield Route(f"/{path.name}", answer)
+    yield file_route("/", folder / "index.html")
+    for path in sorted(folder.glob("*")):
+        if path.suffix in MEDIA_TYPES and (path.suffix != ".html" or path.stem == "index"):
+            yield file_route(f"/{path.name}", path)
 
 
-def _answering(
-    content: bytes, media_type: str
-) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """Return a route's function that answers with one file, or 304 to who has it already."""
+def file_route(address: str, path: Path) -> Route:
+    """Return a route that answers with one file, as `content_route` does."""
+    return content_route(address, path.read_bytes(), MEDIA_TYPES[path.suffix])
+
+
+def content_route(address: str, content: bytes, media_type: str, policy: str = POLICY) -> Route:
+    """Return a route that answers with `content`, or with 304 to a client that has it already."""
     headers = {
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         "Cache-Control": f"public, max-age={CACHE_SECONDS}",
-        "Content-Security-Policy": POLICY,
+        "Content-Security-Policy": policy,
         "Content-Type": media_type,
     }
 
+    @access(Access.OPEN)
     async def answer(request: Request) -> Response:
         if headers["ETag"] in _ETAGS.findall(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers)
 
-    return answer
+    return Route(address, answer)

@@ -1,7 +1,8 @@
-"""The options of a request, from its query, its form or its JSON, and its deadline.
+"""Options of a request, from its query, its form or its JSON, and its deadline.
 
-All three are checked by one model, so that a value means the same wherever it stands. An option
-that does not exist is refused: a misspelt one would be ignored in silence otherwise.
+All three are checked by one model, which derives from `SearchConfig`, so that a value means the
+same wherever it stands. An option that does not exist is refused: a misspelt one would be ignored
+in silence otherwise.
 """
 
 import math
@@ -9,13 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from captioner.search_config import SearchConfig
-from serving.model import CaptionOptions
+from captioner.errors import OptionError
+from captioner.search_config import MAX_BEAM_SIZE, MAX_LENGTH, SearchConfig
 from serving.problems import Problem
 from serving.routes.uploads import Upload
 
 TIMEOUT_HEADER = "X-Request-Timeout"
-MOST_BEAMS = 10
 BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
 _SHOWN_CHARACTERS = 60
 
@@ -28,45 +28,51 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 
 
+def _search_option(name: str, most: int) -> Any:
+    """Return the field of an option of `SearchConfig` that a request may set up to `most`."""
+    declared = SearchConfig.__dataclass_fields__[name]
+    text = declared.metadata["description"]
+    return Field(
+        declared.default,
+        ge=declared.metadata["within"].low,
+        le=most,
+        description=text[0].upper() + text[1:] + ".",
+        examples=[declared.default],
+    )
+
+
 class OptionFields(BaseModel):
     """How to search for captions."""
 
     model_config = ConfigDict(extra="forbid")
 
-    beam_size: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=MOST_BEAMS,
-            description="Captions searched side by side, 1 is greedy. Where it is not given, as "
-            "many as `num_captions` needs, and at least 3.",
-            examples=[3],
-        ),
-        WHOLE,
-    ] = SearchConfig.beam_size
-    num_captions: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=MOST_BEAMS,
-            description="Captions returned, the best first; at most `beam_size`.",
-            examples=[1],
-        ),
-        WHOLE,
-    ] = 1
-    max_length: Annotated[
-        int, Field(ge=1, le=50, description="Most words of a caption.", examples=[20]), WHOLE
-    ] = SearchConfig.max_length
+    beam_size: Annotated[int, WHOLE] = _search_option("beam_size", MAX_BEAM_SIZE)
+    num_captions: Annotated[int, WHOLE] = _search_option("num_captions", MAX_BEAM_SIZE)
+    max_length: Annotated[int, WHOLE] = _search_option("max_length", MAX_LENGTH)
     attention: Annotated[
         bool, Field(description="Return for each word a grid of weights: where it looked.")
     ] = False
 
 
-def options_of(query: OptionFields, upload: Upload, *, longest_caption: int) -> CaptionOptions:
-    """Return the options of a request; those of its body count more than those of its query.
+def limit_caption_length(schema: Any, longest: int) -> None:
+    """State in an OpenAPI document that captions here have at most `longest` words."""
+    for one in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(one, dict | list):
+            limit_caption_length(one, longest)
+    if isinstance(schema, dict):
+        is_parameter = schema.get("name") == "max_length"
+        option = schema.get("schema") if is_parameter else schema.get("max_length")
+        if isinstance(option, dict) and "maximum" in option:
+            option.update(maximum=longest, default=min(option["default"], longest))
+
+
+def options_of(
+    query: OptionFields, upload: Upload, *, longest_caption: int
+) -> tuple[SearchConfig, bool]:
+    """Return how to search and whether to show attention; the body counts more than the query.
 
     Raises:
-        Problem: one is unknown, out of range, or contradicts another.
+        Problem: an option is unknown, out of range, or contradicts another.
     """
     given = dict(upload.options)
     if not upload.is_json and "attention" in given:
@@ -79,26 +85,17 @@ def options_of(query: OptionFields, upload: Upload, *, longest_caption: int) -> 
         body = OptionFields.model_validate(given, strict=upload.is_json)
     except ValidationError as error:
         raise invalid(error.errors()) from None
-    fields = query.model_copy(update=body.model_dump(exclude_unset=True))
-    beam_size = fields.beam_size
-    if "beam_size" not in query.model_fields_set | body.model_fields_set:
-        beam_size = max(fields.num_captions, beam_size)
-    if fields.num_captions > beam_size:
-        raise _bad_option(
-            "num_captions",
-            f"num_captions is {fields.num_captions} and beam_size {beam_size}; ask for at most "
-            "as many captions as the beam holds",
-        )
-    if fields.max_length > longest_caption:
-        raise _bad_option(
-            "max_length", f"max_length is {fields.max_length}; give at most {longest_caption}"
-        )
-    return CaptionOptions(
-        beam_size=beam_size,
-        num_captions=fields.num_captions,
-        max_length=fields.max_length,
-        attention=fields.attention,
-    )
+    values = query.model_dump(exclude_unset=True) | body.model_dump(exclude_unset=True)
+    attention = values.pop("attention", False)
+    if values.get("max_length", 0) > longest_caption:
+        detail = f"max_length is {values['max_length']}; give at most {longest_caption}"
+        raise _bad_option("max_length", detail)
+    # What was not given must fit: a short longest caption, a narrow beam.
+    values.setdefault("max_length", min(SearchConfig.max_length, longest_caption))
+    try:
+        return SearchConfig.for_captions(**values), attention
+    except OptionError as error:
+        raise _bad_option("num_captions", str(error)) from None
 
 
 def timeout_of(header: str | None, limit_seconds: float) -> float:

@@ -1,16 +1,26 @@
-"""What our own routes answer, as the documents describe it and as it is written."""
+"""Answers of our own routes: their schema, and how they are made."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from captioner.captioner import Caption
 from captioner.pictures import seen_box
+from serving.batching import Outcome
+from serving.images.decode_pool import DecodedImage
 from serving.model import LoadedModel
-from serving.service import Captioned
 
 ATTENTION_DIGITS = 5
 SEEN_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image with its captions."""
+
+    image: DecodedImage
+    outcome: Outcome
 
 
 class CaptionEntry(BaseModel):

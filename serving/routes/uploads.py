@@ -1,27 +1,25 @@
-"""The images and options of a request's body, in any of the three forms: form, raw bytes, JSON.
+"""Uploads: images and options of a request's body, which is a form, raw bytes or JSON.
 
 What an image is, its content decides: neither a file's name nor the type that the client states
 is believed. The body's size and time are limited before this module sees a byte of it.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 
+from serving.errors import ClientGone
 from serving.problems import Problem
 from serving.routes.multipart import FormReader
 
 MOST_JSON_MEMBERS = 10_000  # parsed JSON can take 20 times the memory of its text
+_URL_ALPHABET = str.maketrans("-_", "+/")
 RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")
-
-
-class ClientGone(Exception):  # noqa: N818 - not an error: nobody is there to be told
-    """The client hung up."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +91,36 @@ async def read_json(request: Request) -> dict[str, Any]:
 def image_from_text(text: Any, parameter: str = "image") -> bytes:
     """Return the bytes of an image that is written as base64, or as a `data:` URL of it.
 
+    Harmless spellings are taken too: blanks and line breaks, no padding, the alphabet for URLs,
+    percent-encoding.
+
     Raises:
         Problem: it is neither, or an address to fetch from, which this service never does.
     """
     if not isinstance(text, str):
         raise _not_an_image(parameter, "is not text")
+    text = text.strip()
     if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
+        if not comma or head.rpartition(";")[2].strip().lower() != "base64":
             raise _not_an_image(parameter, "is a data: URL without ;base64,")
     elif text[:8].lower().startswith(("http:", "https:", "file:", "ftp:")):
         raise _not_an_image(parameter, "is an address; nothing is fetched from elsewhere")
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
+        return _decode_base64(text)
+    except ValueError:  # binascii.Error and UnicodeEncodeError too
         raise _not_an_image(parameter, "is not base64") from None
+
+
+def _decode_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.encode("ascii"), validate=True)
+    except ValueError:
+        if "%" in text:
+            text = unquote(text, errors="strict")
+        digits = "".join(text.split()).translate(_URL_ALPHABET).rstrip("=")
+        padding = "=" * (-len(digits) % 4)
+        return base64.b64decode((digits + padding).encode("ascii"), validate=True)
 
 
 async def _from_form(request: Request, form: FormReader) -> Upload:

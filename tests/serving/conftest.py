@@ -1,6 +1,5 @@
-"""What tests of the service share: a tiny checkpoint, a running service, a stand-in engine."""
+"""Shared by tests of the service: a tiny checkpoint, running services, a model without weights."""
 
-import asyncio
 import io
 import json
 import os
@@ -13,14 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
-from captioner.captioner import Caption
-from captioner.encoder.preprocessing import Preprocessing
+from serving.app import create_app
+from serving.problems import KINDS
+from serving.settings import Settings
+
+from .fake_model import FakeModel
 
 # Slow machines: a process that imports torch may take its time to answer.
 START_SECONDS = 120.0
@@ -159,147 +162,58 @@ def live(tiny_checkpoint: Path) -> Iterator[Running]:
     with running(
         *("--checkpoint", str(tiny_checkpoint), "--decode-workers", "1", "--threads", "1"),
         *("--receive-timeout-seconds", "2", "--keep-alive-seconds", "1"),
+        *("--cors-origins", "http://app.example"),
     ) as service:
         service.wait_until_ready()
         yield service
         assert service.stop() == 0, service.errors
 
 
-class StandInEngine:
-    """The engine's interface without a model: answers at once, or as a test sets it."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0  # that a caption takes
-        self.places = 64
-        self.started: list[bytes] = []
-        self.finished: list[bytes] = []
-        self.load_error: Exception | None = None
-        self.caption_error: Exception | None = None
-        self.loading_waits_for = threading.Event()
-        self.loading_waits_for.set()
-        self.generation = 0
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from serving import service
-
-        monkeypatch.setattr(service, "MicroBatcher", lambda model, **_: _Batcher(self, model))
-        monkeypatch.setattr(service, "DecodePool", lambda **given: _Pool(given["limits"]))
-        monkeypatch.setattr(service, "load_model", self._load)
-        monkeypatch.setattr(service, "find_checkpoint", lambda folder: folder)
-        monkeypatch.setattr(service, "newest_checkpoint", lambda root: root)
-
-    def _load(self, folder: Path, device: str) -> Any:
-        from serving.model import LoadedModel
-
-        assert device == "cpu"
-        self.loading_waits_for.wait(30)
-        if self.load_error is not None:
-            raise self.load_error
-        self.generation += 1
-        return LoadedModel(
-            captioner=_Captioner(),  # type: ignore[arg-type]
-            name="stand-in",
-            hash=f"{self.generation:064d}",
-            folder=folder,
-            loaded_at=1_700_000_000.0,
-        )
+@pytest.fixture
+def model() -> Iterator[FakeModel]:
+    """A model without weights, in place of that of every service that the test makes."""
+    with pytest.MonkeyPatch.context() as patches:
+        yield FakeModel().install(patches)
 
 
-class _Captioner:
-    class encoder:  # noqa: N801
-        preprocessing = Preprocessing()
-
-    vocabulary = range(7)
-
-
-class _Pool:
-    def __init__(self, limits: Any) -> None:
-        self.limits = limits
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def healthy(self) -> bool:
-        return True
-
-    def expected_wait_seconds(self) -> float:
-        return 0.0
-
-    async def decode(self, data: bytes, *, preprocessing: Any, deadline: float) -> Any:  # noqa: ARG002
-        from serving.images.decode_pool import DecodedImage
-        from serving.images.upload_checks import inspect
-
-        header = inspect(data, self.limits)
-        return DecodedImage(pixels=data, header=header, seconds=0.001)  # type: ignore[arg-type]
-
-
-class _Ticket:
-    def __init__(self, batcher: "_Batcher", deadline: float, images: int) -> None:
-        self.model, self.deadline, self.images = batcher.model, deadline, images
-        self._batcher = batcher
-
-    def __enter__(self) -> "_Ticket":
-        self._batcher.held += self.images
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._batcher.held -= self.images
-
-
-class _Batcher:
-    def __init__(self, engine: StandInEngine, model: Any) -> None:
-        self.engine, self.model, self.held = engine, model, 0
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def drain(self, timeout_seconds: float) -> bool:  # noqa: ARG002
-        return True
-
-    async def swap(self, model: Any) -> None:
-        self.model = model
-
-    def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
-        from serving.errors import Overloaded
-
-        if self.held + images > self.engine.places:
-            raise Overloaded("the queue is full", retry_after_seconds=3)
-
-    def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:
-        self.check(deadline, images=images, ahead_seconds=ahead_seconds)
-        return _Ticket(self, deadline, images)
-
-    async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:
-        from serving.batching import Outcome
-        from serving.errors import DeadlineExceeded
-
-        self.engine.started.append(pixels)
-        if self.engine.caption_error is not None:
-            raise self.engine.caption_error
-        loop = asyncio.get_running_loop()
-        left = ticket.deadline - loop.time()
-        await asyncio.sleep(min(self.engine.seconds, max(left, 0)))
-        if self.engine.seconds > left:
-            raise DeadlineExceeded("the time was over before the caption was there")
-        self.engine.finished.append(pixels)
-        captions = [
-            Caption(
-                text="a dog",
-                tokens=("a", "dog"),
-                log_prob=-1.0 - rank,
-                score=-0.5 - rank,
-                attention=np.full((2, 2, 2), 0.25, dtype=np.float32),
-            )
-            for rank in range(options.num_captions)
-        ]
-        return Outcome(captions, 0.001, 0.002, 0.003, 1, ticket.model)
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[TestClient, FakeModel]]:
+    with pytest.MonkeyPatch.context() as patches:
+        model = FakeModel().install(patches)
+        with service_with() as client:
+            yield client, model
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> StandInEngine:
-    """The stand-in, in place of the engine of every service that the test makes."""
-    stand_in = StandInEngine()
-    stand_in.install(monkeypatch)
-    return stand_in
+def client(shared: tuple[TestClient, FakeModel]) -> TestClient:
+    """A service in this process that the tests of a module share."""
+    return shared[0]
+
+
+@pytest.fixture
+def shared_model(shared: tuple[TestClient, FakeModel]) -> Iterator[FakeModel]:
+    """The model of the service that the tests of a module share."""
+    yield shared[1]
+    shared[1].reset()
+
+
+@contextmanager
+def service_with(**settings: Any) -> Iterator[TestClient]:
+    """A service in this process, ready."""
+    given = Settings.from_environment({}, checkpoint=Path("."), **settings)
+    with TestClient(create_app(given), raise_server_exceptions=False) as client:
+        while client.get("/health/ready").status_code != 200:
+            time.sleep(0.01)
+        yield client
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    """Return status and code of an answer that is a whole problem."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == answer.status_code == KINDS[body["code"]].status
+    assert body["title"] == KINDS[body["code"]].title
+    assert urljoin(str(answer.url), body["type"]).endswith(f"/problems#{body['code']}")
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert body["detail"]
+    return body["status"], body["code"]

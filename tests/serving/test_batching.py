@@ -19,9 +19,10 @@ import torch
 import serving.batching
 from captioner.captioner import Caption
 from captioner.errors import OptionError
+from captioner.search_config import SearchConfig
 from serving.batching import MicroBatcher, Outcome, Ticket
 from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
-from serving.model import CaptionOptions, LoadedModel
+from serving.model import LoadedModel
 
 PATIENCE = 60.0
 POISON = 13
@@ -122,8 +123,8 @@ def ask(
 ) -> "asyncio.Task[Outcome]":
     async def request() -> Outcome:
         with ticket or batcher.admit(later()) as held:
-            options = CaptionOptions(num_captions=num_captions)
-            return await batcher.submit(held, torch.tensor(number), options)
+            config = SearchConfig(num_captions=num_captions)
+            return await batcher.submit(held, torch.tensor(number), config)
 
     return asyncio.create_task(request())
 
@@ -314,7 +315,7 @@ def test_models_are_swapped_between_batches_and_never_mixed(model: Model):
         waiting = ask(batcher, 1)
         await until(lambda: batcher.queue_depth == 1)
         new = loaded("new")
-        await batcher.swap(new)
+        batcher.swap(new)
         assert batcher.model is new
         tasks = [waiting, ask(batcher, 2), ask(batcher, 3, decoding), ask(batcher, 4)]
         await until(lambda: batcher.queue_depth == 4)
@@ -384,7 +385,7 @@ def test_overload_loses_no_accepted_request_and_answers_none_twice(model: Model)
         try:
             with batcher.admit(later()) as ticket:
                 await asyncio.sleep(0)
-                outcome = await batcher.submit(ticket, torch.tensor(number), CaptionOptions())
+                outcome = await batcher.submit(ticket, torch.tensor(number), SearchConfig())
         except Overloaded as problem:
             refused.append(problem.retry_after_seconds)
         else:

@@ -8,14 +8,23 @@ import re
 import signal
 import socket
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from packaging.requirements import Requirement
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.connection_protocol import LimitedProtocol
+from serving.origins import cors_headers
+from serving.server import DrainingServer
 
 from .conftest import Running, jpeg, running
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).parent / "requests"
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z]")
 POST = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
@@ -206,13 +215,74 @@ def test_nothing_that_clients_send_forges_a_line_in_the_log(live: Running) -> No
     assert {"request_id", "method", "route", "status", "ms", "client"} <= set(found)
 
 
+ORIGIN = b"Origin: http://app.example\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /version HTTP/1.1\r\n" + ORIGIN + b"\r\n", b"400"),
+        (b"GET /version HTTP/1.1\r\nHost: x\r\n" + ORIGIN + b"Bad header\r\n\r\n", b"400"),
+        (b"\x16\x03\x01 no HTTP at all\r\n\r\n", b"400"),
+        (b"GET /version HTTP/1.1\r\nHost: x\r\n" + ORIGIN + b"X: 1", b"408"),
+        (POST + ORIGIN + b"Content-Length: 9\r\n\r\nabc", b"408"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + ORIGIN + b"X: " + b"x" * 20_000 + b"\r\n\r\n", b"431"),
+        (POST + ORIGIN + b"Content-Length: 50000000\r\n\r\n", b"413"),
+    ],
+)
+def test_a_page_can_read_what_the_connection_answers(
+    live: Running, sent: bytes, status: bytes
+) -> None:
+    with connect(live) as connection:
+        connection.sendall(sent)
+        head = read_to_end(connection).partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 " + status)
+    assert b"\r\naccess-control-allow-origin: http://app.example" in head
+    assert b"\r\naccess-control-expose-headers: x-request-id, retry-after" in head
+
+
+def test_a_page_of_another_origin_cannot(live: Running) -> None:
+    with connect(live) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nOrigin: http://other.example\r\n\r\n")
+        received = read_to_end(connection)
+    assert received.startswith(b"HTTP/1.1 400")
+    assert b"access-control" not in received.lower()
+
+
+def test_without_its_origin_any_page_may_read_a_refusal_where_several_may() -> None:
+    several = ("http://a.example", "http://b.example")
+    (name, value), *_ = cors_headers([], several)
+    assert (name, value) == (b"access-control-allow-origin", b"*")
+    assert (
+        dict(cors_headers([(b"origin", b"http://b.example")], several))[name] == several[1].encode()
+    )
+    assert cors_headers([(b"origin", b"http://c.example")], several) == []
+    assert cors_headers([(b"origin", b"http://a.example")], ()) == []
+
+
+def test_uvicorn_has_what_is_overridden_and_its_version_is_bounded() -> None:
+    for ours, theirs in ((LimitedProtocol, HttpToolsProtocol), (DrainingServer, uvicorn.Server)):
+        public = [name for name in vars(ours) if not name.startswith("_")]
+        assert len([name for name in public if hasattr(theirs, name)]) >= 2
+    for name in (
+        "send_400_response",
+        "_unsupported_upgrade_warning",
+        "_unset_keepalive_if_required",
+    ):
+        assert hasattr(HttpToolsProtocol, name), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = map(Requirement, project["optional-dependencies"]["serving"])
+    (needed,) = [one for one in declared if one.name == "uvicorn"]
+    assert any(bound.operator == "<" for bound in needed.specifier)
+    assert needed.specifier.contains(uvicorn.__version__)
+
+
 @pytest.fixture
 def small(tiny_checkpoint: Path) -> Iterator[Running]:
-    from .conftest import running
-
     with running(
         *("--checkpoint", str(tiny_checkpoint), "--decode-workers", "1"),
         *("--connection-limit", "8", "--keep-alive-seconds", "60"),
+        *("--cors-origins", "http://app.example"),
     ) as service:
         service.wait_until_ready()
         yield service
@@ -232,6 +302,7 @@ def test_a_full_house_drops_who_has_waited_longest(small: Running) -> None:
             received = read_to_end(refused)
         assert b"503" in received
         assert b"too_many_connections" in received
+        assert b"access-control-allow-origin: http://app.example" in received
         for connection in busy:
             connection.close()
     finally:

@@ -18,13 +18,10 @@ from captioner.decoders import DECODERS, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, OptionError
+from captioner.search_config import SearchConfig
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
-from serving.model import (
-    CaptionOptions,
-    LoadedModel,
-    captions_of_batch,
-    load_model,
-)
+from serving.batching import captions_of_batch
+from serving.model import LoadedModel, load_model
 
 WORDS = tuple(f"w{number}" for number in range(299))
 
@@ -95,7 +92,7 @@ def figures(captions: list[Caption]) -> list[tuple[object, ...]]:
 
 
 OPTIONS = [
-    CaptionOptions(beam_size=beams, num_captions=number, max_length=length)
+    SearchConfig(beam_size=beams, num_captions=number, max_length=length)
     for beams, number, length in (
         (3, 1, 20), (1, 1, 20), (10, 10, 12), (3, 3, 20), (2, 1, 5), (3, 1, 20), (5, 2, 1),
     )
@@ -122,7 +119,7 @@ def test_captions_and_figures_are_the_same_bits_alone_and_in_every_batch(model: 
 def test_pictures_of_other_shapes_may_share_a_batch(tmp_path: Path):
     model = load_model(save(tmp_path / "best", "soft_attention", "whole"), "cpu")
     pixels = [*noise(2, 64), *noise(2, 32)]
-    options = [CaptionOptions()] * 4
+    options = [SearchConfig()] * 4
     together = captions_of_batch(model, pixels, options)[0]
     for image, captions in zip(pixels, together, strict=True):
         assert figures(captions) == figures(captions_of_batch(model, [image], options[:1])[0][0])
@@ -132,7 +129,7 @@ def test_they_are_those_of_the_library_and_the_command_line(
     model: LoadedModel, photographs: list[Path], capsys: pytest.CaptureFixture[str]
 ):
     read = model.captioner.preprocessing.read
-    options = CaptionOptions(num_captions=2)
+    options = SearchConfig(num_captions=2)
     ours = captions_of_batch(model, [read(path) for path in photographs], [options] * 4)[0]
     library = captioner.load(model.folder).captions(photographs, num_captions=2, batch_size=3)
     assert [figures(one) for one in ours] == [figures(one) for one in library]
@@ -174,19 +171,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path):
 def test_a_model_that_writes_no_numbers_is_refused(tmp_path: Path):
     made = load_model(save(tmp_path / "sound" / "best", "show_tell")).captioner
     with torch.no_grad():
-        made.decoder.output.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+        made.engine.decoder.output.weight.fill_(float("nan"))  # type: ignore[attr-defined]
     save_checkpoint(
         tmp_path / "bad",
-        encoder=made.encoder,
-        decoder=made.decoder,
+        encoder=made.engine.encoder,
+        decoder=made.engine.decoder,
         vocabulary=made.vocabulary,
         summary={},
     )
     with pytest.raises(CheckpointError, match=r"cannot caption a picture.*not numbers"):
         load_model(tmp_path / "bad")
-
-
-@pytest.mark.parametrize("options", [{"beam_size": 0}, {"num_captions": 4}, {"max_length": 0}])
-def test_options_out_of_range_are_refused(options: dict[str, int]):
-    with pytest.raises(OptionError):
-        CaptionOptions(**options)

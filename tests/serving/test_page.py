@@ -1,6 +1,6 @@
 """The page in a real browser: every way in, what it shows, what it says when something fails.
 
-Most tests talk to a stand-in for the service, which fails when a test wants it to.
+Most tests talk to a fake service, which fails when a test wants it to.
 """
 
 import importlib.util
@@ -16,9 +16,11 @@ from PIL import Image
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, FileChooser, Page, expect  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
-stand_in = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(stand_in)
+_spec = importlib.util.spec_from_file_location(
+    "fake_service", Path(__file__).with_name("fake_service.py")
+)
+fake_service = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_service)
 
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FIND_CUT_OFF = """() => [...document.querySelectorAll("body *:not(.unseen):not(svg *)")]
@@ -43,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
-    service = stand_in.StandIn()
+    service = fake_service.FakeService()
     yield service
     service.close()
 
@@ -112,7 +114,7 @@ def test_a_chosen_photograph_gets_captions_with_probabilities(
     alt = page.locator(".frame img").get_attribute("alt")
     assert alt == "photograph_0.jpg: A dog runs through the grass."
     expect(page.locator("#announcer")).to_have_text(alt)
-    expect(page.locator(".facts")).to_have_text("JPEG 60 × 40 · 0.01 s · model stand-in")
+    expect(page.locator(".facts")).to_have_text("JPEG 60 × 40 · 0.01 s · model fake")
 
 
 def test_several_photographs_are_captioned_side_by_side_but_not_all_at_once(
@@ -193,7 +195,7 @@ def test_a_word_lays_its_attention_over_the_picture(page: Page, photographs: lis
 def test_attention_lies_where_the_model_saw_the_picture(
     page: Page, service: Any, photographs: list[Path]
 ) -> None:
-    seen = stand_in.answer(1)
+    seen = fake_service.answer(1)
     seen["image"]["seen"] = [0.5, 0.0, 1.0, 1.0]
     service.script.append((200, {"content-type": "application/json"}, seen))
     upload(page, photographs[0])
@@ -205,7 +207,7 @@ def test_attention_lies_where_the_model_saw_the_picture(
 def test_a_model_without_attention_has_words_without_light(
     page: Page, service: Any, photographs: list[Path]
 ) -> None:
-    blind = stand_in.answer(1, attention=False)
+    blind = fake_service.answer(1, attention=False)
     blind["captions"][0]["attention"] = None
     service.script.append((200, {"content-type": "application/json"}, blind))
     upload(page, photographs[0])
@@ -231,8 +233,8 @@ def test_what_files_and_the_service_say_is_text_never_markup(
 ) -> None:
     wicked = tmp_path / '"><img src=x onerror=alert(1)>.jpg'
     wicked.write_bytes(photographs[0].read_bytes())
-    said = stand_in.answer(1)
-    said["captions"] = [stand_in.caption(0, ["<b>bold</b>", "&amp;"], attention=True)]
+    said = fake_service.answer(1)
+    said["captions"] = [fake_service.caption(0, ["<b>bold</b>", "&amp;"], attention=True)]
     service.script.append((200, {"content-type": "application/json"}, said))
     upload(page, wicked)
     expect(best(page)).to_have_text("<b>bold</b> &amp;")

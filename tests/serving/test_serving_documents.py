@@ -4,8 +4,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from captioner.options import default_text
 from serving.problems import KINDS
-from serving.settings import Settings, default_text
+from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ def test_every_error_has_its_place_and_status() -> None:
 def test_every_setting_is_there_with_its_default() -> None:
     for one in fields(Settings):
         (row,) = re.findall(rf"^\| `{one.name}` \| (.*?) \|", TEXT, re.MULTILINE)
-        if default := default_text(one.name):
+        if default := default_text(Settings, one.name):
             assert row == f"`{default}`", one.name
 
 

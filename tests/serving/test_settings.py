@@ -12,9 +12,9 @@ import pytest
 
 from captioner.commands import serve
 from captioner.errors import OptionError
-from serving import settings as settings_module
+from serving import cores as cores_module
 from serving.__main__ import build_parser, listen, main
-from serving.settings import Settings, SettingsError, is_loopback, unknown_variables
+from serving.settings import Settings, is_loopback, unknown_variables
 
 A_KEY = hashlib.sha256(b"first-key").digest()
 
@@ -44,17 +44,17 @@ def test_all_bad_settings_are_named_at_once() -> None:
         "CAPTIONER_LOG_LEVEL": "loud",
         "CAPTIONER_CHECKPOINT": "/there/is/no/such/folder",
     }
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(OptionError) as caught:
         Settings.from_environment(environ)
     problems = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == len(environ)
     for words in (
         "CAPTIONER_PORT is 'http'; give a whole number",
-        "workers is 0; give a number from 1 to 256",
+        "CAPTIONER_WORKERS is 0; give a number from 1 to 256",
         "CAPTIONER_AVIF is 'perhaps'; give true or false",
         "rate_limit is 'often'; give requests per time, such as 60/minute",
-        "receive_timeout_seconds is nan; give a number from 0.1 to 600",
-        "log_level is 'loud'; choose one of debug, info, warning, error",
+        "CAPTIONER_RECEIVE_TIMEOUT_SECONDS is nan; it must be a finite number",
+        "CAPTIONER_LOG_LEVEL is 'loud'; it can be debug or info or warning or error",
         "checkpoint is '/there/is/no/such/folder', where there is no folder",
     ):
         assert words in problems
@@ -65,20 +65,20 @@ def test_keys_are_kept_as_hashes_and_never_shown(tmp_path: Path) -> None:
     file.write_text(f"# two\nsecond-key\nsha256:{A_KEY.hex()}\n")
     environ = {"CAPTIONER_API_KEYS": "first-key", "CAPTIONER_API_KEYS_FILE": str(file)}
     settings = Settings.from_environment(environ)
-    assert settings.api_keys == (A_KEY, hashlib.sha256(b"second-key").digest(), A_KEY)
+    assert settings.keys == (A_KEY, hashlib.sha256(b"second-key").digest(), A_KEY)
     assert "first-key" not in repr(settings)
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(OptionError) as caught:
         Settings.from_environment({"CAPTIONER_API_KEYS": "my secret"})
     assert "secret" not in str(caught.value)
     assert "a key is 1 to 256 printable ASCII characters" in str(caught.value)
     file.write_text("\n")
-    with pytest.raises(SettingsError, match="it holds no key"):
+    with pytest.raises(OptionError, match="it holds no key"):
         Settings.from_environment({"CAPTIONER_API_KEYS_FILE": str(file)})
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "captions.example.org"])
 def test_a_public_address_needs_keys_or_a_word(host: str) -> None:
-    with pytest.raises(SettingsError, match="which others can reach, and there are no keys"):
+    with pytest.raises(OptionError, match="which others can reach, and there are no keys"):
         Settings(host=host)
     assert Settings(host=host, no_auth=True).host == host
     assert Settings.from_environment({"CAPTIONER_API_KEYS": "k"}, host=host).has_keys
@@ -95,13 +95,36 @@ def test_this_machine_needs_none(host: str) -> None:
     [
         ({"cors_origins": ("*", "https://a.example")}, "cors_origins holds '\\*' and others"),
         ({"cors_origins": ("a.example",)}, "an origin looks like https://example.org"),
+        ({"cors_origins": ("null",)}, "holds 'null'; an origin looks like https://example.org"),
+        ({"cors_origins": ("https://a.example/x",)}, "an origin has no path; leave out what"),
+        ({"cors_origins": ("https://a.example?",)}, "an origin has no path; leave out what"),
+        ({"cors_origins": ("https://*.example",)}, "an origin looks like https://example.org"),
+        ({"cors_origins": ("https://u@a.example",)}, "an origin looks like https://example.org"),
+        ({"cors_origins": ("https://a.example:70000",)}, "an origin looks like"),
         ({"tracing_endpoint": "collector"}, "it looks like http://collector:4318/v1/traces"),
         ({"no_auth": True, "api_keys": (A_KEY,)}, "no_auth is set and so are keys"),
     ],
 )
 def test_contradictions_are_named(given: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(OptionError, match=message):
         Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "as_sent"),
+    [
+        ("https://app.example/", "https://app.example"),
+        ("HTTPS://App.Example:443", "https://app.example"),
+        ("http://app.example:80/", "http://app.example"),
+        ("http://app.example:8080", "http://app.example:8080"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("http://[::1]:3000/", "http://[::1]:3000"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_taken_as_browsers_send_them(given: str, as_sent: str) -> None:
+    environ = {"CAPTIONER_CORS_ORIGINS": given}
+    assert Settings.from_environment(environ).origins == (as_sent,)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +144,9 @@ def test_cores_are_those_of_the_quota_in_both_forms_of_control_groups(
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(settings_module, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(cores_module, "CONTROL_GROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert settings_module.available_cores() == cores
+    assert cores_module.available_cores() == cores
 
 
 def test_a_check_loads_the_model_and_listens_to_nothing(

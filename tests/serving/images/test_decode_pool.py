@@ -23,7 +23,7 @@ from captioner.errors import OptionError
 from serving.errors import DeadlineExceeded, ImageRejected, NotReady
 from serving.images.decode_pool import DecodedImage, DecodePool
 from serving.images.decode_process import DecodeProcess
-from serving.images.upload_checks import ImageLimits
+from serving.images.limits import ImageLimits
 
 LIMITS = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))
 PREPROCESSING = Preprocessing(image_size=48)
@@ -372,7 +372,7 @@ def test_processes_die_with_their_parent():
     code = (
         "import asyncio, sys\n"
         "from serving.images.decode_pool import DecodePool\n"
-        "from serving.images.upload_checks import ImageLimits\n"
+        "from serving.images.limits import ImageLimits\n"
         "async def main():\n"
         "    pool = DecodePool(workers=2, limits=ImageLimits())\n"
         "    await pool.start()\n"

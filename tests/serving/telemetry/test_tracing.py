@@ -15,7 +15,8 @@ from serving.app import create_app
 from serving.settings import Settings
 from serving.telemetry import tracing
 
-from ..conftest import StandInEngine, jpeg
+from ..conftest import jpeg
+from ..fake_model import FakeModel
 
 pytest.importorskip("opentelemetry.instrumentation.asgi", reason="the extra 'tracing' is missing")
 
@@ -55,7 +56,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
 
 def test_a_request_is_traced_with_its_id_and_stages(
     collector: tuple[str, list[Any]],
-    engine: StandInEngine,  # noqa: ARG001
+    model: FakeModel,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     endpoint, spans = collector

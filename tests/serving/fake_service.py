@@ -1,4 +1,4 @@
-"""A service without a model: the page, its security headers, and answers that a test prescribes.
+"""A fake service: the page, its security headers, and answers that a test prescribes.
 
 It speaks the format of `POST /caption`, so that a test can have errors, waits and attention exactly
 where it wants them.
@@ -51,7 +51,7 @@ def answer(count: int, *, attention: bool = True) -> dict[str, Any]:
         "caption": captions[0]["text"],
         "captions": captions,
         "image": image,
-        "model": {"name": "stand-in", "hash": "0" * 64},
+        "model": {"name": "fake", "hash": "0" * 64},
         "timing_ms": {"queue": 0.1, "decode": 1.0, "encode": 2.0, "search": 3.0, "total": 6.5},
         "request_id": "r-1",
     }
@@ -59,7 +59,7 @@ def answer(count: int, *, attention: bool = True) -> dict[str, Any]:
 
 def problem(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
     return {
-        "type": f"/docs#{code}",
+        "type": f"problems#{code}",
         "title": title,
         "status": status,
         "detail": detail,
@@ -68,7 +68,7 @@ def problem(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
     }
 
 
-class StandIn:
+class FakeService:
     """Serves on a free port of this machine until `close`.
 
     `script` holds what the next requests get, as (status, headers, body); once it is empty, every

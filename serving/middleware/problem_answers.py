@@ -1,0 +1,55 @@
+"""Answers to failed requests: whatever is raised inside becomes the answer in `problems.py`.
+
+What nobody foresaw becomes `internal_error`, with the traceback in the log and nowhere else. It
+stands inside the rules for other origins, so that a page of an allowed origin can read every
+failure.
+"""
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from captioner.errors import CaptionerError
+from serving.errors import ClientGone
+from serving.problems import Problem, problem_of, response_to
+
+log = structlog.get_logger("serving.request")
+
+
+class ProblemAnswers:
+    """ASGI middleware that answers with a problem instead of raising."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except ClientGone:
+            raise  # nobody is there to be answered
+        except Exception as error:
+            problem = _problem(error)
+            if problem.code == "internal_error":
+                log.exception("failed", request_id=scope["state"]["request_id"])
+            if has_begun:  # too late for an answer; the server closes the connection
+                raise
+            scope["state"]["notes"].update(code=problem.code, detail=problem.detail)
+            response = response_to(problem, scope["path"], scope["state"]["request_id"])
+            await response(scope, receive, send)
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, CaptionerError):
+        return problem_of(error)
+    return Problem("internal_error", "the service failed; its log has the cause")

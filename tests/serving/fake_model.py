@@ -1,0 +1,147 @@
+"""A model without weights, in place of the real one, for tests of what lies around it."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from captioner.captioner import Caption
+from captioner.encoder.preprocessing import Preprocessing
+
+
+class FakeModel:
+    """A model, its queue and its decoding processes: answers at once, or as a test sets it."""
+
+    def __init__(self) -> None:
+        self.generation = 0  # how often it was loaded
+        self.reset()
+
+    def reset(self) -> None:
+        self.seconds = 0.0  # that a caption takes
+        self.places = 64
+        self.started: list[bytes] = []
+        self.finished: list[bytes] = []
+        self.load_error: Exception | None = None
+        self.caption_error: Exception | None = None
+        self.loading_waits_for = threading.Event()
+        self.loading_waits_for.set()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> "FakeModel":
+        """Take the place of the model in every service that is made from now on."""
+        from serving import service
+
+        monkeypatch.setattr(service, "MicroBatcher", lambda model, **_: _Batcher(self, model))
+        monkeypatch.setattr(service, "DecodePool", lambda **given: _Pool(given["limits"]))
+        monkeypatch.setattr(service, "load_model", self._load)
+        monkeypatch.setattr(service, "newest_checkpoint", lambda root: root)
+        return self
+
+    def _load(self, folder: Path, device: str, engine: str) -> Any:
+        from serving.model import LoadedModel
+
+        assert (device, engine) == ("cpu", "torch")
+        self.loading_waits_for.wait(30)
+        if self.load_error is not None:
+            raise self.load_error
+        self.generation += 1
+        return LoadedModel(
+            captioner=_Captioner(),  # type: ignore[arg-type]
+            name="fake",
+            hash=f"{self.generation:064d}",
+            folder=folder,
+            loaded_at=1_700_000_000.0,
+        )
+
+
+class _Captioner:
+    preprocessing = Preprocessing()
+    vocabulary = range(7)
+
+
+class _Pool:
+    def __init__(self, limits: Any) -> None:
+        self.limits = limits
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def healthy(self) -> bool:
+        return True
+
+    def expected_wait_seconds(self) -> float:
+        return 0.0
+
+    async def decode(self, data: bytes, *, preprocessing: Any, deadline: float) -> Any:  # noqa: ARG002
+        from serving.images.decode_pool import DecodedImage
+        from serving.images.upload_checks import opened_picture
+
+        with opened_picture(data, self.limits) as (_, header):
+            pass
+        return DecodedImage(pixels=data, header=header, seconds=0.001)  # type: ignore[arg-type]
+
+
+class _Ticket:
+    def __init__(self, batcher: "_Batcher", deadline: float, images: int) -> None:
+        self.model, self.deadline, self.images = batcher.model, deadline, images
+        self._batcher = batcher
+
+    def __enter__(self) -> "_Ticket":
+        self._batcher.held += self.images
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batcher.held -= self.images
+
+
+class _Batcher:
+    def __init__(self, fake: FakeModel, model: Any) -> None:
+        self.fake, self.model, self.held = fake, model, 0
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def drain(self, timeout_seconds: float) -> bool:  # noqa: ARG002
+        return True
+
+    def swap(self, model: Any) -> None:
+        self.model = model
+
+    def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
+        from serving.errors import Overloaded
+
+        if self.held + images > self.fake.places:
+            raise Overloaded("the queue is full", retry_after_seconds=3)
+
+    def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:
+        self.check(deadline, images=images, ahead_seconds=ahead_seconds)
+        return _Ticket(self, deadline, images)
+
+    async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:
+        from serving.batching import Outcome
+        from serving.errors import DeadlineExceeded
+
+        self.fake.started.append(pixels)
+        if self.fake.caption_error is not None:
+            raise self.fake.caption_error
+        loop = asyncio.get_running_loop()
+        left = ticket.deadline - loop.time()
+        await asyncio.sleep(min(self.fake.seconds, max(left, 0)))
+        if self.fake.seconds > left:
+            raise DeadlineExceeded("the time was over before the caption was there")
+        self.fake.finished.append(pixels)
+        captions = [
+            Caption(
+                text="a dog",
+                tokens=("a", "dog"),
+                log_prob=-1.0 - rank,
+                score=-0.5 - rank,
+                attention=np.full((2, 2, 2), 0.25, dtype=np.float32),
+            )
+            for rank in range(options.num_captions)
+        ]
+        return Outcome(captions, 0.001, 0.002, 0.003, 1, ticket.model)
