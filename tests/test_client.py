@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ import httpx
 import pytest
 
 from captioner.cli import main
-from captioner.client import Answer, AsyncCaptionClient, CaptionClient, Patience
-from captioner.client.retries import Exchange
+from captioner.client import (
+    AsyncCaptionClient,
+    CaptionClient,
+    CaptionResponse,
+    Patience,
+    RequestOptions,
+)
+from captioner.client.retries import CaptionRequest
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
+from captioner.proxies import Proxy, proxy_for
+from captioner.search_config import SearchConfig
 
 _path = Path(__file__).parent / "serving" / "fake_service.py"
 _spec = importlib.util.spec_from_file_location("fake_service", _path)
@@ -60,10 +69,10 @@ class Both:
 
         return asyncio.run(ask())
 
-    def caption(self, *words: Any, **options: Any) -> Answer:
+    def caption(self, *words: Any, **options: Any) -> CaptionResponse:
         return self.call("caption", *words, **options)
 
-    def caption_many(self, *words: Any, **options: Any) -> list[Answer | CaptionerError]:
+    def caption_many(self, *words: Any, **options: Any) -> list[CaptionResponse | CaptionerError]:
         return self.call("caption_many", *words, **options)
 
 
@@ -72,8 +81,10 @@ def client(request: pytest.FixtureRequest) -> Both:
     return Both(request.param)
 
 
-def texts(outcomes: list[Answer | CaptionerError]) -> list[str]:
-    return [one.caption if isinstance(one, Answer) else type(one).__name__ for one in outcomes]
+def texts(outcomes: list[CaptionResponse | CaptionerError]) -> list[str]:
+    return [
+        one.caption if isinstance(one, CaptionResponse) else type(one).__name__ for one in outcomes
+    ]
 
 
 def test_a_path_and_bytes_get_typed_captions(
@@ -136,11 +147,11 @@ def test_a_wait_may_be_a_date_or_left_to_the_client() -> None:
     request = httpx.Request("POST", "http://service/caption")
 
     def wait(retry_after: str | None, *, times: int = 1) -> float:
-        exchange = Exchange("dog.jpg", Patience())
+        asking = CaptionRequest("dog.jpg", Patience())
         headers = {} if retry_after is None else {"Retry-After": retry_after}
         told = fake_service.problem(429, "overloaded", "Busy", "")
         for _ in range(times):
-            found = exchange.after(httpx.Response(429, headers=headers, json=told, request=request))
+            found = asking.after(httpx.Response(429, headers=headers, json=told, request=request))
         assert isinstance(found, float)
         return found
 
@@ -373,6 +384,118 @@ def test_who_wants_no_more_captions_waits_for_none(service: Any) -> None:
     started = time.monotonic()
     with CaptionClient(service.url) as client:
         outcomes = client.caption_each([b"x"] * 9, concurrency=1)  # the first gets the 200
-        assert isinstance(next(outcomes), Answer)
+        assert isinstance(next(outcomes), CaptionResponse)
         outcomes.close()
     assert time.monotonic() - started < 15.0
+
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*PROXY_VARIABLES, "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return unused.getsockname()[1]
+
+
+BROKEN = [
+    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("all_proxy", "socks5h://u:secret@127.0.0.1:1"),
+    ("NO_PROXY", "fd00::/8"),
+    ("NO_PROXY", "[::1]"),
+    ("HTTP_PROXY", "ftp://x"),
+    ("http_proxy", "http://127.0.0.1:1"),
+    ("SSL_CERT_FILE", "/gone.pem"),
+    ("SSL_CERT_DIR", "/gone"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), BROKEN)
+def test_this_machine_is_reached_whatever_proxies_are_named(
+    client: Both, service: Any, no_proxies: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    no_proxies.setenv(variable, value)
+    assert client.caption(service.url, b"x").caption == TEXT
+    assert client.caption(service.url.replace("127.0.0.1", "localhost"), b"x").caption == TEXT
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "value", "message"),
+    [
+        ("http://a.b", "ALL_PROXY", "socks5://u:secret@c:1", "ALL_PROXY is socks5://c:1; SOCKS"),
+        ("https://a.b", "all_proxy", "socks4://c", "all_proxy is socks4://c; give a proxy like"),
+        ("http://a.b", "HTTP_PROXY", "ftp://u:secret@x", "HTTP_PROXY is ftp://x; give a proxy"),
+        ("http://a.b", "http_proxy", "u:secret@c:port", "http_proxy is http://c:port; give a pr"),
+        ("https://a.b", "HTTPS_PROXY", "http://", "HTTPS_PROXY is http://; give a proxy like"),
+        ("https://a.b", "SSL_CERT_FILE", "/gone.pem", "SSL_CERT_FILE is /gone.pem, which is not"),
+        ("https://a.b", "SSL_CERT_DIR", "/gone", "SSL_CERT_DIR is /gone, which is not there"),
+        ("https://a.b", "SSL_CERT_FILE", __file__, "which cannot be read as certificates"),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_named(
+    client: Both, no_proxies: pytest.MonkeyPatch, url: str, variable: str, value: str, message: str
+) -> None:
+    no_proxies.setenv(variable, value)
+    with pytest.raises(OptionError) as caught:
+        client.caption(url, b"x")
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_proxy_that_does_not_answer_is_named(
+    client: Both, no_proxies: pytest.MonkeyPatch, variable: str
+) -> None:
+    port = unused_port()
+    no_proxies.setenv(variable, f"http://u:secret@127.0.0.1:{port}")
+    with pytest.raises(ServiceError) as caught:
+        client.caption("http://service.example", b"x")
+    told = f"through the proxy http://127.0.0.1:{port} that {variable} names; check the address"
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_that_answers_instead_is_named(
+    client: Both, service: Any, no_proxies: pytest.MonkeyPatch
+) -> None:
+    no_proxies.setenv("HTTP_PROXY", service.url)
+    service.script.append((502, {}, b"<html>"))
+    with pytest.raises(ServiceError, match=f"status 502, through the proxy {service.url} that"):
+        client.caption("http://service.example", b"x")
+
+
+@pytest.mark.parametrize(
+    ("listed", "url", "is_exempt"),
+    [
+        ("a.b", "http://a.b/", True),
+        (".b, other", "http://a.b/", True),
+        ("*.b", "http://a.b/", True),
+        ("a.b:81", "http://a.b:81/", True),
+        ("a.b:81", "http://a.b/", False),
+        ("b", "http://ab/", False),
+        ("*", "https://a.b/", True),
+        ("10.0.0.0/8", "http://10.1.2.3/", True),
+        ("10.0.0.0/8", "http://11.1.2.3/", False),
+        ("fd00::/8", "http://[fd12::1]/", True),
+        ("[fd12::1]", "http://[fd12::1]/", True),
+        ("fd00::/8,[::1", "http://a.b/", False),
+    ],
+)
+def test_hosts_and_networks_are_exempt_from_the_proxy(
+    no_proxies: pytest.MonkeyPatch, listed: str, url: str, is_exempt: bool
+) -> None:
+    no_proxies.setenv("ALL_PROXY", "127.0.0.1:3128")
+    no_proxies.setenv("no_proxy", listed)
+    assert proxy_for(url) == (None if is_exempt else Proxy("ALL_PROXY", "http://127.0.0.1:3128"))
+
+
+def test_requests_have_the_options_of_a_search() -> None:
+    searched = set(RequestOptions.__annotations__) - {"attention"}
+    assert searched == {item.name for item in fields(SearchConfig)} - {"length_power"}

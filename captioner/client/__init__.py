@@ -9,18 +9,21 @@ the extra `serving` installs.
 """
 
 from captioner.client.asynchronous import AsyncCaptionClient
-from captioner.client.responses import Answer, ServedCaption
-from captioner.client.retries import Options, Patience, Photograph
+from captioner.client.responses import CaptionResponse, ServedCaption
+from captioner.client.retries import Patience, Photograph, RequestOptions
 from captioner.client.synchronous import CaptionClient
 from captioner.errors import ServiceError
+
+Answer = CaptionResponse  # its former name
 
 __all__ = [
     "Answer",
     "AsyncCaptionClient",
     "CaptionClient",
-    "Options",
+    "CaptionResponse",
     "Patience",
     "Photograph",
+    "RequestOptions",
     "ServedCaption",
     "ServiceError",
 ]

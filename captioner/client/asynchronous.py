@@ -5,17 +5,18 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, Unpack
 
-from captioner.client.responses import Answer
+from captioner.client.responses import CaptionResponse
 from captioner.client.retries import (
-    Exchange,
-    Options,
+    CaptionRequest,
+    Outcome,
     Patience,
     Photograph,
+    RequestOptions,
+    client_options,
     concerns_all,
     import_httpx,
     query_of,
     read,
-    settings_of,
 )
 from captioner.errors import CaptionerError, OptionError
 from captioner.progress import Progress
@@ -33,11 +34,13 @@ class AsyncCaptionClient:
         self, url: str, api_key: str | None = None, *, patience: Patience | None = None
     ) -> None:
         self._patience = patience or Patience()
-        settings = settings_of(url, api_key, self._patience)
+        options = client_options(url, api_key, self._patience, "AsyncHTTPTransport")
         self._httpx = import_httpx()
-        self._http = self._httpx.AsyncClient(**settings)
+        self._http = self._httpx.AsyncClient(**options)
 
-    async def caption(self, photograph: Photograph, **options: Unpack[Options]) -> Answer:
+    async def caption(
+        self, photograph: Photograph, **options: Unpack[RequestOptions]
+    ) -> CaptionResponse:
         """Return the captions of a photograph, as `CaptionClient.caption` does."""
         query = query_of(**options)
         return await self._ask(photograph, query)
@@ -48,14 +51,14 @@ class AsyncCaptionClient:
         *,
         concurrency: int = 8,
         progress: bool = True,
-        **options: Unpack[Options],
-    ) -> list[Answer | CaptionerError]:
+        **options: Unpack[RequestOptions],
+    ) -> list[Outcome]:
         """Return each photograph's answer or error, as `CaptionClient.caption_many` does."""
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
         query = query_of(**options)
         waiting = list(photographs)
-        found: dict[int, Answer | CaptionerError] = {}
+        found: dict[int, Outcome] = {}
         places = iter(range(len(waiting)))
         shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
 
@@ -65,11 +68,11 @@ class AsyncCaptionClient:
             nonlocal is_any_captioned
             for place in places:
                 try:
-                    outcome: Answer | CaptionerError = await self._ask(waiting[place], query)
+                    outcome: Outcome = await self._ask(waiting[place], query)
                 except CaptionerError as error:
                     outcome = error
                 found[place] = outcome
-                is_any_captioned |= isinstance(outcome, Answer)
+                is_any_captioned |= isinstance(outcome, CaptionResponse)
                 if not is_any_captioned and concerns_all(outcome):
                     raise outcome
                 shown.advance()
@@ -84,19 +87,19 @@ class AsyncCaptionClient:
                 await asyncio.gather(*workers, return_exceptions=True)
         return [found[place] for place in range(len(waiting))]
 
-    async def _ask(self, photograph: Photograph, query: dict[str, str]) -> Answer:
-        exchange = Exchange(photograph, self._patience)
+    async def _ask(self, photograph: Photograph, query: dict[str, str]) -> CaptionResponse:
+        request = CaptionRequest(photograph, self._patience)
         data = await asyncio.to_thread(read, photograph)
         while True:
             try:
                 response = await self._http.post(
-                    exchange.path, params=query, content=data, headers=exchange.headers
+                    request.path, params=query, content=data, headers=request.headers
                 )
             except self._httpx.RequestError as error:
-                outcome: Answer | float = exchange.after_loss(error)
+                outcome: CaptionResponse | float = request.after_loss(error)
             else:
-                outcome = exchange.after(response)
-            if isinstance(outcome, Answer):
+                outcome = request.after(response)
+            if isinstance(outcome, CaptionResponse):
                 return outcome
             await asyncio.sleep(outcome)
 

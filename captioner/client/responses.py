@@ -1,4 +1,4 @@
-"""What a caption service answers, as types; figures are those of the service, unchanged."""
+"""Responses of a caption service as types; figures are those of the service, unchanged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ServedCaption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CaptionResponse:
     """The captions of one photograph, the best first, and what the service says about them."""
 
     captions: tuple[ServedCaption, ...]
@@ -51,11 +51,15 @@ class Answer:
         return self.captions[0].text
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Answer":
-        """Return the answer that the service wrote; members it has not are a KeyError."""
+    def from_json(cls, value: Mapping[str, Any]) -> "CaptionResponse":
+        """Return what the service wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no response of a caption service.
+        """
         captions = tuple(map(ServedCaption.from_json, value["captions"]))
         if not captions:
-            raise ValueError("there is no caption in the answer")
+            raise ValueError("there is no caption in the response")
         seen = value["image"].get("seen")
         return cls(
             captions=captions,

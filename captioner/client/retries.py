@@ -1,8 +1,8 @@
-"""What passes between a client and a caption service, without the sending of it.
+"""Retry logic shared by both clients, without the sending of requests.
 
-Both clients make their requests here and hand over what came back; the answer is the captions, an
-error, or the seconds to wait before the same request goes out again. A photograph travels as the
-request's body, so that nothing has to be encoded, and asking twice for captions does no harm.
+Both clients make their requests from a `CaptionRequest` and hand it what came back; it returns
+the captions, or the seconds to wait before the same request is sent again, or raises. A photograph
+travels as the request's body, so that nothing has to be encoded; sending it twice does no harm.
 """
 
 import random
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
-from captioner.client.responses import Answer
+from captioner.client.responses import CaptionResponse
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
 
 if TYPE_CHECKING:
     import httpx
 
 Photograph = str | Path | bytes
+Outcome = CaptionResponse | CaptionerError  # of one photograph
 
 FIRST_WAIT_SECONDS = 0.5  # where the service does not say how long; twice as long each further time
 CONNECT_SECONDS = 10.0
@@ -28,8 +29,8 @@ IDLE_SECONDS = 3.0  # below what servers keep an unused connection open for, uvi
 _TRY_LATER = (429, 503)
 
 
-class Options(TypedDict, total=False):
-    """What may be asked of the service with a photograph; the rest is left to the service."""
+class RequestOptions(TypedDict, total=False):
+    """The options of a request: those of `SearchConfig` that services take, and attention."""
 
     beam_size: int | None
     num_captions: int  # 1 where it is not given
@@ -53,11 +54,16 @@ class Patience:
                 raise OptionError(f"{name} is {getattr(self, name)}; give seconds above 0")
 
 
-def settings_of(url: str, api_key: str | None, patience: Patience) -> dict[str, Any]:
+def client_options(
+    url: str, api_key: str | None, patience: Patience, transport: str
+) -> dict[str, Any]:
     """Return the keywords that `httpx.Client` and `httpx.AsyncClient` are made with.
 
+    `transport` is the name of the class in httpx that sends for it.
+
     Raises:
-        OptionError: the address or the key cannot be one.
+        OptionError: the address or the key cannot be one, or a variable of the environment names
+            a proxy or certificates that cannot be used.
         ToolError: httpx is not installed.
     """
     httpx = import_httpx()
@@ -68,11 +74,15 @@ def settings_of(url: str, api_key: str | None, patience: Patience) -> dict[str, 
         if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
             raise OptionError("the API key holds a character that no key has; check what was given")
         headers["Authorization"] = f"Bearer {api_key}"
+    from captioner.proxies import transport_options
+
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
     return {
         "base_url": url,
         "headers": headers,
         "timeout": httpx.Timeout(patience.timeout_seconds, connect=CONNECT_SECONDS),
-        "limits": httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS),
+        "transport": getattr(httpx, transport)(limits=limits, **transport_options(url)),
+        "trust_env": False,  # the transport has followed the environment
     }
 
 
@@ -117,8 +127,8 @@ def read(photograph: Photograph) -> bytes:
         raise ImageError(f"{photograph}: {error.strerror or error}; check the path") from None
 
 
-class Exchange:
-    """The way of one photograph to the service and back, over as many requests as it takes."""
+class CaptionRequest:
+    """The request for the captions of one photograph, sent as often as it takes."""
 
     path = "caption"
     headers: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
@@ -129,7 +139,7 @@ class Exchange:
         self._attempt = 0
         self._is_lost = False
 
-    def after(self, response: "httpx.Response") -> Answer | float:
+    def after(self, response: "httpx.Response") -> CaptionResponse | float:
         """Return the captions, or the seconds after which to ask again.
 
         Raises:
@@ -138,7 +148,7 @@ class Exchange:
         self._attempt += 1
         if response.status_code == 200:
             try:
-                return Answer.from_json(response.json())
+                return CaptionResponse.from_json(response.json())
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise self._unexpected(response) from None
         wait = self._wanted_wait(response.headers.get("retry-after"))
@@ -164,7 +174,9 @@ class Exchange:
         if is_broken and not self._is_lost:
             self._is_lost = True
             return 0.0
-        detail = str(error) or type(error).__name__
+        from captioner.proxies import failure
+
+        detail = failure(error, str(error.request.url))
         if isinstance(error, httpx.TimeoutException):
             detail = f"no answer in {self._patience.timeout_seconds:g} s"
             if isinstance(error, httpx.ConnectTimeout):
@@ -206,16 +218,20 @@ class Exchange:
         )
 
     def _unexpected(self, response: "httpx.Response") -> ServiceError:
+        from captioner.proxies import proxy_for
+
         address = response.request.url.copy_with(query=None)
+        proxy = proxy_for(str(address))
+        through = f", through {proxy}" if proxy else ""
         return ServiceError(
-            f"{self.name}: {address} answered with status {response.status_code}, but not as a "
-            "caption service; check the address",
+            f"{self.name}: {address} answered with status {response.status_code}{through}, but not "
+            "as a caption service; check the address",
             code="unexpected_answer",
             status=response.status_code,
         )
 
 
-def concerns_all(outcome: Answer | CaptionerError) -> TypeGuard[ServiceError]:
+def concerns_all(outcome: Outcome) -> TypeGuard[ServiceError]:
     """Whether an outcome is an error that the next photograph would meet too."""
     return isinstance(outcome, ServiceError) and outcome.concerns_every_photograph
 

@@ -6,17 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, Unpack
 
-from captioner.client.responses import Answer
+from captioner.client.responses import CaptionResponse
 from captioner.client.retries import (
-    Exchange,
-    Options,
+    CaptionRequest,
+    Outcome,
     Patience,
     Photograph,
+    RequestOptions,
+    client_options,
     concerns_all,
     import_httpx,
     query_of,
     read,
-    settings_of,
 )
 from captioner.errors import CaptionerError, OptionError, ServiceError
 from captioner.progress import Progress
@@ -37,14 +38,14 @@ class CaptionClient:
         self, url: str, api_key: str | None = None, *, patience: Patience | None = None
     ) -> None:
         self._patience = patience or Patience()
-        settings = settings_of(url, api_key, self._patience)
+        options = client_options(url, api_key, self._patience, "HTTPTransport")
         self._httpx = import_httpx()
-        self._http = self._httpx.Client(**settings)
+        self._http = self._httpx.Client(**options)
 
-    def caption(self, photograph: Photograph, **options: Unpack[Options]) -> Answer:
+    def caption(self, photograph: Photograph, **options: Unpack[RequestOptions]) -> CaptionResponse:
         """Return the captions of a photograph: a path, or the bytes of an image file.
 
-        `options` are those of `captioner.client.Options`.
+        `options` are those of `captioner.client.RequestOptions`.
 
         Raises:
             ImageError: the file cannot be read.
@@ -59,8 +60,8 @@ class CaptionClient:
         *,
         concurrency: int = 8,
         progress: bool = True,
-        **options: Unpack[Options],
-    ) -> list[Answer | CaptionerError]:
+        **options: Unpack[RequestOptions],
+    ) -> list[Outcome]:
         """Return for each photograph, in their order, its answer or the error it met.
 
         `concurrency` requests are under way at a time; `progress` shows how far they are.
@@ -70,7 +71,7 @@ class CaptionClient:
                 this one did: there is no service, it wants a key, an option is not valid.
         """
         waiting = list(photographs)
-        found: list[Answer | CaptionerError] = []
+        found: list[Outcome] = []
         shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
         with shown:
             for outcome in self.caption_each(waiting, concurrency=concurrency, **options):
@@ -83,15 +84,15 @@ class CaptionClient:
         photographs: Sequence[Photograph],
         *,
         concurrency: int = 8,
-        **options: Unpack[Options],
-    ) -> Generator[Answer | CaptionerError, None, None]:
+        **options: Unpack[RequestOptions],
+    ) -> Generator[Outcome, None, None]:
         """Yield what `caption_many` returns, each as soon as it and those before it are there."""
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
         query = query_of(**options)
         stop = threading.Event()
 
-        def outcome_of(photograph: Photograph) -> Answer | CaptionerError:
+        def outcome_of(photograph: Photograph) -> Outcome:
             try:
                 return self._ask(photograph, query, stop)
             except CaptionerError as error:
@@ -101,7 +102,7 @@ class CaptionClient:
         with ThreadPoolExecutor(concurrency, "caption") as threads:
             try:
                 for outcome in threads.map(outcome_of, photographs):
-                    is_any_captioned |= isinstance(outcome, Answer)
+                    is_any_captioned |= isinstance(outcome, CaptionResponse)
                     if not is_any_captioned and concerns_all(outcome):
                         raise outcome
                     yield outcome
@@ -109,21 +110,23 @@ class CaptionClient:
                 stop.set()
                 threads.shutdown(cancel_futures=True)
 
-    def _ask(self, photograph: Photograph, query: dict[str, str], stop: threading.Event) -> Answer:
-        exchange, data = Exchange(photograph, self._patience), read(photograph)
+    def _ask(
+        self, photograph: Photograph, query: dict[str, str], stop: threading.Event
+    ) -> CaptionResponse:
+        request, data = CaptionRequest(photograph, self._patience), read(photograph)
         while True:
             try:
                 response = self._http.post(
-                    exchange.path, params=query, content=data, headers=exchange.headers
+                    request.path, params=query, content=data, headers=request.headers
                 )
             except self._httpx.RequestError as error:
-                outcome: Answer | float = exchange.after_loss(error)
+                outcome: CaptionResponse | float = request.after_loss(error)
             else:
-                outcome = exchange.after(response)
-            if isinstance(outcome, Answer):
+                outcome = request.after(response)
+            if isinstance(outcome, CaptionResponse):
                 return outcome
             if stop.wait(outcome):
-                raise ServiceError(f"{exchange.name}: no longer wanted", code="cancelled")
+                raise ServiceError(f"{request.name}: no longer wanted", code="cancelled")
 
     def close(self) -> None:
         """Close the connections; the client cannot be used after that."""

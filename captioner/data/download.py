@@ -17,7 +17,7 @@ import httpx
 
 from captioner.errors import DataError, StorageError
 from captioner.progress import Progress
-from captioner.text import in_one_line
+from captioner.proxies import RoutedTransport, failure, proxy_for
 
 TRIES = 5  # in a row without a byte
 WAIT_SECONDS = 2.0  # before the second try, twice as long before each further one
@@ -48,6 +48,8 @@ def fetch(file: WebFile, folder: Path, *, show_progress: bool = True) -> Path:
         DataError: no address gives the file now (the next call goes on where this one stopped),
             or it is not the file that its checksum promises.
         StorageError: the disk is full or not writable.
+        OptionError: a variable of the environment names a proxy or certificates that cannot be
+            used.
     """
     target = folder / file.name
     if target.is_file():
@@ -82,7 +84,12 @@ def _fetch_from(address: str, file: WebFile, part: Path, show_progress: bool) ->
     """Bring `part` to its full length, trying again as long as bytes arrive."""
     length_at_first = _length(part)
     failures = 0
-    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS) as client:
+    with httpx.Client(
+        follow_redirects=True,
+        timeout=TIMEOUT_SECONDS,
+        transport=RoutedTransport(),
+        trust_env=False,  # the transport follows the environment
+    ) as client:
         while True:
             before = _length(part)
             try:
@@ -91,10 +98,10 @@ def _fetch_from(address: str, file: WebFile, part: Path, show_progress: bool) ->
                 failures = 1 if _length(part) > before else failures + 1
                 is_offline = isinstance(problem, httpx.ConnectError) and before == length_at_first
                 if is_offline or failures >= TRIES:
-                    raise _AddressError(in_one_line(problem)) from problem
+                    raise _AddressError(failure(problem, address)) from problem
                 time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
             except (httpx.HTTPError, httpx.InvalidURL) as problem:
-                raise _AddressError(in_one_line(problem)) from problem
+                raise _AddressError(failure(problem, address)) from problem
 
 
 def _fetch_once(
@@ -111,7 +118,9 @@ def _fetch_once(
             part.unlink(missing_ok=True)
             raise httpx.RemoteProtocolError(f"the server's file is shorter than our {have:,} bytes")
         if not answer.is_success:
-            raise _AddressError(f"the server answers {answer.status_code} {answer.reason_phrase}")
+            refusal = f"the server answers {answer.status_code} {answer.reason_phrase}"
+            proxy = proxy_for(str(answer.url))
+            raise _AddressError(f"{refusal}, through {proxy}" if proxy else refusal)
         start, total = _extent(answer)
         if file.sha256 and total not in (None, file.size):
             raise _AddressError(

@@ -13,7 +13,7 @@ import pytest
 
 from captioner.data import download as module
 from captioner.data.download import WebFile, fetch, part_of
-from captioner.errors import DataError, StorageError
+from captioner.errors import DataError, OptionError, StorageError
 
 CONTENT = b"PK\x03\x04" + np.random.default_rng(0).bytes(300_000)
 
@@ -203,3 +203,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, server):
 def test_progress_is_told_in_megabytes(tmp_path, server, capsys):
     fetch(web_file(server.address()), tmp_path)
     assert "file.zip: 0/0 MB" in capsys.readouterr().err
+
+
+def test_a_proxy_that_cannot_be_used_is_named(tmp_path, server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    elsewhere = WebFile(name="file", addresses=("http://files.example/",), size=4)
+    monkeypatch.setenv("ALL_PROXY", "socks5://u:secret@127.0.0.1:1")
+    with pytest.raises(OptionError, match=r"^ALL_PROXY is socks5://127\.0\.0\.1:1; SOCKS needs"):
+        fetch(elsewhere, tmp_path, show_progress=False)
+    assert fetch(web_file(server.address()), tmp_path, show_progress=False).read_bytes() == CONTENT
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("HTTP_PROXY", f"http://u:secret@127.0.0.1:{port}")
+    named = rf"through the proxy http://127\.0\.0\.1:{port} that HTTP_PROXY names\)"
+    with pytest.raises(DataError, match=named):
+        fetch(elsewhere, tmp_path / "new", show_progress=False)
