@@ -24,12 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders import CaptionBatch, build_decoder, caption_loss
+from captioner.decoders import CaptionBatch, build_decoder
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.features import Features
 from captioner.files import write_json
 from captioner.hdetach.masks import sample_keep
 from captioner.vocabulary import END, PAD, START
+from training.objectives.cross_entropy import caption_loss
 
 CLIP_NORM = 5.0
 LEARNING_RATE = 4e-4

@@ -37,13 +37,14 @@ from torch import Tensor, nn
 
 from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_json
-from training.benchmarks.config import Experiment
+from training.benchmarks.benchmark import Benchmark
+from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.copying import CLASSES, CopyingConfig, CopyingTask
-from training.benchmarks.loop import Loop
 from training.benchmarks.pixels import PixelsConfig, PixelsTask
 from training.benchmarks.task import Batch
 from training.methods.lstm import Options
 from training.mnist import load_mnist
+from training.run import Run
 from training.run_folder import RunFolder, read_metrics
 
 OURS, PUBLISHED, FLUSHED = "ours", "authors' loop, as published", "authors' loop, flushed"
@@ -163,26 +164,28 @@ def serve(connection: Connection, task: str, name: str, options: argparse.Namesp
 
 
 def contestant(task: str, name: str, options: argparse.Namespace) -> Callable[[], Times]:
-    method = Options(p=options.p)
+    asked = {"p": options.p, "updates": options.updates, "epochs": 1}
     if task == "copying":
-        config = CopyingConfig(delay=options.delay, updates=options.updates, epochs=1)
+        config = CopyingConfig.from_values({**asked, "delay": options.delay})
         copying = CopyingTask(config, CPU)
         if name == OURS:
-            return partial(time_ours, copying, Experiment(config, method))
+            return partial(time_ours, copying, config)
         return partial(time_authors_copying, copying, options)
-    pixels_config = PixelsConfig(mnist=str(options.mnist), updates=options.updates, epochs=1)
+    pixels_config = PixelsConfig.from_values({**asked, "mnist": str(options.mnist)})
     pixels = PixelsTask(pixels_config, CPU)
     if name == OURS:
-        return partial(time_ours, pixels, Experiment(pixels_config, method))
+        return partial(time_ours, pixels, pixels_config)
     return partial(time_authors_mnist, pixels, options)
 
 
-def time_ours(task: CopyingTask | PixelsTask, experiment: Experiment) -> Times:
+def time_ours(task: CopyingTask | PixelsTask, config: BenchmarkConfig) -> Times:
     """Run one epoch of the real loop, and read from its log what took how long."""
     with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as nowhere:
         folder = RunFolder(Path(place))
         with contextlib.redirect_stderr(nowhere):  # the progress
-            Loop(task, experiment, CPU, folder, lambda _: None).run()
+            work = Benchmark(task, config, CPU)
+            with Run.open(work, folder, config, {}, lambda _: None) as run:
+                run.train()
         lines = {line["kind"]: line["seconds"] for line in read_metrics(folder)}
     return lines["train"], lines["validation"] - lines["train"]
 

@@ -9,9 +9,8 @@ import pytest
 
 from captioner.cli import build_parser
 from serving.__main__ import build_parser as build_serving_parser
-from training import copying, sequential_mnist, word_language_model
-from training.arguments import build_parser as build_training_parser
-from training.benchmarks.command import build_parser as build_benchmark_parser
+from training import copying, sequential_mnist, train_coco, word_language_model
+from training.command import build_parser as build_training_parser
 from training.evaluate_coco import build_parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
 from training.methods import method_names
@@ -42,7 +41,7 @@ def options_of_benchmarks() -> Iterator[str]:
     yield from options(build_reproduce_parser())
     for script in (copying.SCRIPT, sequential_mnist.SCRIPT, word_language_model.SCRIPT):
         for model in method_names():
-            yield from options(build_benchmark_parser(script, model))
+            yield from options(build_training_parser(script, {"model": model}))
 
 
 def options_of_scripts() -> Iterator[str]:
@@ -54,7 +53,7 @@ def options_of_scripts() -> Iterator[str]:
 def test_every_option_in_a_document_exists(page: Path) -> None:
     known = {
         *options(build_parser()),
-        *options(build_training_parser()),
+        *options(build_training_parser(train_coco.PROGRAM)),
         *options(build_evaluation_parser()),
         *options(build_paths_parser()),
         *options(build_vanishing_parser()),
@@ -69,7 +68,7 @@ def test_every_option_in_a_document_exists(page: Path) -> None:
 
 def test_every_option_of_training_is_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    ours = {word for word in options(build_training_parser()) if word != "--help"}
+    ours = {word for word in options(build_training_parser(train_coco.PROGRAM)) if word != "--help"}
     positive = {word for word in ours if not (word.startswith("--no-") and f"--{word[5:]}" in ours)}
     missing = {
         word for word in positive if not re.search(rf"--(no-)?{re.escape(word[2:])}(?![\w-])", text)

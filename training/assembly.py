@@ -12,7 +12,7 @@ from torch import nn
 
 from captioner.checkpoint import Checkpoint
 from captioner.data.karpathy import CaptionDataset, CaptionedImage
-from captioner.decoders import Decoder, build_decoder, decoder_options
+from captioner.decoders import Decoder, build_decoder
 from captioner.devices import choose_device
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import create_encoder
@@ -161,7 +161,7 @@ def _new_encoder(config: TrainingConfig) -> Encoder:
 def _new_decoder(config: TrainingConfig, encoder: Encoder, vocabulary: Vocabulary) -> Decoder:
     return build_decoder(
         config.decoder,
-        decoder_options(config.decoder, config.to_json()),
+        config.part("decoder"),
         vocabulary_size=len(vocabulary),
         feature_size=encoder.feature_size,
         generator=derived_generator(config.seed, "decoder"),

@@ -26,6 +26,7 @@ class TrainingBatch(NamedTuple):
     source: ImageSource
     images: Read  # of that source
     captions: CaptionBatch | None  # None: every image of the batch is broken
+    references: list[list[Sequence[str]]]  # the words of all captions of each readable image
 
 
 class EpochPlan(NamedTuple):
@@ -109,18 +110,24 @@ class EpochBatches:
             indices = [self._usable[place] for place in places]
             read = source.read(indices, [plan.views[place] for place in places])
             place_of = dict(zip(indices, places, strict=True))
-            captions = [self._captions(index, place_of[index], plan) for index in read.indices]
+            references, captions = [], []
+            for index in read.indices:
+                place = place_of[index]
+                references.append(self._references(index, plan.views[place]))
+                captions.append(self._captions(references[-1], plan.caption_ranks[place]))
             packed = CaptionBatch.pack(captions, device=self._device) if captions else None
-            yield TrainingBatch(source, read, packed)
+            yield TrainingBatch(source, read, packed, references)
 
-    def _captions(self, index: int, place: int, plan: EpochPlan) -> list[list[int]]:
-        captions = [tokens for tokens in self._images[index].tokens if tokens]
+    def _references(self, index: int, view: View) -> list[Sequence[str]]:
+        captions: list[Sequence[str]] = [tokens for tokens in self._images[index].tokens if tokens]
+        return [swap_left_right(tokens) for tokens in captions] if view.is_mirrored else captions
+
+    def _captions(self, captions: Sequence[Sequence[str]], ranks: torch.Tensor) -> list[list[int]]:
+        """Return the captions that are trained on, as numbers."""
         limit = self._config.captions_per_image
         if len(captions) > limit:
-            ranks = plan.caption_ranks[place, : len(captions)].tolist()
-            chosen = sorted(sorted(range(len(captions)), key=ranks.__getitem__)[:limit])
+            rank = ranks[: len(captions)].tolist()
+            chosen = sorted(sorted(range(len(captions)), key=rank.__getitem__)[:limit])
             captions = [captions[caption] for caption in chosen]
-        if plan.views[place].is_mirrored:
-            captions = [tuple(swap_left_right(tokens)) for tokens in captions]
         longest = self._config.max_caption_length
         return [self._vocabulary.encode(tokens[:longest]) for tokens in captions]

@@ -5,20 +5,21 @@ folder holds the effective values. What a user does not give is filled in by the
 data set (`recipes.py`), else by the defaults below.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from captioner.decoders import DECODERS, decoder_class
-from captioner.errors import OptionError
+from captioner.decoders import DECODERS
 from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     PROBABILITY,
     SHARE,
-    Options,
     Range,
     option,
 )
+from training.composition import Choices, ComposedOptions
+from training.objectives import OBJECTIVES, ObjectiveOptions
 from training.recipes import RECIPES
 
 _AREA = Range(
@@ -27,7 +28,7 @@ _AREA = Range(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Options):
+class TrainingConfig(ComposedOptions):
     # Data
     data: str | None = option(
         None,
@@ -109,16 +110,6 @@ class TrainingConfig(Options):
 
     # Decoder
     decoder: str = option("soft_attention", "kind of decoder", choices=tuple(DECODERS))
-    hidden_size: int = option(512, "units of the LSTM", within=AT_LEAST_ONE)
-    embedding_size: int = option(512, "length of a word's vector", within=AT_LEAST_ONE)
-    attention_size: int = option(512, "units of the attention's hidden layer", within=AT_LEAST_ONE)
-    feature_embedding_size: int = option(
-        0,
-        "length that the features are embedded to before all else; 0 uses them as they are",
-        within=NOT_NEGATIVE,
-    )
-    dropout: float = option(0.5, "share of units dropped while training", within=SHARE)
-
     start_from: str | None = option(
         None,
         "checkpoint whose weights and vocabulary a new run begins with, for example to fine-tune "
@@ -132,10 +123,10 @@ class TrainingConfig(Options):
         "probability that a step's hidden state is detached; 0 is a plain LSTM",
         within=PROBABILITY,
     )
-    detach_attention: bool = option(False, "detach the query of the attention at such a step too")
     anneal_epochs: int = option(0, "train the last N epochs without detaching", within=NOT_NEGATIVE)
 
     # Optimisation
+    objective: str = option("cross_entropy", "what training makes small", choices=tuple(OBJECTIVES))
     lr: float = option(4e-4, "learning rate of the decoder", within=ABOVE_ZERO)
     lr_schedule: str = option(
         "constant",
@@ -146,14 +137,6 @@ class TrainingConfig(Options):
         0, "steps in which the learning rate grows from zero", within=NOT_NEGATIVE
     )
     weight_decay: float = option(0.0, "decoupled weight decay of all matrices", within=NOT_NEGATIVE)
-    label_smoothing: float = option(
-        0.0, "probability that the target spreads over all words", within=SHARE
-    )
-    attention_regulariser: float = option(
-        0.0,
-        "weight of the doubly stochastic attention penalty of Xu et al. 2015",
-        within=NOT_NEGATIVE,
-    )
     average_decay: float = option(
         0.0,
         "decay of the running average of the weights that is validated and kept; 0 is off",
@@ -201,9 +184,12 @@ class TrainingConfig(Options):
         within=NOT_NEGATIVE,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_contradictions()
+    @classmethod
+    def choices(cls) -> Choices:
+        return {
+            "decoder": {name: decoder.Options for name, decoder in DECODERS.items()},
+            "objective": {name: objective.Options for name, objective in OBJECTIVES.items()},
+        }
 
     @property
     def trains_encoder(self) -> bool:
@@ -224,34 +210,32 @@ class TrainingConfig(Options):
             return self.encoder_lr
         return self.lr if self.encoder_weights == "none" else self.lr / 10
 
-    def _check_contradictions(self) -> None:
+    def contradictions(self) -> Iterable[str]:
         stages = self.fine_tune_encoder
         if stages not in ("all", "none") and not (stages.isdecimal() and int(stages) >= 1):
-            raise OptionError(
+            yield (
                 f"--fine-tune-encoder is {stages!r}; it can be all, none, or the number of last "
                 "stages to train"
             )
         if self.clip_norm and self.clip_value:
-            raise OptionError(
+            yield (
                 f"--clip-norm is {self.clip_norm} and --clip-value is {self.clip_value}; "
                 "give one of them, and 0 for the other"
             )
         if self.frozen_epochs and (not self.trains_encoder or self.frozen_epochs >= self.epochs):
-            raise OptionError(
+            yield (
                 f"--frozen-epochs is {self.frozen_epochs} of {self.epochs} epochs with "
                 f"--fine-tune-encoder {stages}; leave at least one epoch to fine-tune it"
             )
         if self.random_crop < 1 and not self.trains_encoder:
-            raise OptionError(
+            yield (
                 "--random-crop needs --fine-tune-encoder: a frozen encoder's features are stored "
                 "once, for whole images"
             )
         if self.p > 0 and self.anneal_epochs >= self.epochs:
-            raise OptionError(
+            yield (
                 f"--anneal-epochs is {self.anneal_epochs} of {self.epochs} epochs, so --p "
                 f"{self.p} would never be in force; leave at least one epoch with it"
             )
-        if self.attention_regulariser and not decoder_class(self.decoder).has_attention:
-            raise OptionError(f"--attention-regulariser needs attention; {self.decoder} has none")
-        if self.detach_attention and not decoder_class(self.decoder).has_attention:
-            raise OptionError(f"--detach-attention needs attention; {self.decoder} has none")
+        if isinstance(self, ObjectiveOptions):
+            yield from self.contradictions_with(DECODERS[self.decoder])

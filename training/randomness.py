@@ -6,7 +6,7 @@ for that epoch, so resuming needs no memory of it; masks and dropout go on from 
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -22,24 +22,18 @@ def derived_generator(
     return generator
 
 
-@dataclass(frozen=True)
-class StepGenerators:
-    """The generators that are drawn from at every step."""
+def generator_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
+    """Return the state of each generator, by name."""
+    return {name: generator.get_state() for name, generator in generators.items()}
 
-    masks: torch.Generator
-    dropout: torch.Generator  # on the device of the training
 
-    @classmethod
-    def derived(cls, seed: int, device: torch.device) -> "StepGenerators":
-        return cls(
-            masks=derived_generator(seed, "masks"),
-            dropout=derived_generator(seed, "dropout", device=device),
-        )
+def restore_generators(
+    generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]
+) -> None:
+    """Put back what `generator_states` returned.
 
-    def state(self) -> dict[str, Tensor]:
-        return {"masks": self.masks.get_state(), "dropout": self.dropout.get_state()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.masks.set_state(state["masks"])
-        if state["dropout"].shape == self.dropout.get_state().shape:
-            self.dropout.set_state(state["dropout"])  # else the run goes on upon another device
+    A state of another kind of device is left out: the run goes on there with fresh draws.
+    """
+    for name, generator in generators.items():
+        if states[name].shape == generator.get_state().shape:
+            generator.set_state(states[name])

@@ -6,7 +6,7 @@ gradients clamped at 0.1, 30 epochs, captions cut at 16 words); the others were 
 see `docs/results`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -140,12 +140,10 @@ def recipe_for(dataset_name: str) -> Recipe:
     return RECIPES.get(dataset_name, RECIPES["own_photographs"])
 
 
-def with_recipe(
-    given: Mapping[str, Any], dataset_name: str, known: Collection[str] | None = None
-) -> dict[str, Any]:
+def with_recipe(given: Mapping[str, Any], dataset_name: str) -> dict[str, Any]:
     """Return what was given, and what its recipe, else the data set's, sets beside it.
 
-    With `known`, what the recipe says of other options is left out: not every decoder has all.
+    Not every decoder has all of the options.
 
     Raises:
         OptionError: there is no such recipe.
@@ -154,7 +152,7 @@ def with_recipe(
     if name not in RECIPES:
         raise OptionError(f"--recipe is {name!r}; it can be {' or '.join(RECIPES)}")
     found = RECIPES[name].options_beside(given)
-    return {**{one: found[one] for one in found if known is None or one in known}, **given}
+    return {**found, **given}
 
 
 def check_with_any_recipe(

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,6 +131,7 @@ class RunFolder:
             StorageError: the folder cannot be made.
         """
         lock = self.path / _LOCK
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(lock, "a")  # noqa: SIM115 - held below
@@ -150,7 +151,9 @@ class RunFolder:
             finally:
                 if list(self.path.iterdir()) == [lock]:  # nothing came of the run
                     lock.unlink()
-                    self.path.rmdir()
+                    with suppress(OSError):  # another run stands beside it by now
+                        for path in made:
+                            path.rmdir()
 
     def check_free_space(self, needed_bytes: int) -> None:
         """Raise StorageError unless the disk has room for this much."""

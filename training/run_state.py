@@ -1,150 +1,152 @@
-"""Where a run stands, and how `last/` keeps it so that a killed run goes on exactly.
+"""The counts of a run, and how `last/` keeps all that an exact continuation needs.
 
-`last/` is an ordinary checkpoint with the weights as they are, and beside them what only
-training needs: the optimiser's moments, the generators, the averaged weights and the counts.
+`last/` is an ordinary checkpoint with the weights as they are, and beside them what only training
+needs: the optimiser's moments, the generators, what the work carries along, and the counts.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
-from captioner.checkpoint import load_extra, save_checkpoint
 from captioner.errors import TrainingError
-from captioner.files import file_hash
-from training.assembly import Parts
-from training.averaging import WeightAverage
+from captioner.hashed_folder import read_extra, read_hashes
 from training.optimisation import optimiser_tensors, restore_optimiser
-from training.randomness import StepGenerators
+from training.randomness import generator_states, restore_generators
+
+if TYPE_CHECKING:
+    from training.work import BatchLoss, Work
+
+_STATE, _EARLIER_STATE = "run_state", "standing"
+_EARLIER_NAMES = {
+    "update": "step",
+    "validated_update": "validated_step",
+    "best_update": "best_step",
+    "best_scores": "best",
+}
 
 
 @dataclass
-class Interval:
-    """Sums over some steps, such as those since the last line of the log."""
+class Pace:
+    """What some steps came to in how long."""
 
-    steps: int = 0  # with a readable image
-    loss: float = 0.0  # times tokens
-    tokens: int = 0
+    steps: int = 0  # that moved the weights
     captions: int = 0
     seconds: float = 0.0
 
+    def add(self, batch: "BatchLoss") -> None:
+        self.steps += 1
+        self.captions += batch.captions
+
 
 @dataclass
-class Standing:
+class Interval(Pace):
+    """The steps since the last line of the log."""
+
+    weight: int = 0
+    sums: dict[str, float | Tensor] = field(default_factory=dict)  # of weighted figures by name
+
+    def add(self, batch: "BatchLoss") -> None:
+        """Add a batch up, in double precision and without waiting for the device."""
+        super().add(batch)
+        self.weight += batch.weight
+        for name, value in {"loss": batch.loss, **batch.figures}.items():
+            weighted = value.detach().double() * batch.weight
+            self.sums[name] = self.sums.get(name, 0.0) + weighted
+
+    def sum(self, name: str) -> float:
+        return float(self.sums.get(name, 0.0))
+
+    def means(self) -> dict[str, float]:
+        return {name: self.sum(name) / self.weight for name in self.sums}
+
+
+@dataclass
+class RunState:
     """The counts of a run."""
 
     step: int = 0  # steps done
     validated_step: int = 0  # when the last validation was
-    stale_validations: int = 0  # validations since the best one
     best_step: int = 0
-    best_scores: dict[str, float] = field(default_factory=dict)  # empty before the first validation
+    best: dict[str, float] = field(default_factory=dict)  # empty before the first validation
+    stale_validations: int = 0  # validations since the best one
+    reached_validations: int = 0  # validations running that reached the goal
     seconds: float = 0.0  # of training and validation, over all processes
     metrics_bytes: int = 0  # length of the log
     interval: Interval = field(default_factory=Interval)
 
-    def take(self, scores: Mapping[str, float]) -> bool:
-        """Note a validation at this step; return whether it is the best one so far."""
+    def note_validation(
+        self, figures: dict[str, float], *, is_best: bool, is_at_goal: bool
+    ) -> None:
+        """Count a validation at this step."""
         self.validated_step = self.step
-        if self.best_scores and scores["CIDEr"] <= self.best_scores["CIDEr"]:
-            self.stale_validations += 1
-            return False
-        self.stale_validations = 0
-        self.best_step, self.best_scores = self.step, dict(scores)
-        return True
+        self.reached_validations = self.reached_validations + 1 if is_at_goal else 0
+        self.stale_validations = 0 if is_best else self.stale_validations + 1
+        if is_best:
+            self.best_step, self.best = self.step, dict(figures)
+
+    def to_json(self) -> dict[str, Any]:
+        interval = {item.name: getattr(self.interval, item.name) for item in fields(Interval)}
+        interval["sums"] = {name: self.interval.sum(name) for name in self.interval.sums}
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "interval": interval,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "RunState":
+        """Return what `to_json` wrote, in this version or an earlier one."""
+        values = {_EARLIER_NAMES.get(name, name): value for name, value in stored.items()}
+        interval = dict(values.pop("interval", {}))
+        if "interval_updates" in values:  # an earlier benchmark
+            steps = values.pop("interval_updates")
+            interval = {"steps": steps, "weight": steps, "loss": values.pop("interval_loss")}
+            values["reached_validations"] = values.pop("reached")
+        if "tokens" in interval:  # an earlier captioner
+            interval["weight"] = interval.pop("tokens")
+        if "loss" in interval:
+            interval["sums"] = {"loss": interval.pop("loss")}
+        return cls(**values, interval=Interval(**interval))
 
 
-@dataclass(frozen=True)
-class Moving:
-    """What changes from step to step beside the weights."""
-
-    optimiser: torch.optim.Optimizer
-    generators: StepGenerators
-    average: WeightAverage | None
-
-
-def save_weights(
-    folder: Path, parts: Parts, standing: Standing, *, unchanged_encoder: Path | None, **extra: Any
-) -> None:
-    """Write a checkpoint of the weights that the modules have now."""
-    epoch = standing.step / parts.batches.steps_per_epoch
-    save_checkpoint(
-        folder,
-        encoder=parts.encoder,
-        decoder=parts.decoder,
-        vocabulary=parts.vocabulary,
-        summary={
-            "step": standing.step,
-            "epoch": round(epoch, 4),
-            "best_step": standing.best_step,
-            "scores_val": standing.best_scores if standing.best_step == standing.step else {},
-            "beam_size_val": parts.config.beam_size,
-            "seconds": round(standing.seconds, 1),
-            "data": _data(parts),
-            "training": parts.config.to_json(),
-        },
-        link_encoder_from=None if parts.config.trains_encoder else unchanged_encoder,
-        **extra,
-    )
-
-
-def save_last(
-    folder: Path, parts: Parts, standing: Standing, moving: Moving, *, beside: Path
-) -> None:
-    """Write `last/`; an unchanged encoder is shared with the checkpoint `beside`, if there is one.
+def save_last(folder: Path, work: "Work", state: RunState) -> None:
+    """Write `last/`.
 
     Raises:
         StorageError: the disk is full; the previous `last/` is untouched.
     """
-    tensors = {
-        "optimiser": optimiser_tensors(moving.optimiser),
-        "generators": moving.generators.state(),
-    }
-    if moving.average is not None:
-        tensors["average"] = moving.average.tensors()
-    save_weights(
+    work.save(
         folder,
-        parts,
-        standing,
-        unchanged_encoder=next((path for path in (folder, beside) if path.exists()), None),
-        extra_json={"standing": {**asdict(standing), "data": _fingerprint(parts)}},
-        extra_tensors=tensors,
+        state,
+        json_values={_STATE: {**state.to_json(), "data": work.fingerprint()}},
+        tensors={
+            "optimiser": optimiser_tensors(work.optimiser),
+            "generators": generator_states(work.generators),
+            **work.carried(),
+        },
     )
 
 
-def restore(folder: Path, parts: Parts, moving: Moving) -> Standing:
-    """Put back what `save_last` wrote, the weights of the modules excepted.
+def restore(folder: Path, work: "Work") -> RunState:
+    """Put back what `save_last` wrote, and return the counts.
 
     Raises:
-        CheckpointError: a file is missing or damaged.
+        CheckpointError: a file is missing or damaged, or it is another model's.
         TrainingError: the data are not those that the run began with.
     """
-    stored = load_extra(folder, "standing")
-    if stored.pop("data") != _fingerprint(parts):
+    work.load(folder)
+    hashes = read_hashes(folder, ())
+    name = _EARLIER_STATE if f"{_EARLIER_STATE}.json" in hashes else _STATE
+    stored = read_extra(folder, hashes, name)
+    if stored.pop("data") != work.fingerprint():
         raise TrainingError(
-            f"{parts.dataset.json_path} or its readable images have changed since {folder} was "
-            "written, so the run cannot go on exactly; restore them, or start a new run"
+            f"{work.data_name} have changed since {folder} was written, so the run cannot go on "
+            "exactly; restore them, or start a new run"
         )
-    restore_optimiser(moving.optimiser, load_extra(folder, "optimiser"))
-    moving.generators.restore(load_extra(folder, "generators"))
-    if moving.average is not None:
-        moving.average.restore(load_extra(folder, "average"))
-    return Standing(**{**stored, "interval": Interval(**stored["interval"])})
-
-
-def _data(parts: Parts) -> dict[str, Any]:
-    dataset = parts.dataset
-    return {
-        "name": dataset.name,
-        "json": str(dataset.json_path.resolve()),
-        "images": str(dataset.images_dir.resolve()),
-        "counts": dataset.counts(),
-    }
-
-
-def _fingerprint(parts: Parts) -> dict[str, Any]:
-    return {
-        "sha256": file_hash(parts.dataset.json_path),
-        "training_images": parts.batches.num_images,
-    }
+    restore_optimiser(work.optimiser, read_extra(folder, hashes, "optimiser"))
+    restore_generators(work.generators, read_extra(folder, hashes, "generators"))
+    for group in work.carried():
+        work.restore_carried(group, read_extra(folder, hashes, group))
+    return RunState.from_json(stored)

@@ -1,13 +1,14 @@
 """Options of a run that starts from the weights of another: those of its model come with them."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from captioner.checkpoint import Checkpoint
 from captioner.errors import CheckpointError, OptionError
 from captioner.options import flag
 
-_OF_THE_MODEL = (
+_OF_THE_MODEL = (  # and the decoder's own options
     "min_count",
     "encoder",
     "encoder_weights",
@@ -16,12 +17,6 @@ _OF_THE_MODEL = (
     "image_size",
     "image_mode",
     "decoder",
-    "hidden_size",
-    "embedding_size",
-    "attention_size",
-    "feature_embedding_size",
-    "dropout",
-    "detach_attention",
 )
 
 
@@ -38,7 +33,8 @@ def with_model_of(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str,
             f"{checkpoint.folder} does not say how it was trained; start from one that "
             "train_coco.py wrote"
         )
-    model = {name: trained[name] for name in _OF_THE_MODEL if name in trained}
+    of_the_decoder = [item.name for item in fields(checkpoint.decoder.Options)]
+    model = {name: trained[name] for name in (*_OF_THE_MODEL, *of_the_decoder) if name in trained}
     for name, value in model.items():
         if name in given and given[name] != value:
             raise OptionError(

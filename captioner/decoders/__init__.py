@@ -17,7 +17,6 @@ from captioner.decoders.interface import (
     DecoderOptions,
     DecoderOutput,
     Step,
-    caption_loss,
 )
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.soft_attention import SoftAttention
@@ -35,7 +34,6 @@ __all__ = [
     "DecoderOutput",
     "Step",
     "build_decoder",
-    "caption_loss",
     "decoder_class",
     "decoder_options",
 ]

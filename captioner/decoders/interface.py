@@ -170,35 +170,3 @@ def keep_values(keep: Tensor | None, steps: int) -> list[float]:
     if keep.shape != (steps,):
         raise OptionError(f"keep has shape {tuple(keep.shape)}; the batch has {steps} steps")
     return keep.tolist()
-
-
-def caption_loss(
-    output: DecoderOutput,
-    batch: CaptionBatch,
-    *,
-    label_smoothing: float = 0.0,
-    attention_regulariser: float = 0.0,
-) -> Tensor:
-    """Return the mean cross-entropy per word, plus the doubly stochastic term.
-
-    Source:
-        Xu et al. 2015, equation 14: attention_regulariser * sum_i (1 - sum_t alpha_ti)^2 over the
-        positions i, averaged over captions.
-    """
-    loss = nn.functional.cross_entropy(
-        output.logits, batch.targets, label_smoothing=label_smoothing
-    )
-    if attention_regulariser > 0.0 and output.attention is not None:
-        loss = loss + attention_regulariser * _uneven_attention(output.attention, batch)
-    return loss
-
-
-def _uneven_attention(attention: Tensor, batch: CaptionBatch) -> Tensor:
-    row = torch.arange(batch.num_captions, device=attention.device)
-    rows = []
-    for step in batch.timeline:
-        row = row if step.survivors is None else row[step.survivors]
-        rows.append(row)
-    total = attention.new_zeros(batch.num_captions, attention.shape[1])
-    total = total.index_add(0, torch.cat(rows), attention)
-    return (1.0 - total).square().sum(1).mean()

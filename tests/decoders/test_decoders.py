@@ -16,7 +16,6 @@ from captioner.decoders import (
     SoftAttention,
     Step,
     build_decoder,
-    caption_loss,
     decoder_options,
     soft_attention,
 )
@@ -26,6 +25,7 @@ from captioner.features import Features
 from captioner.hdetach.masks import sample_keep
 from captioner.search import select_captions
 from captioner.vocabulary import END, START
+from training.objectives.cross_entropy import caption_loss
 
 _spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
 naive = importlib.util.module_from_spec(_spec)

@@ -33,18 +33,24 @@ from training.config import TrainingConfig
         ),
         ({"random_crop": 1.2}, r"--random-crop is 1\.2; the share of the area"),
         ({"p": 0.4, "epochs": 5, "anneal_epochs": 5}, r"--p 0\.4 would never be in force"),
-        ({"decoder": "show_tell", "detach_attention": True}, r"show_tell has none"),
+        (
+            {"decoder": "show_tell", "detach_attention": True},
+            r"--detach-attention is an option of --decoder soft_attention, and the decoder is",
+        ),
         ({"decoder": "show_tell", "attention_regulariser": 1.0}, r"show_tell has none"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message) as caught:
-        TrainingConfig(**values)
+        TrainingConfig.from_values(values)
     assert "\n" not in str(caught.value)
 
 
 def test_the_stored_form_gives_the_same_configuration() -> None:
-    config = TrainingConfig(p=0.4, fine_tune_encoder="2", image_size=64, encoder_lr=1e-5)
+    config = TrainingConfig.from_values(
+        {"p": 0.4, "fine_tune_encoder": "2", "image_size": 64, "label_smoothing": 0.2}
+    )
+    assert config.to_json()["label_smoothing"] == 0.2
     assert TrainingConfig.from_json(config.to_json()) == config
 
 

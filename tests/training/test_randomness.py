@@ -2,7 +2,7 @@
 
 import torch
 
-from training.randomness import StepGenerators, derived_generator
+from training.randomness import derived_generator, generator_states, restore_generators
 
 
 def draw(generator: torch.Generator) -> list[float]:
@@ -17,10 +17,11 @@ def test_a_purpose_and_a_seed_give_one_stream() -> None:
 
 
 def test_a_restored_state_goes_on_where_it_was() -> None:
-    generators = StepGenerators.derived(0, torch.device("cpu"))
-    draw(generators.masks), draw(generators.dropout)
-    state = {name: value.clone() for name, value in generators.state().items()}
-    expected = draw(generators.masks), draw(generators.dropout)
-    fresh = StepGenerators.derived(0, torch.device("cpu"))
-    fresh.restore(state)
-    assert (draw(fresh.masks), draw(fresh.dropout)) == expected
+    names = ("masks", "dropout")
+    generators = {name: derived_generator(0, name) for name in names}
+    [draw(generator) for generator in generators.values()]
+    states = {name: state.clone() for name, state in generator_states(generators).items()}
+    expected = [draw(generator) for generator in generators.values()]
+    fresh = {name: derived_generator(0, name) for name in names}
+    restore_generators(fresh, states)
+    assert [draw(generator) for generator in fresh.values()] == expected

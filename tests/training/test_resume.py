@@ -25,7 +25,7 @@ def finished(process: Any) -> str:
 
 def saved_step(run: Path) -> int:
     """Return the step that `last/` holds, 0 before there is one."""
-    path = run / "last" / "standing.json"
+    path = run / "last" / "run_state.json"
     return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
@@ -89,7 +89,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     process.signal(number)
     assert process.wait() == 130, process.output
     assert "python training/train_coco.py --resume run" in process.output
-    saved = json.loads((tmp_path / "run" / "last" / "standing.json").read_text())
+    saved = json.loads((tmp_path / "run" / "last" / "run_state.json").read_text())
     assert saved["step"] > 0
     load_checkpoint(tmp_path / "run" / "last")
     again = finished(start("--resume", "run/last", "--epochs", "1", "--device", "cpu"))

@@ -1,20 +1,19 @@
-"""What every run of a benchmark chooses, and how it is kept together with its method's options.
+"""The options of every benchmark, which are joined with those of the method that `--model` names.
 
 A task subclasses `BenchmarkConfig` with flags and defaults of its own. Flags, keys of
 `config.json` and attributes have the same names.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from captioner.errors import OptionError
-from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, Options, option
-from training.methods import MethodOptions, load_method, method_names
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, NOT_NEGATIVE, option
+from training.composition import Choices, ComposedOptions
+from training.methods import load_method, method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(Options):
+class BenchmarkConfig(ComposedOptions):
     model: str = option("lstm", "the recurrent method", choices=method_names())
     hidden_size: int = option(128, "units of the recurrent layer", within=AT_LEAST_ONE)
 
@@ -62,43 +61,19 @@ class BenchmarkConfig(Options):
         changeable=True,
     )
 
+    @classmethod
+    def choices(cls) -> Choices:
+        return {"model": {name: load_method(name).options for name in method_names()}}
 
-@dataclass(frozen=True)
-class Experiment:
-    """A run's configuration: of the task and the loop, and of the method."""
-
-    config: BenchmarkConfig
-    method: MethodOptions
-
-    def __post_init__(self) -> None:
-        config = self.config
-        shares = [getattr(self.method, name, None) for name in ("p", "cell_p")]
-        if config.anneal_epochs and shares == [None, None]:
-            raise OptionError(
-                f"--anneal-epochs is {config.anneal_epochs}, but {config.model} detaches nothing; "
+    def contradictions(self) -> Iterable[str]:
+        shares = [getattr(self, name, None) for name in ("p", "cell_p")]
+        if self.anneal_epochs and shares == [None, None]:
+            yield (
+                f"--anneal-epochs is {self.anneal_epochs}, but {self.model} detaches nothing; "
                 "leave it 0"
             )
-        if any(shares) and config.anneal_epochs >= config.epochs:
-            raise OptionError(
-                f"--anneal-epochs is {config.anneal_epochs} of {config.epochs} epochs, so nothing "
+        if any(shares) and self.anneal_epochs >= self.epochs:
+            yield (
+                f"--anneal-epochs is {self.anneal_epochs} of {self.epochs} epochs, so nothing "
                 "would ever be detached; leave at least one epoch before them"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.config.to_json(), **self.method.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], config_type: type[BenchmarkConfig]) -> Self:
-        """Return the experiment with these options; what is missing takes its default.
-
-        Raises:
-            OptionError: an option is unknown to the task and the method, or out of range.
-        """
-        of_config = {item.name for item in fields(config_type)}
-        config = config_type.from_json(
-            {name: value for name, value in values.items() if name in of_config}
-        )
-        method = load_method(config.model).options.from_json(
-            {name: value for name, value in values.items() if name not in of_config}
-        )
-        return cls(config, method)

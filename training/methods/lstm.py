@@ -9,12 +9,12 @@ there is no bias of the forget gate. The paper stacks no layers and leaves open 
 should share their masks; `--layer-masks` has both ways.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from captioner.errors import OptionError
 from captioner.lstm import HDetachLSTM
 from captioner.lstm.layer import LAYER_MASKS
 from captioner.options import AT_LEAST_ONE, PROBABILITY, option
@@ -40,10 +40,9 @@ class Options(MethodOptions):
     )
     bidirectional: bool = option(False, "read the sequence from both ends")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def contradictions(self) -> Iterable[str]:
         if self.damping and not (self.p or self.cell_p):
-            raise OptionError("--damping is given with --p 0; give the --p whose mean it takes")
+            yield "--damping is given with --p 0; give the --p whose mean it takes"
 
 
 class Method(RecurrentMethod):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import copying, sequential_mnist
-from training.benchmarks.command import build_parser
+from training.command import build_parser
 from training.methods import method_names
 
 Copy = Callable[..., int]
@@ -145,5 +145,5 @@ def test_every_ablation_runs_by_its_flags(
 @pytest.mark.parametrize("model", method_names())
 @pytest.mark.parametrize("script", [copying.SCRIPT, sequential_mnist.SCRIPT])
 def test_every_option_has_help_whatever_the_model(script: object, model: str) -> None:
-    parser = build_parser(script, model)  # type: ignore[arg-type]
+    parser = build_parser(script, {"model": model})  # type: ignore[arg-type]
     assert all(action.help for action in parser._actions)

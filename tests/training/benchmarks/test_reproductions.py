@@ -4,8 +4,8 @@ import pytest
 
 from captioner.errors import OptionError
 from training import copying, sequential_mnist
-from training.benchmarks.command import build_parser
 from training.benchmarks.reproductions import RATES, REPRODUCTIONS, Run, runs_of
+from training.command import build_parser
 from training.methods import load_method, method_names
 
 SCRIPTS = {"copying": copying.SCRIPT, "sequential_mnist": sequential_mnist.SCRIPT}
@@ -14,7 +14,7 @@ SCRIPTS = {"copying": copying.SCRIPT, "sequential_mnist": sequential_mnist.SCRIP
 @pytest.mark.parametrize("name", REPRODUCTIONS)
 def test_the_scripts_understand_every_run(name: str) -> None:
     for run in runs_of(REPRODUCTIONS[name], seeds=1):
-        parser = build_parser(SCRIPTS[run.setting.script], run.row.model)
+        parser = build_parser(SCRIPTS[run.setting.script], {"model": run.row.model})
         given = vars(parser.parse_args(run.arguments))
         wanted = {"lr": run.lr, "seed": 0, **dict(run.row.options), **dict(run.setting.options)}
         assert {key: given[key] for key in wanted} == wanted

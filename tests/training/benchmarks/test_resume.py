@@ -22,8 +22,8 @@ def finished(process: Any) -> None:
 
 def saved_update(run: Path) -> int:
     """Return the update that `last/` holds, 0 before there is one."""
-    path = run / "last" / "standing.json"
-    return int(json.loads(path.read_text())["update"]) if path.exists() else 0
+    path = run / "last" / "run_state.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
 def end_state(run: Path) -> dict[str, Any]:

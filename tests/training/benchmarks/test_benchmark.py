@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from captioner.errors import CheckpointError, TrainingError
-from training.benchmarks.config import BenchmarkConfig, Experiment
-from training.benchmarks.loop import Loop, Outcome
+from training.benchmarks.benchmark import Benchmark
+from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Figures, Task
-from training.methods.lstm import Options
+from training.run import Outcome, Run
 from training.run_folder import RunFolder, read_metrics
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ Copy = Callable[..., int]
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no curves, which takes longer than all else in these runs."""
-    monkeypatch.setattr("training.benchmarks.loop.draw_curves", lambda *_, **__: None)
+    monkeypatch.setattr("training.run.draw_curves", lambda *_, **__: None)
 
 
 class Scripted(Task):
@@ -54,11 +54,10 @@ class Scripted(Task):
         return {"accuracy": next(self._scores)}
 
 
-def loop_of(task: Task, folder: Path, p: float = 0.0, **options: Any) -> Loop:
-    config = BenchmarkConfig(hidden_size=3, **{"epochs": 5, **options})
-    run = RunFolder(folder)
+def run_of(task: Task, folder: Path, **options: Any) -> Run:
+    config = BenchmarkConfig.from_values({"hidden_size": 3, "epochs": 5, **options})
     folder.mkdir(exist_ok=True)
-    return Loop(task, Experiment(config, Options(p=p)), CPU, run, lambda _line: None)
+    return Run.open(Benchmark(task, config, CPU), RunFolder(folder), config, {}, lambda _line: None)
 
 
 @pytest.mark.parametrize(
@@ -73,32 +72,33 @@ def loop_of(task: Task, folder: Path, p: float = 0.0, **options: Any) -> Loop:
 def test_the_best_model_is_chosen_as_the_task_says(
     scores: tuple[float, ...], rules: dict[str, Any], best: int, tmp_path: Path
 ) -> None:
-    loop = loop_of(Scripted(*scores, **rules), tmp_path)
-    assert loop.run() is Outcome.FINISHED
-    assert loop.standing.best_update == 2 * best
+    run = run_of(Scripted(*scores, **rules), tmp_path)
+    assert run.train() is Outcome.FINISHED
+    assert run.state.best_step == 2 * best
     kept = json.loads((tmp_path / "best" / "model.json").read_text())
     assert kept["epoch"] == best
     assert kept["validation"] == {"accuracy": scores[best - 1]}
 
 
 def test_two_validations_running_at_the_goal_end_the_run(tmp_path: Path) -> None:
-    loop = loop_of(Scripted(99, 50, 98, 98, 1), tmp_path, stop_at=98.0)
-    assert loop.run() is Outcome.REACHED
-    assert loop.standing.update == 8
+    run = run_of(Scripted(99, 50, 98, 98, 1), tmp_path, stop_at=98.0)
+    assert run.train() is Outcome.REACHED
+    assert run.state.step == 8
 
 
 def test_time_ends_the_run_with_a_model_to_test(tmp_path: Path) -> None:
-    loop = loop_of(Scripted(7), tmp_path, minutes=1e-9)
-    assert loop.run() is Outcome.OUT_OF_TIME
-    assert (loop.standing.update, loop.standing.best) == (1, {"accuracy": 7})
-    loop.test(Outcome.OUT_OF_TIME)
+    run = run_of(Scripted(7), tmp_path, minutes=1e-9)
+    assert run.train() is Outcome.OUT_OF_TIME
+    assert (run.state.step, run.state.best) == (1, {"accuracy": 7})
+    assert isinstance(run.work, Benchmark)
+    run.work.test(run, Outcome.OUT_OF_TIME, lambda _line: None)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["outcome"], result["epochs"], result["of_epochs"]) == ("out_of_time", 0.5, 5)
 
 
 def test_annealing_ends_the_detaching_where_it_says(tmp_path: Path) -> None:
     task = Scripted(1, 2, 3, 4, 5)
-    loop_of(task, tmp_path, p=0.25, anneal_epochs=2).run()
+    run_of(task, tmp_path, p=0.25, anneal_epochs=2).train()
     assert task.p_in_force == [0.25] * 6 + [0.0] * 4
 
 
@@ -106,12 +106,12 @@ def test_annealing_ends_the_detaching_where_it_says(tmp_path: Path) -> None:
 def test_gradients_are_bounded_by_their_common_norm(clip: float, tmp_path: Path) -> None:
     task = Scripted(1)
     task.updates_per_epoch, task.loss_factor = 1, 100.0
-    loop = loop_of(task, tmp_path, clip=clip, epochs=1)
-    before = [weight.detach().clone() for weight in loop._parameters]
-    loop.run()
+    run = run_of(task, tmp_path, clip=clip, epochs=1)
+    before = [weight.detach().clone() for weight in run.work.parameters]
+    run.train()
     whole = torch.cat([200 * weight.flatten() for weight in before])  # d/dw of 100 w^2
     expected = whole if not clip else whole * clip / whole.norm()
-    found = torch.cat([weight.grad.flatten() for weight in loop._parameters])
+    found = torch.cat([weight.grad.flatten() for weight in run.work.parameters])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
@@ -121,13 +121,13 @@ def test_a_loss_that_is_no_number_keeps_the_checkpoints(tmp_path: Path) -> None:
             self.loss_factor = float("nan")
             return super().validate(model)
 
-    loop = loop_of(Failing(1, 2), tmp_path, epochs=2)
+    run = run_of(Failing(1, 2), tmp_path, epochs=2)
     with pytest.raises(
         TrainingError, match=r"the loss is nan at update 4; the last good"
     ) as caught:
-        loop.run()
+        run.train()
     assert "lower --lr, or bound the gradients by --clip 1" in str(caught.value)
-    assert json.loads((tmp_path / "last" / "standing.json").read_text())["update"] == 2
+    assert json.loads((tmp_path / "last" / "run_state.json").read_text())["step"] == 2
 
 
 def test_runs_that_differ_in_p_begin_alike_and_see_the_same_data(
@@ -203,8 +203,8 @@ def test_a_checkpoint_of_another_model_is_refused(
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    loop_of(Scripted(1, 2), tmp_path, epochs=2).run()
+    run_of(Scripted(1, 2), tmp_path, epochs=2).train()
     path = tmp_path / "last" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(CheckpointError, match="truncated or was altered"):
-        loop_of(Scripted(), tmp_path, epochs=3).resume()
+        run_of(Scripted(), tmp_path, epochs=3)

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import training.run_state
-import training.trainer
+import training.captioning
+import training.objectives.cross_entropy
+import training.objectives.interface
 from captioner.checkpoint import load_checkpoint
 from captioner.data.shapes import generate
 from captioner.errors import StorageError
@@ -27,13 +28,13 @@ TrainHere = Callable[..., int]
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The mask of every step that is trained from now on."""
     masks: list[Tensor] = []
-    sample = training.trainer.sample_keep
+    sample = training.objectives.interface.sample_keep
 
     def noted(*arguments: Any, **options: Any) -> Tensor:
         masks.append(sample(*arguments, **options))
         return masks[-1]
 
-    monkeypatch.setattr(training.trainer, "sample_keep", noted)
+    monkeypatch.setattr(training.objectives.interface, "sample_keep", noted)
     return masks
 
 
@@ -41,11 +42,11 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Values that stand in for the CIDEr of the validations, in their order."""
     values: list[float] = []
-    take = training.run_state.Standing.take
+    validate = training.captioning.Captioning.validate
     monkeypatch.setattr(
-        training.run_state.Standing,
-        "take",
-        lambda self, found: take(self, {**found, "CIDEr": values.pop(0)}),
+        training.captioning.Captioning,
+        "validate",
+        lambda *arguments: {**(validate(*arguments) or {}), "CIDEr": values.pop(0)},
     )
     return values
 
@@ -167,13 +168,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    compute, calls = training.trainer.caption_loss, iter(range(100))
+    compute, calls = training.objectives.cross_entropy.caption_loss, iter(range(100))
 
     def poisoned(*arguments: Any, **options: Any) -> Tensor:
         loss = compute(*arguments, **options)
         return loss * float("nan") if next(calls) == 7 else loss
 
-    monkeypatch.setattr(training.trainer, "caption_loss", poisoned)
+    monkeypatch.setattr(training.objectives.cross_entropy, "caption_loss", poisoned)
     assert train_here(*tiny, "--out", "run") == 2
     [line] = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line.startswith("train_coco.py: the loss is nan at step 8; the last good checkpoint is")
@@ -200,14 +201,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save, calls = training.run_state.save_checkpoint, iter(range(100))
+    save, calls = training.captioning.save_checkpoint, iter(range(100))
 
     def full(folder: Path, **options: Any) -> None:
         if next(calls) >= 2:  # best/ and last/ of the first validation go well
             raise StorageError(f"{folder} could not be written: {errno.errorcode[errno.ENOSPC]}")
         save(folder, **options)
 
-    monkeypatch.setattr(training.run_state, "save_checkpoint", full)
+    monkeypatch.setattr(training.captioning, "save_checkpoint", full)
     assert train_here(*tiny, "--out", "run") == 2
     assert "could not be written: ENOSPC" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run" / "last").summary["step"] == 5

@@ -1,0 +1,237 @@
+"""A captioner in training: the work that `train_coco.py` gives to the run engine."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captioner.checkpoint import save_checkpoint
+from captioner.data.karpathy import CaptionDataset
+from captioner.files import file_hash
+from captioner.pictures import Sample, draw_samples
+from training.assembly import Parts
+from training.averaging import WeightAverage
+from training.batches import TrainingBatch
+from training.objectives import OBJECTIVES, DecoderPass, ObjectiveBatch
+from training.optimisation import (
+    build_optimiser,
+    clip_gradients,
+    encoder_lr_factor,
+    lr_factor,
+    set_lr,
+)
+from training.randomness import derived_generator
+from training.run_folder import RunFolder
+from training.run_state import Interval, Pace, RunState
+from training.validation import scores_line, write_captions
+from training.work import BatchLoss, Curves, Figures, RunSchedule, Work
+
+_LOG_EVERY_STEPS = 20
+_NUM_SAMPLES = 8  # photographs in samples.png
+
+
+class Captioning(Work):
+    """The parts of a captioner, trained by the objective that was chosen."""
+
+    gradient_remedy = "--clip-norm 1"
+    checks_every_loss = True
+    curves = Curves(
+        scores=("CIDEr", "METEOR", "Bleu_4"),
+        loss_label="training loss per word",
+        score_label="score of generated captions",
+    )
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config = config = parts.config
+        steps_per_epoch = parts.batches.steps_per_epoch
+        self.schedule = RunSchedule(
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            log_every=_LOG_EVERY_STEPS,
+            validate_every=config.validate_every or steps_per_epoch,
+            save_every=config.save_every,
+            patience=config.patience,
+        )
+        self.costlier_from_step = config.frozen_epochs * steps_per_epoch
+        self.data_name = f"{parts.dataset.json_path} or its readable images"
+        self.parameters = [*parts.decoder.parameters(), *parts.encoder_parameters]
+        self.optimiser = build_optimiser(parts.decoder, parts.encoder_parameters, config)
+        self.generators = {
+            "masks": derived_generator(config.seed, "masks"),
+            "dropout": derived_generator(config.seed, "dropout", device=parts.device),
+        }
+        modules: dict[str, nn.Module] = {"decoder": parts.decoder}
+        if config.trains_encoder:
+            modules["encoder"] = parts.encoder
+        self._average = (
+            WeightAverage(modules, config.average_decay) if config.average_decay else None
+        )
+        self._objective = OBJECTIVES[config.objective](config.part("objective"), parts.vocabulary)
+        self._closing = ExitStack()
+        self._closing.callback(parts.close)
+        self._closing.enter_context(parts.validator)
+        self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
+
+    @property
+    def dataset(self) -> CaptionDataset:
+        return self._parts.dataset
+
+    def facts(self) -> dict[str, Any]:
+        return {"facts": self._parts.facts}
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def batches(self, epoch: int, *, start: int) -> Generator[TrainingBatch]:
+        return self._parts.batches.epoch(epoch, start=start)
+
+    def start_training(self, epoch: int) -> None:  # noqa: ARG002
+        self._parts.decoder.train()
+        self._parts.encoder.train(self._config.trains_encoder)
+
+    def loss(self, batch: TrainingBatch, step: int) -> BatchLoss | None:
+        """Return the objective's loss; None where no image of the batch is readable."""
+        captions = batch.captions
+        if captions is None:
+            return None
+        found = self._objective(
+            self._parts.decoder,
+            ObjectiveBatch(batch.source.features(batch.images), captions, batch.references),
+            self._decoder_pass(step),
+        )
+        return BatchLoss(
+            found.loss,
+            weight=captions.num_tokens,
+            captions=captions.num_captions,
+            figures=found.figures,
+        )
+
+    def _decoder_pass(self, step: int) -> DecoderPass:
+        config = self._config
+        epoch = step // self.schedule.steps_per_epoch
+        return DecoderPass(
+            p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
+            masks=self.generators["masks"],
+            dropout=self.generators["dropout"],
+            product_dtype=torch.bfloat16 if config.amp == "bf16" else None,
+        )
+
+    def update(self, step: int) -> None:
+        config, schedule = self._config, self.schedule
+        total, per_epoch = schedule.total_steps, schedule.steps_per_epoch
+        clip_gradients(self.parameters, config)
+        set_lr(
+            self.optimiser,
+            lr_factor(step, total, config),
+            encoder_lr_factor(step, total, per_epoch, config),
+        )
+        self.optimiser.step()
+        if self._average is not None:
+            self._average.update(step + 1)
+
+    def evaluating(self) -> AbstractContextManager[object]:
+        return self._average.in_place() if self._average is not None else nullcontext()
+
+    def validate(self, step: int, is_stopping: Callable[[], bool]) -> Figures | None:
+        """Caption and score the validation images."""
+        parts = self._parts
+        parts.decoder.eval()
+        parts.encoder.eval()
+        last_epoch = (step - 1) // self.schedule.steps_per_epoch
+        validation = parts.validator.run(
+            parts.engine, parts.validation_source(last_epoch), is_stopping=is_stopping
+        )
+        if validation is None:
+            return None
+        self._captions = validation.captions
+        return validation.figures
+
+    def is_better(self, figures: Figures, best: Figures) -> bool:
+        return figures["CIDEr"] > best["CIDEr"]
+
+    def describe(self, figures: Figures) -> str:
+        return scores_line(figures)
+
+    def show(self, folder: RunFolder) -> None:
+        """Write the captions of the last validation, and draw some with their photographs."""
+        images = self._parts.validator.images
+        write_captions(folder.captions, images, self._captions)
+        captioned = [image for image in images if image.image_id in self._captions]
+        shown = captioned[:: max(1, len(captioned) // _NUM_SAMPLES)][:_NUM_SAMPLES]
+        draw_samples(
+            [
+                Sample(
+                    image_path=image.path,
+                    generated=" ".join(self._captions[image.image_id]),
+                    references=image.captions,
+                )
+                for image in shown
+            ],
+            folder.samples,
+        )
+
+    def log_figures(self, interval: Interval) -> Figures:
+        return {
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "captions_per_second": interval.captions / interval.seconds,
+        }
+
+    def progress_figures(self, pace: Pace) -> dict[str, str]:
+        return {"captions/s": f"{pace.captions / pace.seconds:.0f}"}
+
+    def save(
+        self,
+        folder: Path,
+        state: RunState,
+        *,
+        json_values: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Write a checkpoint; an unchanged encoder is shared with one that is there already."""
+        parts, config = self._parts, self._config
+        there = [path for path in (folder.parent / "last", folder.parent / "best") if path.exists()]
+        save_checkpoint(
+            folder,
+            encoder=parts.encoder,
+            decoder=parts.decoder,
+            vocabulary=parts.vocabulary,
+            summary={
+                "step": state.step,
+                "epoch": round(state.step / self.schedule.steps_per_epoch, 4),
+                "best_step": state.best_step,
+                "scores_val": state.best if state.best_step == state.step else {},
+                "beam_size_val": config.beam_size,
+                "seconds": round(state.seconds, 1),
+                "data": self._data(),
+                "training": config.to_json(),
+            },
+            extra_json=json_values,
+            extra_tensors=tensors,
+            link_encoder_from=there[0] if there and not config.trains_encoder else None,
+        )
+
+    def _data(self) -> dict[str, Any]:
+        dataset = self._parts.dataset
+        return {
+            "name": dataset.name,
+            "json": str(dataset.json_path.resolve()),
+            "images": str(dataset.images_dir.resolve()),
+            "counts": dataset.counts(),
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "sha256": file_hash(self._parts.dataset.json_path),
+            "training_images": self._parts.batches.num_images,
+        }
+
+    def carried(self) -> dict[str, dict[str, Tensor]]:
+        return {} if self._average is None else {"average": self._average.tensors()}
+
+    def restore_carried(self, group: str, tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        assert self._average is not None
+        self._average.restore(tensors)

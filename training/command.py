@@ -1,0 +1,212 @@
+"""The command line of the training scripts, and what becomes of it: a run and an exit status.
+
+Options that choose a part, such as `--decoder` or `--model`, are read first, for the part's own
+flags join the others. Bad input is one line and exit status 2, and leaves nothing half-written.
+"""
+
+import argparse
+import sys
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from captioner.allocator import keep_freed_memory
+from captioner.devices import choose_device
+from captioner.errors import CaptionerError, OptionError
+from captioner.options import OneLineParser, add_flags, check_changes, flag
+from captioner.text import escaped
+from training.composition import ComposedOptions
+from training.run import Outcome, Run
+from training.run_folder import RunFolder
+from training.work import Work
+
+_BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
+
+
+class Configured(NamedTuple):
+    """A run that is about to begin or go on."""
+
+    config: Any
+    data: Any  # what the work is made of, where it was read to configure the run
+    name: str  # of its folder, if none was given
+
+
+class Program(ABC):
+    """A training script."""
+
+    name: str  # such as copying.py
+    description: str
+    examples: str = ""
+    default_folder: str = "runs/NAME-TIME"
+    config: type[ComposedOptions]
+
+    def check(self, given: Mapping[str, Any]) -> None:  # noqa: B027 - most have nothing to check
+        """Raise OptionError for what is wrong with a new run's options whatever the data is."""
+
+    @abstractmethod
+    def configure(self, given: Mapping[str, Any]) -> Configured:
+        """Return a new run with these options."""
+
+    def configure_again(self, config: Any) -> Configured:
+        """Return a run that goes on with this configuration."""
+        return Configured(config, None, "")
+
+    @abstractmethod
+    def work(self, configured: Configured, folder: RunFolder) -> Work:
+        """Return what the run trains; its folder is locked by now."""
+
+    @abstractmethod
+    def report(self, run: Run, outcome: Outcome) -> None:
+        """Say how a run ended that was not interrupted, after what is left to do."""
+
+
+class Arguments(NamedTuple):
+    given: dict[str, Any]  # options of the configuration that stood on the command line
+    out: Path | None
+    resume: RunFolder | None
+    stored: dict[str, Any]  # options of the run to be resumed
+
+
+def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says, and return the exit status."""
+    keep_freed_memory()
+    try:
+        return _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv))
+    except CaptionerError as problem:
+        print(f"{program.name}: {problem}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{program.name}: interrupted; what was saved before is whole", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def build_parser(program: Program, chosen: Mapping[str, str] | None = None) -> OneLineParser:
+    """Return the parser for these parts; options that were not given are absent from its result.
+
+    Raises:
+        OptionError: there is no part of such a name.
+    """
+    config = program.config
+    others = " and ".join(f"{flag(choice)} NAME" for choice in config.choices())
+    parser = OneLineParser(
+        prog=program.name,
+        description=program.description,
+        epilog=f"{program.examples}The flags of other parts are listed by {others} with --help.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add_flags(parser, config)
+    for choice, name in config.chosen(chosen or {}).items():
+        group = parser.add_argument_group(f"of {flag(choice)} {name}")
+        add_flags(group, config.choices()[choice][name])
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help=f"folder of the run; default: {program.default_folder}",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN",
+        help="go on with the run in this folder, exactly where its last/ stands",
+    )
+    return parser
+
+
+def parse_arguments(program: Program, argv: Sequence[str]) -> Arguments:
+    """Return what stood on the command line.
+
+    Raises:
+        OptionError: a value is out of range, or the options contradict each other.
+        TrainingError: there is no run to resume.
+    """
+    config = program.config
+    early = OneLineParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for choice in config.choices():
+        early.add_argument(flag(choice))
+    early.add_argument("--resume", type=Path, default=None)
+    choosing = vars(early.parse_known_args(argv)[0])
+    resume, stored = choosing.pop("resume"), {}
+    if resume is not None:
+        folder = RunFolder.existing(resume)
+        stored = choosing = _stored(program, folder)
+    parser = build_parser(program, choosing)
+    known, unknown = parser.parse_known_args(argv)
+    config.refuse_other_parts(choosing, unknown)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    given = vars(known)
+    out = given.pop("out")
+    if given.pop("resume") is None:
+        program.check(given)
+        return Arguments(given, out, None, {})
+    if out is not None:
+        raise OptionError("--out and --resume exclude each other; a resumed run keeps its folder")
+    check_changes(given, config.composed(stored))
+    return Arguments(given, None, folder, stored)
+
+
+def _stored(program: Program, folder: RunFolder) -> dict[str, Any]:
+    """Return the options of the run to be resumed, which this program began."""
+    description = folder.read_description()
+    began = description.get("script", program.name)
+    if began != program.name:
+        raise OptionError(
+            f"--resume {folder.path}: that run was begun by {began}, not by {program.name}; "
+            "go on with it by the program that began it"
+        )
+    return dict(description["config"])
+
+
+def _run(program: Program, arguments: Arguments) -> int:
+    """Begin or resume a run, and report how it ended."""
+    if arguments.resume is not None:
+        config = program.config.from_json({**arguments.stored, **arguments.given})
+        configured, folder = program.configure_again(config), arguments.resume
+    else:
+        if arguments.out is not None:
+            RunFolder.new(arguments.out, "")  # refused before any data is read
+        configured = program.configure(arguments.given)
+        folder = RunFolder.new(arguments.out, configured.name)
+    config = configured.config
+    choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with folder.locked(), ExitStack() as open_parts:
+        say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
+        say(_listed(config))
+        work = open_parts.enter_context(closing(program.work(configured, folder)))
+        facts = {"script": program.name, "command": sys.argv, **work.facts()}
+        run = open_parts.enter_context(Run.open(work, folder, config, facts, say))
+        if run.state.step:
+            say(f"going on after {work.step_name} {run.state.step:,}")
+        elif arguments.resume:
+            say("nothing was saved yet: beginning anew")
+        outcome = run.train()
+        if outcome is Outcome.INTERRUPTED:
+            done = f"{work.step_name} {run.state.step:,}"
+            say(f"stopped after {done}, all of it saved; go on with:")
+            say(f"  python training/{program.name} --resume {folder.path}")
+            return _INTERRUPTED
+        program.report(run, outcome)
+    return 0
+
+
+def say(line: str) -> None:
+    print("\n".join(map(escaped, line.split("\n"))), flush=True)
+
+
+def _listed(config: ComposedOptions) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in config.to_json().items())
+    return textwrap.fill(
+        "settings: " + settings, 100, subsequent_indent="  ", break_on_hyphens=False
+    )

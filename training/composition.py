@@ -1,0 +1,121 @@
+"""Configurations some of whose options choose a part that brings options of its own.
+
+`--model` of the benchmarks is such an option, `--decoder` and `--objective` of a captioner are
+others. In `config.json`, on the command line and as attributes all options stand side by side.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, make_dataclass
+from functools import cache
+from typing import Any, Self
+
+from captioner.errors import OptionError
+from captioner.options import Options, flag
+
+Choices = Mapping[str, Mapping[str, type[Options]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedOptions(Options):
+    """Options that are joined with those of the chosen parts; a subclass defines `choices`."""
+
+    @classmethod
+    def choices(cls) -> Choices:
+        """Return by the name of each choosing option its parts, and the options of each part."""
+        raise NotImplementedError
+
+    @classmethod
+    def chosen(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the names of the parts that `values` choose, else those chosen by default.
+
+        Raises:
+            OptionError: there is no part of such a name.
+        """
+        defaults = {item.name: item.default for item in fields(cls)}
+        chosen = {choice: values.get(choice, defaults[choice]) for choice in cls.choices()}
+        for choice, name in chosen.items():
+            if name not in cls.choices()[choice]:
+                allowed = " or ".join(cls.choices()[choice])
+                raise OptionError(f"{flag(choice)} is {name!r}; it can be {allowed}")
+        return chosen
+
+    @classmethod
+    def composed(cls, values: Mapping[str, Any]) -> type[Self]:
+        """Return this class joined with the options of the parts that `values` choose.
+
+        Raises:
+            OptionError: there is no part of such a name.
+        """
+        parts: Any = [cls.choices()[choice][name] for choice, name in cls.chosen(values).items()]
+        joined: type[Self] = _joined(cls, *parts)  # type: ignore[arg-type]
+        return joined
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration with these options; what is missing takes its default.
+
+        Raises:
+            OptionError: an option is out of range, or one of a part that is not chosen.
+        """
+        cls.refuse_other_parts(values, map(flag, values))
+        return cls.from_json(values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration that `to_json` wrote.
+
+        Options of parts that are not chosen, which earlier versions wrote, are left out.
+
+        Raises:
+            OptionError: an option is unknown to this version, or its value is out of range.
+        """
+        composed = cls.composed(values)
+        foreign = {
+            item.name
+            for parts in cls.choices().values()
+            for options in parts.values()
+            for item in fields(options)
+        } - {item.name for item in fields(composed)}
+        kept = {name: value for name, value in values.items() if name not in foreign}
+        return super(ComposedOptions, composed).from_json(kept)
+
+    @classmethod
+    def refuse_other_parts(cls, values: Mapping[str, Any], flags: Iterable[str]) -> None:
+        """Raise OptionError if one of the flags belongs to a part that `values` do not choose."""
+        chosen = cls.chosen(values)
+        known = {flag(item.name) for item in fields(cls.composed(values))}
+        for word in flags:
+            name = word.split("=")[0]
+            positive = name.replace("--no-", "--")
+            if name in known or positive in known:
+                continue
+            for choice, parts in cls.choices().items():
+                for other, options in parts.items():
+                    if {name, positive} & {flag(item.name) for item in fields(options)}:
+                        raise OptionError(
+                            f"{name} is an option of {flag(choice)} {other}, and the {choice} is "
+                            f"{chosen[choice]}; leave it out, or give {flag(choice)} {other}"
+                        )
+
+    def part(self, choice: str) -> Any:
+        """Return the options of the part that the option `choice` chose."""
+        options = self.choices()[choice][getattr(self, choice)]
+        return options(**{item.name: getattr(self, item.name) for item in fields(options)})
+
+
+@cache
+def _joined(own: Any, *parts: Any) -> Any:
+    names = [item.name for options in (own, *parts) for item in fields(options)]
+    assert len(set(names)) == len(names), f"an option of {parts} has the name of another option"
+
+    def contradictions(self: Options) -> list[str]:
+        return [line for options in (own, *parts) for line in options.contradictions(self)]
+
+    return make_dataclass(
+        own.__name__,
+        (),
+        bases=(*parts[::-1], own),  # the last one gives the first fields
+        namespace={"contradictions": contradictions},
+        frozen=True,
+        kw_only=True,
+    )

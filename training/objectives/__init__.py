@@ -1,0 +1,24 @@
+"""The objectives a captioner can be trained by.
+
+To add one, write its file beside `cross_entropy.py` and enter it in `OBJECTIVES`.
+"""
+
+from training.objectives.cross_entropy import CrossEntropy
+from training.objectives.interface import (
+    DecoderPass,
+    Objective,
+    ObjectiveBatch,
+    ObjectiveOptions,
+    ObjectiveResult,
+)
+
+OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy}
+
+__all__ = [
+    "OBJECTIVES",
+    "DecoderPass",
+    "Objective",
+    "ObjectiveBatch",
+    "ObjectiveOptions",
+    "ObjectiveResult",
+]

@@ -1,0 +1,83 @@
+"""The interface of objectives: what a captioner's training makes small."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.decoders import CaptionBatch, Decoder, DecoderOutput
+from captioner.features import Features
+from captioner.hdetach.masks import sample_keep
+from captioner.options import Options
+from captioner.vocabulary import Vocabulary
+
+_NO_FIGURES: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(Options):
+    """The options of an objective, which derives from it with fields made by `option`."""
+
+    def contradictions_with(self, decoder: type[Decoder]) -> Iterable[str]:  # noqa: ARG002
+        """Return what the options ask for and this decoder lacks, a line for each."""
+        return ()
+
+
+class ObjectiveBatch(NamedTuple):
+    """What an objective is computed from."""
+
+    features: Features  # with gradients where the encoder is trained
+    captions: CaptionBatch
+    references: Sequence[Sequence[Sequence[str]]]  # of each image: the words of all its captions
+
+
+class ObjectiveResult(NamedTuple):
+    loss: Tensor  # scalar
+    figures: Mapping[str, Tensor] = _NO_FIGURES  # scalars by name, logged beside the loss
+
+
+@dataclass(frozen=True)
+class DecoderPass:
+    """How a decoder is run on captions in training: h-detach, dropout, precision."""
+
+    p: float  # probability to detach
+    masks: torch.Generator
+    dropout: torch.Generator  # on the device of the training
+    product_dtype: torch.dtype | None
+
+    def __call__(
+        self, decoder: Decoder, features: Features, captions: CaptionBatch
+    ) -> DecoderOutput:
+        """Draw a mask and return the logits of every word of the captions."""
+        keep = sample_keep(captions.steps, self.p, generator=self.masks)
+        return decoder(
+            features,
+            captions,
+            keep=keep,
+            generator=self.dropout,
+            product_dtype=self.product_dtype,
+        )
+
+
+class Objective(ABC):
+    """A loss of a decoder on a batch.
+
+    An objective declares its `Options` and defines `__call__`. What it draws comes from the
+    generators of the `DecoderPass`, so that a resumed run draws the same.
+    """
+
+    Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
+
+    def __init__(self, options: Any, vocabulary: Vocabulary) -> None:
+        self.options = options
+        self.vocabulary = vocabulary
+
+    @abstractmethod
+    def __call__(
+        self, decoder: Decoder, batch: ObjectiveBatch, run_decoder: DecoderPass
+    ) -> ObjectiveResult:
+        """Return the loss, from which gradients flow to the decoder and the features."""
