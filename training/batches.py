@@ -13,10 +13,10 @@ from captioner.data.augment import swap_left_right
 from captioner.data.karpathy import CaptionedImage
 from captioner.decoders.batch import CaptionBatch
 from captioner.errors import DataError
+from captioner.prefetch import prefetched
 from captioner.vocabulary import Vocabulary
 from training.config import TrainingConfig
 from training.feature_sources import ImageSource, Read, View
-from training.prefetch import prefetched
 from training.randomness import derived_generator
 
 _ASPECTS = (3 / 4, 4 / 3)  # of a random crop, relative to the image's own

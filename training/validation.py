@@ -17,11 +17,11 @@ from captioner.data.shapes import named_rightly
 from captioner.engine import Engine
 from captioner.files import write_json
 from captioner.metrics import Scorer, Scores
+from captioner.prefetch import prefetched
 from captioner.progress import Progress
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.feature_sources import ImageSource, Read
-from training.prefetch import prefetched
 
 SHAPES_NAMED = "shapes_named"  # share of images of the built-in sample with every shape right
 

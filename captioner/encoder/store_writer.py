@@ -6,9 +6,8 @@ bytes have reached the disk; a broken image becomes a row of zeros that is known
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +19,7 @@ from torch import Tensor
 from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record
 from captioner.errors import EncoderError, ImageError, StorageError
+from captioner.prefetch import prefetched
 from captioner.progress import Progress
 
 BATCHES_AHEAD = 3
@@ -70,8 +70,10 @@ def write_chunks(
         return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    decoded = prefetched(
+        (pool.map(decode, rows) for chunk in chunks for rows in batches(chunk)), BATCHES_AHEAD
+    )
     try:
-        decoded = _decode_ahead(pool, decode, (rows for chunk in chunks for rows in batches(chunk)))
         with _opened_for_writing(record) as file:
             for chunk in chunks:
                 features, missing = [], {}
@@ -91,19 +93,7 @@ def write_chunks(
                 record.add(chunk, hashlib.sha256(data).hexdigest(), missing)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode_ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[int], Decoded], batches: Iterable[range]
-) -> Iterator[list[Decoded]]:
-    """Yield the images of each batch, while the threads work on the next ones."""
-    ahead: deque[list[Future[Decoded]]] = deque()
-    for rows in batches:
-        ahead.append([pool.submit(decode, row) for row in rows])
-        if len(ahead) > BATCHES_AHEAD:
-            yield [future.result() for future in ahead.popleft()]
-    while ahead:
-        yield [future.result() for future in ahead.popleft()]
+        decoded.close()
 
 
 def _encode(encoder: Encoder, found: Sequence[Decoded]) -> np.ndarray:

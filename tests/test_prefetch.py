@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.prefetch import prefetched
+from captioner.prefetch import prefetched
 
 
 def test_order_is_kept() -> None:
@@ -47,4 +47,4 @@ def test_closing_ends_the_thread() -> None:
     source = prefetched(iter(int, 1))
     next(source)
     source.close()
-    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
