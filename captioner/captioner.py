@@ -22,7 +22,7 @@ from torch import Tensor
 
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.data.images import ImageSource
-from captioner.engine import ENGINES, Engine
+from captioner.engine import Engine, load_engine
 from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.search import Hypothesis
@@ -173,9 +173,8 @@ def load(
         OptionError: there is no such device here, or no such engine.
         CheckpointError: there is none, or a file of it is damaged; the message names the file.
     """
-    if engine not in ENGINES:
-        raise OptionError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
-    return Captioner(*ENGINES[engine].load(find_checkpoint(Path(folder)), str(device)))
+    loaded = load_engine(engine, find_checkpoint(Path(folder)), str(device))
+    return Captioner(loaded.engine, loaded.vocabulary, loaded.hash)
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -7,7 +7,7 @@ and how words are written is that of `captioner.captioner`.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from captioner.devices import choose_device
 from captioner.encoder.interface import Encoder, rows_by_size
 from captioner.encoder.preprocessing import Preprocessing
+from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
@@ -31,6 +32,7 @@ class Engine(ABC):
 
     preprocessing: Preprocessing
     grid: int  # positions along each side of the grid that captions look at
+    encoder: Encoder | None = None  # the one that runs, if PyTorch can run it without the engine
 
     @classmethod
     @abstractmethod
@@ -67,10 +69,13 @@ class LoadedEngine(NamedTuple):
     engine: Engine
     vocabulary: Vocabulary
     hash: str  # SHA-256: the name of exactly these contents
+    summary: dict[str, Any]  # of the training that made it
 
 
 class TorchEngine(Engine):
     """PyTorch on one device, with an encoder and a decoder that are put there."""
+
+    encoder: Encoder
 
     def __init__(
         self, encoder: Encoder, decoder: "Decoder", device: torch.device | str = "cpu"
@@ -88,7 +93,7 @@ class TorchEngine(Engine):
         chosen = choose_device(device)
         checkpoint = load_checkpoint(folder, chosen)
         engine = cls(checkpoint.encoder, checkpoint.decoder, chosen)
-        return LoadedEngine(engine, checkpoint.vocabulary, checkpoint.hash)
+        return LoadedEngine(engine, checkpoint.vocabulary, checkpoint.hash, checkpoint.summary)
 
     def encode(self, pixels: Sequence[Tensor]) -> Features:
         """Return the features of images, as every engine does.
@@ -120,3 +125,14 @@ class TorchEngine(Engine):
 
 
 ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine}
+
+
+def load_engine(name: str, folder: Path, device: str) -> LoadedEngine:
+    """Return the engine of this name for the model in `folder`, as `Engine.load` does.
+
+    Raises:
+        OptionError: there is no such engine.
+    """
+    if name not in ENGINES:
+        raise OptionError(f"engine is {name!r}; choose one of {', '.join(ENGINES)}")
+    return ENGINES[name].load(folder, device)

@@ -17,12 +17,10 @@ from typing import Any
 import torch
 
 from captioner.allocator import keep_freed_memory
-from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
 from captioner.data.open_dataset import open_dataset
-from captioner.devices import choose_device
 from captioner.encoder.store import FeatureStore
-from captioner.engine import TorchEngine
+from captioner.engine import LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.metrics import scores_table
@@ -55,6 +53,7 @@ class EvaluationOptions(Options):
     feature_store: Path | None = option(None, "folder of the stored features")
     batch_size: int = option(50, "images at once", within=AT_LEAST_ONE)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME")
+    engine: str = option("torch", "what runs the model", metavar="NAME")
     threads: int | None = option(
         None, "threads of the CPU; default: PyTorch's", within=AT_LEAST_ONE
     )
@@ -71,15 +70,17 @@ def _evaluate(argv: Sequence[str] | None) -> None:
     given = vars(build_parser().parse_args(argv))
     search = SearchConfig(**{name: given.pop(name) for name in _SEARCH_OPTIONS if name in given})
     options = EvaluationOptions.from_json(given)
-    checkpoint = load_checkpoint(options.checkpoint)
-    validation, scored = evaluate(options, search, checkpoint, _images(options, checkpoint))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    model = load_engine(options.engine, options.checkpoint, options.device)
+    validation, scored = evaluate(options, search, model, _images(options, model))
     print(scores_table(validation.scores))
     if validation.shapes_named is not None:
         print(f"colour and kind of every shape named rightly: {validation.shapes_named:.1%}")
     if options.captions_out is not None:
         write_captions(options.captions_out, scored, validation.captions)
     if options.out is not None:
-        write_json(options.out, _to_json(validation, options, search, checkpoint))
+        write_json(options.out, _to_json(validation, options, search, model))
 
 
 def build_parser() -> OneLineParser:
@@ -96,55 +97,44 @@ def build_parser() -> OneLineParser:
 def evaluate(
     options: EvaluationOptions,
     search: SearchConfig,
-    checkpoint: Checkpoint,
+    model: LoadedEngine,
     images: Sequence[CaptionedImage],
 ) -> tuple[Validation, Sequence[CaptionedImage]]:
     """Caption and score the images; also return those that have references."""
-    device = choose_device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    engine = TorchEngine(checkpoint.encoder, checkpoint.decoder, device)
-    validator = Validator(
-        images,
-        checkpoint.vocabulary,
-        search,
-        batch_size=options.batch_size,
-    )
-    with validator, closing(_source(options, checkpoint, images, device)) as source:
-        validation = validator.run(engine, source, description=options.split)
+    validator = Validator(images, model.vocabulary, search, batch_size=options.batch_size)
+    with validator, closing(_source(options, model, images)) as source:
+        validation = validator.run(model.engine, source, description=options.split)
     assert validation is not None, "nobody asked it to stop"
     return validation, validator.images
 
 
 def _source(
-    options: EvaluationOptions,
-    checkpoint: Checkpoint,
-    images: Sequence[CaptionedImage],
-    device: torch.device,
+    options: EvaluationOptions, model: LoadedEngine, images: Sequence[CaptionedImage]
 ) -> ImageSource:
-    if checkpoint.summary.get("training", {}).get("fine_tune_encoder", "none") != "none":
-        # Such an encoder belongs to this checkpoint alone: storing its features would not pay.
+    engine, encoder = model.engine, model.engine.encoder
+    is_fine_tuned = model.summary.get("training", {}).get("fine_tune_encoder", "none") != "none"
+    if encoder is None or is_fine_tuned:
+        # A fine-tuned encoder belongs to this model alone: storing its features would not pay.
         return LiveImages(
-            checkpoint.encoder,
             images,
+            engine.preprocessing,
+            engine.encode if encoder is None else encoder.forward_by_size,
             workers=options.workers,
-            device=device,
-            amp="off",
             announce=print,
         )
     store = FeatureStore.open(
         options.feature_store,
-        checkpoint.encoder,
+        encoder,
         images,
         workers=options.workers,
         progress=True,
         announce=print,
     )
-    return StoredFeatures(store, None, device)
+    return StoredFeatures(store, None, next(encoder.parameters()).device)
 
 
-def _images(options: EvaluationOptions, checkpoint: Checkpoint) -> list[CaptionedImage]:
-    dataset = _dataset(options, checkpoint)
+def _images(options: EvaluationOptions, model: LoadedEngine) -> list[CaptionedImage]:
+    dataset = _dataset(options, model)
     images = dataset.split(options.split)
     if not any(any(image.captions) for image in images):
         counts = ", ".join(f"{name} {count:,}" for name, count in dataset.counts().items())
@@ -155,10 +145,10 @@ def _images(options: EvaluationOptions, checkpoint: Checkpoint) -> list[Captione
     return images
 
 
-def _dataset(options: EvaluationOptions, checkpoint: Checkpoint) -> CaptionDataset:
+def _dataset(options: EvaluationOptions, model: LoadedEngine) -> CaptionDataset:
     data, images = options.data, options.images
     if data is None:
-        trained_on = checkpoint.summary.get("data", {})
+        trained_on = model.summary.get("data", {})
         data = trained_on.get("json")
         if trained_on.get("name") == "shapes" and not (data and Path(data).exists()):
             data = "shapes"
@@ -176,7 +166,7 @@ def _to_json(
     validation: Validation,
     options: EvaluationOptions,
     search: SearchConfig,
-    checkpoint: Checkpoint,
+    model: LoadedEngine,
 ) -> dict[str, Any]:
     value = validation.scores.to_json()
     if validation.shapes_named is not None:
@@ -187,7 +177,7 @@ def _to_json(
         "length_power": search.length_power,
         "max_length": search.max_length,
         "checkpoint": str(options.checkpoint),
-        "checkpoint_hash": checkpoint.hash,
+        "checkpoint_hash": model.hash,
     }
     return value
 

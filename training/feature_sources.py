@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
-from captioner.encoder.interface import Encoder
+from captioner.encoder.preprocessing import Preprocessing
 from captioner.encoder.store import FeatureStore
 from captioner.engine import TorchEngine
 from captioner.errors import ImageError
@@ -80,23 +80,21 @@ class StoredFeatures:
 
 
 class LiveImages:
-    """Images that are decoded and encoded anew each time."""
+    """Images that are decoded, and encoded by `encode`, anew each time."""
 
     def __init__(
         self,
-        encoder: Encoder,
         images: Sequence[CaptionedImage],
+        preprocessing: Preprocessing,
+        encode: Callable[[Sequence[Tensor]], Features],
         *,
         workers: int,
-        device: torch.device,
-        amp: str,
         announce: Callable[[str], None],
     ) -> None:
         self.missing: set[int] = set()
-        self._encoder = encoder
         self._images = images
-        self._device = device
-        self._is_bf16 = amp == "bf16"
+        self._preprocessing = preprocessing
+        self._encode = encode
         self._announce = announce
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock = threading.Lock()
@@ -107,8 +105,7 @@ class LiveImages:
         return Read([indices[place] for place in kept], [found[place] for place in kept])
 
     def features(self, read: Read) -> Features:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16):
-            return self._encoder.forward_by_size(read.payload)
+        return self._encode(read.payload)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -125,7 +122,7 @@ class LiveImages:
             if is_news:
                 self._announce(f"skipped: {problem}")
             return None
-        return self._encoder.preprocessing.resize(seen(image, view))
+        return self._preprocessing.resize(seen(image, view))
 
 
 @dataclass(frozen=True)
@@ -149,12 +146,13 @@ class SourceSchedule:
         """Return the sources of these images, computing and storing features as far as needed."""
         live = None
         if config.trains_encoder:
+            is_bf16 = config.amp == "bf16"
+            autocast = torch.autocast(engine.device.type, torch.bfloat16, enabled=is_bf16)
             live = LiveImages(
-                engine.encoder,
                 images,
+                engine.preprocessing,
+                autocast(engine.encoder.forward_by_size),
                 workers=config.workers,
-                device=engine.device,
-                amp=config.amp,
                 announce=announce,
             )
             if not config.frozen_epochs:
