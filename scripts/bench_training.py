@@ -5,20 +5,26 @@ gradient clipping and Adam. The textbook step holds 64 captions of similar lengt
 features for every caption and loops over an LSTMCell; ours holds 25 images with five captions
 of any length. Each step gets fresh captions, so no contestant profits from repeated shapes.
 
+With `--beside N` our step takes turns with itself instead: alone, and beside N other processes
+that keep a core busy each. It must keep at least 80 % of its fair share of the cores.
+
     python scripts/bench_training.py --json bench.json
+    python scripts/bench_training.py --beside 2
 """
 
 from captioner.threads import wait_passively
 
 wait_passively()  # before torch is loaded
 
-import argparse
-import json
 import os
+import signal
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +35,15 @@ from captioner.decoders.soft_attention import SoftAttention
 from captioner.features import Features
 from captioner.files import write_json
 from captioner.hdetach.masks import sample_keep
+from captioner.options import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    PROBABILITY,
+    Options,
+    option,
+    options_parser,
+)
+from captioner.program import run_program
 from captioner.vocabulary import END, PAD, START
 from training.objectives.cross_entropy import caption_loss
 
@@ -36,42 +51,106 @@ CLIP_NORM = 5.0
 LEARNING_RATE = 4e-4
 
 
-def main() -> int:
-    options = parse_arguments()
+STEPS_IN_A_TURN = 5
+LEAST_KEPT = 0.8  # of the fair share
+TOO_SLOW = 1  # exit status
+Step = Callable[[int], tuple[int, float]]  # of a round's number: captions, seconds
+Rates = dict[str, list[float]]  # captions a second, by contestant
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    p: float = option(0.4, "probability to detach", within=PROBABILITY)
+    feature_size: int = option(1280, "features of a position", within=AT_LEAST_ONE)
+    positions: int = option(49, "of the grid", within=AT_LEAST_ONE)
+    vocabulary_size: int = option(2541, "words", within=AT_LEAST_ONE)
+    feature_embedding_size: int = option(0, "0 is none", within=NOT_NEGATIVE)
+    batch_size: int = option(25, "images, five captions each", within=AT_LEAST_ONE)
+    textbook_captions: int = option(64, "captions of a textbook batch", within=AT_LEAST_ONE)
+    rounds: int = option(15, "turns of each contestant", within=AT_LEAST_ONE)
+    warmup: int = option(2, "turns before them", within=NOT_NEGATIVE)
+    threads: int = option(2, "of the CPU", within=AT_LEAST_ONE)
+    beside: int = option(0, "time our step beside N other busy processes", within=NOT_NEGATIVE)
+    amp: str = option("off", "add a bf16 row", choices=("off", "bf16"))
+    json: Path | None = option(None, "write the figures here as well", metavar="FILE")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options_parser(BenchOptions, description=(__doc__ or "").splitlines()[0])
+    return run_program(
+        "bench_training.py", lambda: bench(BenchOptions.from_json(vars(parser.parse_args(argv))))
+    )
+
+
+def bench(options: BenchOptions) -> int:
     torch.set_num_threads(options.threads)
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"note: the load is {busy:.1f}; ratios from a busy machine are worth little")
+    if options.beside:
+        return bench_beside(options)
     contestants = make_contestants(options)
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    rates: Rates = {name: [] for name in contestants}
     for round_number in range(-options.warmup, options.rounds):
         for name, step in contestants.items():
             captions, seconds = step(round_number)
             if round_number >= 0:
                 rates[name].append(captions / seconds)
-    return report(options, rates)
+    report(options, rates)
+    return 0
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--p", type=float, default=0.4, help="probability to detach")
-    parser.add_argument("--feature-size", type=int, default=1280)
-    parser.add_argument("--positions", type=int, default=49)
-    parser.add_argument("--vocabulary-size", type=int, default=2541)
-    parser.add_argument("--feature-embedding-size", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=25, help="images, five captions each")
-    parser.add_argument("--textbook-captions", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="add a bf16 row")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    return parser.parse_args()
+def bench_beside(options: BenchOptions) -> int:
+    """Time our step alone and beside others by turns; return 1 if it keeps too little."""
+    alone, beside = "alone", f"beside {options.beside} others"
+    step = ours(options, options.p, None)
+    rates: Rates = {alone: [], beside: []}
+    with busy_processes(options.beside) as others:
+        for round_number in range(-options.warmup, options.rounds):
+            for name, number in ((alone, signal.SIGSTOP), (beside, signal.SIGCONT)):
+                for other in others:
+                    other.send_signal(number)
+                turn = [step(round_number) for _ in range(STEPS_IN_A_TURN)]
+                if round_number >= 0:
+                    captions, seconds = map(sum, zip(*turn, strict=True))
+                    rates[name].append(captions / seconds)
+    report(options, rates)
+    kept = statistics.median(rates[beside]) / statistics.median(rates[alone])
+    fair = fair_share(options.threads, options.beside, available_cores())
+    print(
+        f"fair share: {fair:.0%} of its speed alone; it keeps {kept:.0%}, {kept / fair:.0%} of it"
+    )
+    return 0 if kept >= LEAST_KEPT * fair else TOO_SLOW
 
 
-def make_contestants(
-    options: argparse.Namespace,
-) -> dict[str, Callable[[int], tuple[int, float]]]:
+@contextmanager
+def busy_processes(count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Give so many processes that each keep a core busy, until the end."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield others
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def fair_share(threads: int, others: int, cores: int) -> float:
+    """Return the part of its speed alone that a program keeps if all get the same of the cores.
+
+    It has so many threads, which wait for each other, and each of the others has one.
+    """
+    alone = min(1.0, cores / threads)
+    return min(1.0, cores / (threads + others)) / alone
+
+
+def available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def make_contestants(options: BenchOptions) -> dict[str, Step]:
     contestants = {
         "textbook": textbook(options),
         "ours, p = 0": ours(options, 0.0, None),
@@ -82,7 +161,7 @@ def make_contestants(
     return contestants
 
 
-def build(options: argparse.Namespace) -> SoftAttention:
+def build(options: BenchOptions) -> SoftAttention:
     decoder = build_decoder(
         "soft_attention",
         SoftAttention.Options(feature_embedding_size=options.feature_embedding_size),
@@ -105,9 +184,7 @@ def draw_captions(count: int, vocabulary_size: int, generator: torch.Generator) 
     return [caption.tolist() for caption in words.split(lengths.tolist())]
 
 
-def ours(
-    options: argparse.Namespace, p: float, dtype: torch.dtype | None
-) -> Callable[[int], tuple[int, float]]:
+def ours(options: BenchOptions, p: float, dtype: torch.dtype | None) -> Step:
     decoder = build(options)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE, fused=True)
     images = options.batch_size
@@ -131,7 +208,7 @@ def ours(
     return step
 
 
-def textbook(options: argparse.Namespace) -> Callable[[int], tuple[int, float]]:
+def textbook(options: BenchOptions) -> Step:
     decoder = build(options)
     model = TextbookDecoder(decoder)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
@@ -194,8 +271,9 @@ class TextbookDecoder:
         return torch.stack(logits, dim=1)
 
 
-def report(options: argparse.Namespace, rates: dict[str, list[float]]) -> int:
-    base = statistics.median(rates["textbook"])
+def report(options: BenchOptions, rates: Rates) -> None:
+    """Print the rates, and write them where the options say; the first is the base of ratios."""
+    base = statistics.median(next(iter(rates.values())))
     print(f"{'captions/s':<24}{'median':>10}{'min':>10}{'max':>10}{'ratio':>10}")
     figures = {}
     for name, values in rates.items():
@@ -204,11 +282,10 @@ def report(options: argparse.Namespace, rates: dict[str, list[float]]) -> int:
         print(f"{name:<24}{median:>10.1f}{min(values):>10.1f}{max(values):>10.1f}{ratio:>9.2f}x")
         figures[name] = {"median": median, "values": values, "ratio": ratio}
     if options.json:
-        settings = {key: str(value) for key, value in vars(options).items()}
+        settings = {key: str(value) for key, value in asdict(options).items()}
         machine = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
         write_json(options.json, {"settings": settings, "machine": machine, "rates": figures})
-        print(f"written: {json.dumps(str(options.json))}")
-    return 0
+        print(f"written: {options.json}")
 
 
 if __name__ == "__main__":
