@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from captioner.decoders.additive_attention import additive_attention
 from captioner.decoders.batch import CaptionBatch
 from captioner.hdetach.gates import activate_gates, gate_gradients
-from captioner.hdetach.packed_lstm import spread, survive
+from captioner.hdetach.packed_lstm import scatter_active, select_active
 from captioner.hdetach.products import Multiplier, weight_gradient
 
 
@@ -72,8 +72,8 @@ class _AttentionLSTM(torch.autograd.Function):
         look = additive_attention(keys, w.score, batch.num_captions)
         for step in batch.timeline:
             here = step.tokens
-            before[here] = hidden = survive(hidden, step.survivors)
-            cells[here] = cell = survive(cell, step.survivors)
+            before[here] = hidden = select_active(hidden, step.survivors)
+            cells[here] = cell = select_active(cell, step.survivors)
             torch.add(ask.forward(hidden), ask_bias, out=asked[here])
             torch.softmax(look.scores(asked[here, :-1], step), dim=1, out=attention[here])
             mixed = torch.bmm(step.to_grid(attention[here]), values[: step.active_images])
@@ -144,8 +144,8 @@ class _AttentionLSTM(torch.autograd.Function):
                 grad_hidden.add_(through_gates, alpha=keep)
             if t > 0:
                 rows = batch.timeline[t - 1].rows
-                grad_hidden = spread(grad_hidden, step.survivors, rows)
-                grad_cell = spread(grad_cell, step.survivors, rows)
+                grad_hidden = scatter_active(grad_hidden, step.survivors, rows)
+                grad_cell = scatter_active(grad_cell, step.survivors, rows)
 
         grad_values = None
         if ctx.needs_input_grad[4]:

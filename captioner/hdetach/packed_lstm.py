@@ -26,16 +26,16 @@ class Step(Protocol):
     def survivors(self) -> Tensor | None: ...
 
 
-def survive(rows: Tensor, survivors: Tensor | None) -> Tensor:
+def select_active(rows: Tensor, active: Tensor | None) -> Tensor:
     """Return the rows that take part in the next step."""
-    return rows if survivors is None else rows.index_select(0, survivors)
+    return rows if active is None else rows.index_select(0, active)
 
 
-def spread(grad: Tensor, survivors: Tensor | None, rows: int) -> Tensor:
+def scatter_active(grad: Tensor, active: Tensor | None, rows: int) -> Tensor:
     """Return the gradient of all rows of a step from that of the rows that went on."""
-    if survivors is None:
+    if active is None:
         return grad
-    return grad.new_zeros(rows, grad.shape[1]).index_copy_(0, survivors, grad)
+    return grad.new_zeros(rows, grad.shape[1]).index_copy_(0, active, grad)
 
 
 class _PackedLSTM(torch.autograd.Function):
@@ -56,8 +56,8 @@ class _PackedLSTM(torch.autograd.Function):
         outputs, before, cells, squashed = (input_gates.new_empty(tokens, size) for _ in range(4))
         for step in timeline:
             here = step.tokens
-            before[here] = hidden = survive(hidden, step.survivors)
-            cells[here] = cell = survive(cell, step.survivors)
+            before[here] = hidden = select_active(hidden, step.survivors)
+            cells[here] = cell = select_active(cell, step.survivors)
             torch.add(input_gates[here], recurrent.forward(hidden), out=gates[here])
             hidden, cell, squashed[here] = activate_gates(gates[here], cell)
             outputs[here] = hidden
@@ -94,8 +94,8 @@ class _PackedLSTM(torch.autograd.Function):
             if t > 0:
                 earlier = ctx.timeline[t - 1].tokens
                 rows = earlier.stop - earlier.start
-                grad_hidden = spread(grad_hidden, step.survivors, rows)
-                grad_cell = spread(grad_cell, step.survivors, rows)
+                grad_hidden = scatter_active(grad_hidden, step.survivors, rows)
+                grad_cell = scatter_active(grad_cell, step.survivors, rows)
         grad_weight = weight_gradient(grad_gates, before, ctx.dtype)
         return grad_gates, grad_hidden, grad_cell, grad_weight, None, None, None
 

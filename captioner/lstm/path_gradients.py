@@ -1,4 +1,4 @@
-"""Which way the gradient of an LSTM took back in time: along the cell state, or through h.
+"""The gradient of an LSTM split by its way back in time: along the cell state, or through h.
 
 Theorem 1 of Kanuparthi, Arpit et al. (ICLR 2019, "h-detach") writes the derivatives of c_t and
 h_t as z_t = (A_t + B_t) z_{t-1}: A_t carries them over from c_{t-1}, B_t from h_{t-1}. The
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captioner.errors import OptionError
 from captioner.hdetach.gates import activate_gates, gate_gradients
+from captioner.lstm.arguments import OperandError, check_arguments
+from captioner.lstm.operands import Masks, Operands
 
 _ROWS_AT_ONCE = 1024  # (loss step, sample) pairs carried back together: bounds time and memory
 
@@ -80,11 +81,18 @@ def gradient_paths(
         w_hh [4 * hidden, hidden], b_ih and b_hh [4 * hidden] or None,
         grad_outputs [T, batch, hidden], keep [T] or [T, batch] (None: ones).
     Raises:
-        OptionError: the shapes do not belong together.
+        OperandError: the shapes do not belong together.
     """
-    steps, batch, hidden_size = _sizes(x, w_ih, w_hh, grad_outputs, keep)
-    start = x.new_zeros(batch, hidden_size)
+    hidden_size = w_hh.shape[-1]
+    start = x.new_zeros(x.shape[-2], hidden_size)
     hidden, cell = start if h0 is None else h0, start if c0 is None else c0
+    check_arguments(Operands(x, hidden, cell, w_ih, w_hh, b_ih, b_hh), Masks(keep, None))
+    steps, batch, _ = x.shape
+    if grad_outputs.shape != (steps, batch, hidden_size):
+        raise OperandError(
+            f"grad_outputs has shape {list(grad_outputs.shape)}; this sequence and LSTM need "
+            f"{[steps, batch, hidden_size]}, one row for each hidden state"
+        )
     gates = torch.nn.functional.linear(x, w_ih, b_ih)
     if b_hh is not None:
         gates += b_hh
@@ -142,29 +150,3 @@ def gradient_paths(
             if not (along_cell.any() or rest_cell.any() or rest_hidden.any()):
                 break
     return GradientPaths(cell=cell_part, rest=rest_part)
-
-
-def _sizes(
-    x: Tensor, w_ih: Tensor, w_hh: Tensor, grad_outputs: Tensor, keep: Tensor | None
-) -> tuple[int, int, int]:
-    if w_hh.ndim != 2 or w_hh.shape[0] != 4 * w_hh.shape[1]:
-        raise OptionError(
-            f"w_hh is {list(w_hh.shape)}; an LSTM without projection has [4 * hidden, hidden]"
-        )
-    if x.ndim != 3 or list(w_ih.shape) != [w_hh.shape[0], x.shape[-1]]:
-        raise OptionError(
-            f"x is {list(x.shape)} and w_ih {list(w_ih.shape)}; they must be [T, batch, input] and "
-            f"[{w_hh.shape[0]}, input]"
-        )
-    (steps, batch, _), hidden_size = x.shape, w_hh.shape[1]
-    if list(grad_outputs.shape) != [steps, batch, hidden_size]:
-        raise OptionError(
-            f"grad_outputs is {list(grad_outputs.shape)}; this sequence and LSTM need "
-            f"{[steps, batch, hidden_size]}, one row for each hidden state"
-        )
-    if keep is not None and list(keep.shape) not in ([steps], [steps, batch]):
-        raise OptionError(
-            f"keep is {list(keep.shape)}; it must be {[steps]}, one number for each step, "
-            f"or {[steps, batch]}"
-        )
-    return steps, batch, hidden_size

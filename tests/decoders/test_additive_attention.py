@@ -91,3 +91,23 @@ def test_one_step_alone_gives_the_same_scores() -> None:
     for step in batch.timeline:
         alone = score_keys(keys[step.images], queries[step.tokens, None], score)
         torch.testing.assert_close(look.scores(queries[step.tokens], step), alone)
+
+
+@pytest.mark.parametrize("operand", ["keys", "query", "score"])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -(1 << 22)])
+def test_nan_of_every_bit_pattern_reaches_scores_and_gradients(
+    kind: type[AdditiveAttention], operand: str, bits: int
+) -> None:
+    batch = CaptionBatch.pack(CAPTIONS)
+    keys, queries, score = (one.detach().float() for one in tensors(7))
+    step = batch.timeline[0]
+    spoiled = {"keys": keys, "query": queries, "score": score}[operand]
+    spoiled.view(-1)[0] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    assert spoiled.isnan().sum() == 1
+    look, query = kind(keys, score, batch.num_captions), queries[step.tokens]
+    expected = torch.tanh(keys[step.images] + query[:, None]) @ score
+    assert torch.equal(look.scores(query, step).isnan(), expected.isnan())
+    look.start_backward()
+    found = look.backward(query, torch.ones_like(expected), step)
+    assert found.isnan().any()
+    assert torch.stack([one.isnan().any() for one in look.gradients()]).any()
