@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -123,18 +124,7 @@ def warm_up(options: argparse.Namespace) -> None:
 
 def load_of_others(seconds: float = 0.5) -> float:
     """Return the share of the processor that is in use while this program sleeps."""
-
-    def read() -> tuple[int, int]:
-        ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
-        return sum(ticks), ticks[3] + ticks[4]
-
-    try:
-        total, idle = read()
-        time.sleep(seconds)
-        new_total, new_idle = read()
-    except OSError:  # no Linux: the mean of the last minute, which includes ourselves
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    return 1.0 - (new_idle - idle) / max(new_total - total, 1)
+    return psutil.cpu_percent(interval=seconds) / 100.0
 
 
 def contestants(

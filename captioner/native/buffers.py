@@ -1,68 +1,128 @@
-"""Recycled memory for tensors: a training step gets the blocks of the step before.
+"""Tensors whose memory is recycled: a training step gets back the blocks of the step before.
 
-The system clears fresh memory page by page at its first use. For the hundreds of megabytes that a
-long sequence keeps for its backward pass, that costs up to a third of the arithmetic. The pool
-itself is in source/buffers.cpp. A block belongs to its tensor and all views of it, and returns to
-the pool when the last of them dies, in whichever thread.
+Memory fresh from the system is cleared page by page at its first touch; for the hundreds of
+megabytes that a long sequence leaves for its backward pass, that costs as much as a third of the
+arithmetic. So blocks are kept, within two bounds: together with those in use they never exceed the
+most that was ever in use at once, and a block that 64 requests passed by goes back. A block
+belongs to its tensor and all views of it, until the last of them dies, in whichever thread.
 """
 
 import ctypes
 import math
+import mmap
+import threading
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.native.library import load
-
 LARGE_BYTES = 1 << 20  # smaller ones come as quickly from PyTorch
+PAGE_BYTES = 2 << 20  # a huge page: 512 times fewer entries to look up and to map
+PATIENCE = 64  # requests
 
 
 class _Block:
-    """One block of the pool, in the form in which NumPy takes memory from others."""
+    def __init__(self, size: int) -> None:
+        try:
+            self.mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError:
+            raise MemoryError(
+                f"no {size:,} bytes left for an LSTM; make the batch smaller"
+            ) from None
+        with suppress(AttributeError, OSError):  # not everywhere
+            self.mapping.madvise(mmap.MADV_HUGEPAGE)
+        self.size = size
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
+        self.idle_since = 0  # the number of a request
 
-    def __init__(self, count: int, dtype: np.dtype) -> None:
-        library = load()
-        library.hdetach_take.restype = ctypes.c_void_p
-        self.address = library.hdetach_take(ctypes.c_size_t(count * dtype.itemsize))
-        if not self.address:
-            size = count * dtype.itemsize
-            raise MemoryError(f"no {size:,} bytes left for an LSTM; make the batch smaller")
-        self._give = library.hdetach_give  # kept: modules may be gone when the last tensor dies
-        self._pointer = ctypes.c_void_p(self.address)
+
+class _Pool:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given_back: deque[_Block] = deque()  # without the lock, since tensors die anywhere
+        self._idle: list[_Block] = []  # the longest idle first
+        self._used_bytes = self._most_used_bytes = self._requests = 0
+
+    def take(self, size: int) -> _Block:
+        size = -(-size // PAGE_BYTES) * PAGE_BYTES
+        with self._lock:
+            self._requests += 1
+            self._collect()
+            while self._idle and self._requests - self._idle[0].idle_since > PATIENCE:
+                del self._idle[0]
+            fitting = [
+                one for one in self._idle if size <= one.size <= size + size // 4 + PAGE_BYTES
+            ]
+            if fitting:
+                block = min(fitting, key=lambda one: one.size)
+                self._idle.remove(block)
+            else:
+                while self._idle and self._bytes() + size > self._most_used_bytes:
+                    del self._idle[0]
+                block = _Block(size)
+            self._used_bytes += block.size
+            self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
+            return block
+
+    def give_back(self, block: _Block) -> None:
+        self._given_back.append(block)
+
+    def idle_bytes(self) -> int:
+        with self._lock:
+            self._collect()
+            return self._bytes() - self._used_bytes
+
+    def release(self) -> None:
+        with self._lock:
+            self._collect()
+            self._idle.clear()
+
+    def _collect(self) -> None:
+        while self._given_back:
+            block = self._given_back.popleft()
+            block.idle_since = self._requests
+            self._used_bytes -= block.size
+            self._idle.append(block)
+
+    def _bytes(self) -> int:
+        return self._used_bytes + sum(one.size for one in self._idle)
+
+
+_pool = _Pool()
+release = _pool.release  # all idle blocks, to the system
+idle_bytes = _pool.idle_bytes  # how much memory waits for the next call
+
+
+class _Loan:
+    """A block in the form in which NumPy takes memory from others; the array keeps the loan."""
+
+    def __init__(self, count: int, dtype: np.dtype[Any]) -> None:
+        self._block = _pool.take(count * dtype.itemsize)
+        self._give_back = _pool.give_back  # modules may be gone when the last tensor dies
         self.__array_interface__ = {
-            "data": (self.address, False),
+            "data": (self._block.address, False),
             "shape": (count,),
             "typestr": dtype.str,
             "version": 3,
         }
 
     def __del__(self) -> None:
-        if getattr(self, "address", None):
-            self._give(self._pointer)
+        with suppress(AttributeError):  # there was no memory
+            self._give_back(self._block)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return a tensor of arbitrary content, float32 or float64."""
     count = math.prod(shape)
     if count * dtype.itemsize < LARGE_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    block = _Block(count, np.dtype(np.float32 if dtype == torch.float32 else np.float64))
-    return torch.from_numpy(np.asarray(block)).view(shape)
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    loan = _Loan(count, np.dtype(np.float32 if dtype == torch.float32 else np.float64))
+    return torch.from_numpy(np.asarray(loan)).view(shape)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
     return empty(tensor.shape, tensor.dtype)
-
-
-def release() -> None:
-    """Return all idle blocks to the system."""
-    load().hdetach_release()
-
-
-def idle_bytes() -> int:
-    """Return how much memory waits for the next call."""
-    count = load().hdetach_idle
-    count.restype = ctypes.c_size_t
-    return int(count())

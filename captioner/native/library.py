@@ -193,8 +193,10 @@ def why_missing() -> str | None:
 
 
 def function(name: str, dtype: torch.dtype) -> Any:
-    """Return the compiled function for tensors of this dtype."""
-    return load()[f"{name}_{str(dtype).removeprefix('torch.')}"]
+    """Return the compiled function for tensors of this dtype; its result, if any, is an int64."""
+    found = load()[f"{name}_{str(dtype).removeprefix('torch.')}"]
+    found.restype = ctypes.c_int64
+    return found
 
 
 @cache

@@ -6,6 +6,7 @@ wide input is the exception: its products span all steps, which PyTorch's librar
 it is done stands in source/, from tiles.h on. Functions are those of `captioner.lstm.backends`.
 """
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -168,12 +169,13 @@ def _call(direction: str, operands: Operands, **values: Tensor | int | None) -> 
     """Run the compiled pass for operands and values of these names, those of its C struct."""
     x = operands.x
     sizes = zip(("steps", "batch", "input"), x.shape, strict=True)
+    name = f"hdetach_{direction}"
     call = library.pack_call(
-        f"hdetach_{direction}",
+        name,
         **dict(sizes),
         hidden=operands.h0.shape[1],
         threads=torch.get_num_threads(),
         **{**operands._asdict(), **values},
     )
-    if library.function(f"hdetach_{direction}", x.dtype)(call):
-        raise MemoryError("no memory left for the LSTM's weights; make the model smaller")
+    scratch = buffers.empty((library.function(f"{name}_scratch", x.dtype)(call),), x.dtype)
+    library.function(name, x.dtype)(call, ctypes.c_void_p(scratch.data_ptr()))

@@ -2,7 +2,6 @@
 #include <omp.h>
 
 #include "backward.h"
-#include "buffers.h"
 #include "forward.h"
 
 namespace {
@@ -37,11 +36,9 @@ class NoDenormals {
 
 // The work of one call: pack, a barrier, the time loop of each slice, a barrier, the sums. OpenMP
 // may give fewer threads than there are workers.
-template <class Real, class Pass, class Pack, class Run, class Collect>
-int in_parallel(Pass& pass, long size, long packs, Pack pack, Run run, long sums, Collect collect) {
-  Block scratch(size);
-  if (!scratch.address) return 1;
-  pass.use_scratch(static_cast<Real*>(scratch.address));
+template <class Pass, class Real, class Pack, class Collect>
+void in_parallel(Pass& pass, Real* scratch, long packs, Pack pack, long sums, Collect collect) {
+  pass.use_scratch(scratch);
 #pragma omp parallel num_threads(pass.workers) if (pass.workers > 1)
   {
     const NoDenormals no_denormals;
@@ -49,42 +46,43 @@ int in_parallel(Pass& pass, long size, long packs, Pack pack, Run run, long sums
     for (long number = 0; number < packs; ++number) pack(number);
 #pragma omp for schedule(static)
     for (long number = 0; number < pass.slices; ++number)
-      run(omp_get_thread_num(), Slice(number, pass.slices, pass.batch, pass.call.lengths));
+      pass.run(omp_get_thread_num(), Slice(number, pass.slices, pass.batch, pass.call.lengths));
 #pragma omp for schedule(static)
     for (long number = 0; number < sums; ++number) collect(number);
   }
-  return 0;
 }
 
 template <class Real>
-int forward(const ForwardCall<Real>& call) {
-  Forward<Real> pass(call);
-  return in_parallel<Real>(
-      pass, pass.scratch_size() * sizeof(Real), pass.layout.panels,
-      [&](long panel) { pass.pack(panel); },
-      [&](long worker, const Slice& slice) { pass.run(worker, slice); }, 0, [](long) {});
+void run(Forward<Real> pass, Real* scratch) {
+  in_parallel(pass, scratch, pass.layout.panels, [&](long panel) { pass.pack(panel); }, 0,
+              [](long) {});
 }
 
 template <class Real>
-int backward(const BackwardCall<Real>& call) {
-  Backward<Real> pass(call);
-  return in_parallel<Real>(
-      pass, pass.scratch_size() * sizeof(Real), pass.packs(),
-      [&](long number) { pass.pack(number); },
-      [&](long worker, const Slice& slice) { pass.run(worker, slice); },
-      pass.sums_weights ? pass.layout.panels : 0, [&](long panel) { pass.collect(panel); });
+void run(Backward<Real> pass, Real* scratch) {
+  in_parallel(pass, scratch, pass.packs(), [&](long number) { pass.pack(number); },
+              pass.sums_weights ? pass.layout.panels : 0,
+              [&](long panel) { pass.collect(panel); });
 }
 
 }  // namespace
 
+// A pass works in memory of its caller: as many numbers as NAME_scratch says, from a cache line on.
+#define EXPORT_PASS(name, Pass, Real, real)                                  \
+  int64_t name##_scratch_##real(const Pass##Call<Real>* call) {              \
+    return Pass<Real>(*call).scratch_size();                                 \
+  }                                                                          \
+  void name##_##real(const Pass##Call<Real>* call, Real* scratch) {          \
+    run(Pass<Real>(*call), scratch);                                         \
+  }
+
 extern "C" {
 EXPORT_CALL(hdetach_forward, ForwardCall<float>)
 EXPORT_CALL(hdetach_backward, BackwardCall<float>)
-// Both return 0, or 1 where memory is short.
-int hdetach_forward_float32(const ForwardCall<float>* call) { return forward(*call); }
-int hdetach_forward_float64(const ForwardCall<double>* call) { return forward(*call); }
-int hdetach_backward_float32(const BackwardCall<float>* call) { return backward(*call); }
-int hdetach_backward_float64(const BackwardCall<double>* call) { return backward(*call); }
+EXPORT_PASS(hdetach_forward, Forward, float, float32)
+EXPORT_PASS(hdetach_forward, Forward, double, float64)
+EXPORT_PASS(hdetach_backward, Backward, float, float32)
+EXPORT_PASS(hdetach_backward, Backward, double, float64)
 int hdetach_vector_bytes() { return VECTOR_BYTES; }
 int hdetach_threads() { return omp_get_max_threads(); }
 }
