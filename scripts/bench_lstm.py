@@ -16,7 +16,6 @@ wait_passively()  # before torch is loaded
 
 import argparse
 import multiprocessing
-import os
 import statistics
 import sys
 import time
