@@ -1,6 +1,7 @@
 """`captioner score`: captions of a file against the references of another."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from captioner.commands.output import print_json
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(arguments.out, scores.to_json(per_image=True))
     if arguments.json:
         print_json(scores.to_json())
+        for note in scores.notes:
+            print(f"note: {note}", file=sys.stderr)
     else:
         print(scores_table(scores))
     return 0

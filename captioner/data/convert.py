@@ -1,8 +1,10 @@
 """Conversion of a table of captions to Karpathy's JSON, the format that training reads.
 
-A table is CSV with a header, or JSONL: `image,caption` and optionally `split`, with one row per
-caption. Without splits the images are divided by the hash of their names and a seed, so the same
-table is always divided the same way. A table with bad rows is refused as a whole, with their lines.
+A table is CSV with a header, or JSONL: `image`, `caption` and optionally `split`. An image has as
+many rows as captions, or a row has several captions: columns named `caption`, also with a number,
+or a list in JSON. Without splits the images are divided by the hash of their names and a seed, so
+the same table is always divided the same way. A table with bad rows is refused as a whole, with
+their lines.
 """
 
 import csv
@@ -10,7 +12,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +29,12 @@ from captioner.data.karpathy import (
 )
 from captioner.errors import DataError, OptionError
 from captioner.files import write_atomically
+from captioner.text import holds_half_character
 from captioner.vocabulary import tokenize
 
 DELIMITERS: Mapping[str, str] = {".csv": ",;\t", ".txt": ",;\t", ".tsv": "\t"}
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
-COLUMNS = ("image", "caption")
+_CAPTION_COLUMN = re.compile(r"captions?[ _.-]?\d*")
 SPLIT_WORDS: Mapping[str, str] = {
     **{split: split for split in (*SPLITS, RESTVAL)},
     "dev": "val",
@@ -37,7 +43,7 @@ SPLIT_WORDS: Mapping[str, str] = {
 }
 LINES_NAMED = 10
 
-Row = tuple[int, Mapping[str, Any]]  # line in the file, from 1; column to value
+Row = Sequence[tuple[str, Any]]  # columns and values; a column may come again
 
 
 @dataclass
@@ -75,7 +81,7 @@ def convert(
     source = Path(source)
     table = _read_table(source)
     folder = source.parent if images is None else Path(images)
-    if not any((folder / filename).is_file() for filename in table):
+    if not any(os.path.isfile(folder / filename) for filename in table):
         raise DataError(
             f"none of the {len(table):,} images of {source} is in {folder}: there is no "
             f"{folder / next(iter(table))}; name their folder with --images"
@@ -86,7 +92,8 @@ def convert(
     content: dict[str, Any] = {"dataset": (name or source.stem).lower(), "images": _entries(table)}
     if folder.resolve() != json_path.parent.resolve():
         content["images_dir"] = os.path.relpath(folder.resolve(), json_path.parent.resolve())
-    write_atomically(json_path, json.dumps(content, ensure_ascii=False).encode())
+    text = json.dumps(content, ensure_ascii=False)
+    write_atomically(json_path, text.encode("utf-8", "backslashreplace"))  # JSON's own escapes
     return read_karpathy(json_path)
 
 
@@ -123,69 +130,91 @@ def _read_table(source: Path) -> dict[str, _Image]:
     return table
 
 
-def _take_row(table: dict[str, _Image], line: int, row: Mapping[str, Any]) -> None:
-    for column in COLUMNS:
-        if not isinstance(row.get(column), str) or not row[column].strip():
-            raise DataError(f"there is no {column}")
-    caption = " ".join(row["caption"].split())
-    if not tokenize(caption):
-        raise DataError(f"the caption {caption!r} has no words")
-    word = row.get("split") or ""
+def _take_row(table: dict[str, _Image], line: int, row: Row) -> None:
+    values = dict(row)
+    filename = values.get("image")
+    if not isinstance(filename, str) or not filename.strip():
+        raise DataError("there is no image")
+    captions = _captions(row)
+    word = values.get("split") or ""
     split = SPLIT_WORDS.get(str(word).strip().lower(), "")
     if word and not split:
         raise DataError(f"the split is {word!r}, not one of {', '.join(SPLITS)}")
-    image = table.setdefault(os.path.normpath(row["image"].strip()), _Image(line=line))
+    image = table.setdefault(os.path.normpath(filename.strip()), _Image(line=line))
     if split and image.split and split != image.split:
         raise DataError(f"the image is in {split} here, but in {image.split} before")
     image.split = image.split or split
-    image.captions.append(caption)
+    image.captions += captions
 
 
-def _rows(source: Path) -> Iterator[Row]:
+def _captions(row: Row) -> list[str]:
+    """Return the captions of a row; of several columns some may be empty."""
+    given = [value for name, value in row if _CAPTION_COLUMN.fullmatch(name) and value is not None]
+    texts = [text for value in given for text in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError("there is no caption that is a text")
+    captions = [" ".join(text.split()) for text in texts if text.strip()]
+    if not captions:
+        raise DataError("there is no caption")
+    for caption in captions:
+        if holds_half_character(caption):
+            raise DataError(f"the caption {caption!r} holds half of a character")
+        if not tokenize(caption):
+            raise DataError(f"the caption {caption!r} has no words")
+    return captions
+
+
+def _rows(source: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the rows, each with its first line, from 1."""
     suffix = source.suffix.lower()
     if suffix not in DELIMITERS and suffix not in JSON_LINES:
         known = ", ".join(sorted({*DELIMITERS, *JSON_LINES}))
         raise DataError(f"{source} is no table that can be converted; its name ends in {known}")
     try:
-        text = source.read_bytes()
+        content = source.read_bytes()
     except OSError as problem:
         raise DataError(f"{source} cannot be read: {problem.strerror}; check the path") from None
+    # UTF-16 is what Excel calls "Unicode text".
+    is_utf16 = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     try:
-        decoded = text.decode("utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as problem:
-        line = text.count(b"\n", 0, problem.start) + 1
+        line = content.count(b"\n", 0, problem.start) + 1
+        name = "UTF-16" if is_utf16 else "UTF-8"
         raise DataError(
-            f"{source}, line {line}: it is not UTF-8; save the table as UTF-8"
+            f"{source}, line {line}: it is not {name}; save the table as UTF-8"
         ) from None
     if suffix in JSON_LINES:
-        return _json_rows(source, decoded)
-    return _csv_rows(source, decoded, DELIMITERS[suffix])
+        return _json_rows(source, text)
+    return _csv_rows(source, text, DELIMITERS[suffix])
 
 
-def _json_rows(source: Path, text: str) -> Iterator[Row]:
+def _json_rows(source: Path, text: str) -> Iterator[tuple[int, Row]]:
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
-        except ValueError as problem:
+            row = json.loads(content, object_pairs_hook=tuple)
+        except (ValueError, RecursionError) as problem:
             raise DataError(f"{source}, line {line}: it is not valid JSON: {problem}") from None
-        if not isinstance(row, dict):
+        if not isinstance(row, tuple):
             raise DataError(f'{source}, line {line}: it is no object with "image" and "caption"')
+        _refuse_twice(source, line, [name for name, _ in row])
         yield line, row
 
 
-def _csv_rows(source: Path, text: str, delimiters: str) -> Iterator[Row]:
-    first_line = text.split("\n", 1)[0]
+def _csv_rows(source: Path, text: str, delimiters: str) -> Iterator[tuple[int, Row]]:
+    first_line = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(delimiters, key=first_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [column.strip().lower() for column in next(reader, [])]
-        if not set(COLUMNS) <= set(header):
+        if "image" not in header or not any(map(_CAPTION_COLUMN.fullmatch, header)):
             raise DataError(
                 f"{source}, line 1: the header is {first_line.strip()!r}; it must name "
                 "the columns image and caption, and may name split"
             )
+        _refuse_twice(source, 1, header)
         before = reader.line_num
         for row in reader:
             line, before = before + 1, reader.line_num  # a quoted caption may go over lines
@@ -196,16 +225,25 @@ def _csv_rows(source: Path, text: str, delimiters: str) -> Iterator[Row]:
                     f"{source}, line {line}: it has {len(row)} fields and the header "
                     f'{len(header)}; put captions that hold a {delimiter!r} in double quotes (")'
                 )
-            yield line, dict(zip(header, row, strict=True))
+            yield line, list(zip(header, row, strict=True))
     except csv.Error as problem:
         raise DataError(f"{source}, line {reader.line_num}: {problem}; check the quotes") from None
+
+
+def _refuse_twice(source: Path, line: int, columns: Sequence[str]) -> None:
+    """Raise where the image or the split is given twice."""
+    counts = Counter(columns)
+    for name in ("image", "split"):
+        if counts[name] > 1:
+            raise DataError(f'{source}, line {line}: "{name}" is there twice; leave one of them')
 
 
 def _divide(table: dict[str, _Image], val_share: float, test_share: float, seed: int) -> None:
     """Give each image a split: at least one where its share is not zero and there are three."""
 
     def draw(filename: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{filename}".encode()).digest()
+        # Python keeps bytes of a name that are not UTF-8 as surrogates.
+        return hashlib.sha256(f"{seed}:{filename}".encode("utf-8", "surrogatepass")).digest()
 
     least = 1 if len(table) >= len(SPLITS) else 0
     drawn = sorted(table, key=draw)

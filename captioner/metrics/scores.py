@@ -7,6 +7,7 @@ from typing import Any
 
 from captioner.metrics.ngram_metrics import BleuCounts
 
+FEW_IMAGES = 10  # below which CIDEr says little
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 
 
@@ -25,6 +26,18 @@ class Scores:
 
     def __getitem__(self, metric: str) -> float:
         return self.overall[metric]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about figures that do not mean what they seem to."""
+        images = len(self.per_image)
+        if images >= FEW_IMAGES:
+            return ()
+        says = "it is 0 for any caption" if images == 1 else "it says little"
+        return (
+            f"CIDEr needs more images: it weighs words by how few images have them, so with "
+            f"{images} {'image' if images == 1 else 'images'} {says}",
+        )
 
     def to_json(self, *, per_image: bool = False) -> dict[str, Any]:
         """Return a value that JSON can hold: the metrics, then what they were counted from.
@@ -49,7 +62,7 @@ class Scores:
 
 
 def scores_table(scores: Scores) -> str:
-    """Return the overall scores as lines of plain text, and a last line saying of what."""
+    """Return the overall scores as lines of plain text, with what was scored, and notes."""
     width = max(len(name) for name in METRICS)
     lines = [
         f"{name:<{width}}  {scores.overall[name]:8.4f}"
@@ -61,7 +74,7 @@ def scores_table(scores: Scores) -> str:
         f"{signature['images']:,} images, {signature['references']:,} references, "
         f"tokeniser: {signature['tokenizer']}"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in scores.notes)])
 
 
 def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:

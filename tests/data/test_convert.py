@@ -42,6 +42,25 @@ FORMS = {
         'image\tcaption\tsplit\na.jpg\tA dog, running.\ttrain\nb.jpg\t"A ""big"" cat."\ttest\n'
         "a.jpg\tA dog at play.\ttrain"
     ),
+    "old_mac.csv": CSV.replace("\n", "\r"),
+    "columns.csv": (
+        "image,Caption,caption ,split\n"
+        "a.jpg,\"A dog, running.\",A dog at play.,train\n"
+        'b.jpg,"A ""big"" cat.",,test\n'
+    ),
+    "numbered.csv": (
+        "caption1;image;caption_2;split;caption 3\n"
+        "A dog, running.;a.jpg; ;train;A dog at play.\n"
+        ';b.jpg;"A ""big"" cat.";test;\n'
+    ),
+    "lists.jsonl": (
+        '{"image": "a.jpg", "captions": ["A dog, running.", "A dog at play."], "split": "train"}\n'
+        '{"image": "b.jpg", "caption": "A \\"big\\" cat.", "caption_2": null, "split": "test"}'
+    ),
+    "twice.jsonl": (
+        '{"image": "a.jpg", "caption": "A dog, running.", "caption": "A dog at play.", '
+        '"split": "train"}\n{"image": "b.jpg", "caption": ["A \\"big\\" cat."], "split": "test"}'
+    ),
     "plain.jsonl": "\n".join(
         json.dumps({"image": image, "caption": caption, "split": split})
         for image, caption, split in TWO_IMAGES
@@ -132,6 +151,15 @@ def test_images_are_found_again_from_a_json_in_another_folder(tmp_path):
         ("a.jsonl", '\n["a.jpg", "Cat."]\n', "line 2: it is no object"),
         ("a.jsonl", '{"image": "a.jpg", "caption": 3}\n', "line 1: there is no caption"),
         ("a.jsonl", '{"image": "a.jpg", "caption": "Cat.", "split": 3}\n', "the split is 3"),
+        ("a.csv", "image,caption,image\na,Cat.,b\n", 'line 1: "image" is there twice; leave'),
+        ("a.csv", "image,caption,caption\na.jpg, ,\n", "line 2: there is no caption"),
+        ("a.csv", "image,caption,caption\na.jpg,Cat.,...\n", "line 2: the caption '...' has no"),
+        ("a.csv", "image,comment\na.jpg,Cat.\n", "line 1: the header is 'image,comment'; it must"),
+        ("a.jsonl", '{"image": "a.jpg", "image": "b.jpg"}\n', 'line 1: "image" is there twice'),
+        ("a.jsonl", '{"image": "a.jpg", "captions": []}\n', "line 1: there is no caption"),
+        ("a.jsonl", '{"image": "a.jpg", "captions": ["Cat.", 3]}\n', "line 1: there is no caption"),
+        ("a.jsonl", '{"image": "a.jpg", "caption": "Cat \\ud83d"}\n',
+         r"line 1: the caption 'Cat \ud83d' holds half of a character; correct the table"),
         ("a.xlsx", "", "its name ends in .csv, .jsonl, .ndjson, .tsv, .txt"),
         ("a.csv", "image,caption\ngone.jpg,Cat.\n", "none of the 1 images of"),
     ],
@@ -150,6 +178,29 @@ def test_another_encoding_is_refused_with_its_line(tmp_path):
     source.write_bytes("image,caption\na.jpg,Cat.\na.jpg,Café.\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.csv, line 3: it is not UTF-8"):
         convert(source)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_unicode_text_of_spreadsheets_is_understood(tmp_path, encoding):
+    (tmp_path / "ä.jpg").touch()
+    source = tmp_path / "a.txt"
+    source.write_bytes("\ufeffimage\tcaption\r\nä.jpg\tCafé, open.\r\n".encode(encoding))
+    (image,) = convert(source).images
+    assert (image.filename, image.captions) == ("ä.jpg", ("Café, open.",))
+    source.write_bytes(source.read_bytes() + b"\x00")
+    with pytest.raises(
+        DataError, match=r"a\.txt, line 3: it is not UTF-16; save the table as UTF-8"
+    ):
+        convert(source)
+
+
+def test_a_name_that_is_not_utf8_stays_that_of_its_file(tmp_path):
+    name = "caf\udce9.jpg"
+    row = json.dumps({"image": name, "caption": "Cat."})
+    source = table(tmp_path, "a.jsonl", row, name)
+    (image,) = load_karpathy(convert(source).json_path).images
+    assert image.filename == name
+    assert image.path.is_file()
 
 
 def test_a_missing_table_and_shares_out_of_range_are_errors(tmp_path):

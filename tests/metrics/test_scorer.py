@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,12 @@ def test_table_and_json_hold_every_metric_under_its_usual_name(fake_java: Any) -
         scores = scorer.score(dict.fromkeys(TINY, "a dog runs"))
     names = [name for name in METRICS if name != "SPICE"]
     lines = scores_table(scores).splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == names
-    assert [float(line.split()[1]) for line in lines[:-1]] == pytest.approx(
+    assert [line.split()[0] for line in lines[:-2]] == names
+    assert [float(line.split()[1]) for line in lines[:-2]] == pytest.approx(
         [scores[name] for name in names], abs=5e-5
     )
-    assert lines[-1] == "3 images, 7 references, tokeniser: none"
+    assert lines[-2] == "3 images, 7 references, tokeniser: none"
+    assert lines[-1].startswith("note: CIDEr needs more images")
     value = json.loads(json.dumps(scores.to_json(per_image=True)))
     assert list(value)[:7] == [*names[:4], *(name for name in value if name in names[4:])]
     assert {name: value[name] for name in names} == dict(scores.overall)
@@ -191,3 +193,14 @@ def test_importing_the_metrics_does_not_import_pycocoevalcap() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_one_image_has_a_note_on_cider_and_many_have_none(fake_java: Any) -> None:
+    with Scorer({1: ["a dog runs"]}, tokenised=True, java=fake_java(FOREVER)) as scorer:
+        scores = scorer.score({1: "a dog runs"})
+    assert scores["CIDEr"] == 0.0
+    (note,) = scores.notes
+    assert note.endswith("so with 1 image it is 0 for any caption")
+    many = replace(scores, per_image={key: {} for key in range(10)})
+    assert many.notes == ()
+    assert "note" not in scores_table(many)
