@@ -1,11 +1,11 @@
-"""A trained captioner as a user meets it: `load` a checkpoint, `caption` photographs.
+"""The captioner: `load` a checkpoint, `caption` photographs.
 
     import captioner
     for caption in captioner.load("runs/flickr8k/best").caption(["dog.jpg"]):
         print(caption.text, caption.probability)
 
-The same encoder, preprocessing and search serve the evaluation, so what is measured there is what
-a photograph gets here.
+The evaluation uses the same encoder, preprocessing and search, so its scores hold for captions made
+here.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""A trained captioner as a folder of safetensors and JSON.
+"""Checkpoint of a captioner: a folder of safetensors and JSON.
 
-The folder appears whole or not at all, and every file's hash is kept in `hashes.json`, so that a
-truncated or altered file is named before anything is loaded from it. Loading executes nothing
-that the folder holds, needs no network and none of the training code.
+The folder appears complete or not at all, and `hashes.json` holds every file's hash, so a truncated
+or altered file is named before anything is loaded. Loading runs no code from the folder and needs
+neither a network nor the training code.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: in the folders of runs, as training leaves them."""
+"""Checkpoint folders: the lookup of checkpoints below the folders of runs."""
 
 from pathlib import Path
 

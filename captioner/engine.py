@@ -1,7 +1,7 @@
-"""Engines: what runs a captioner's model, from pixels to features and from features to words.
+"""Engines, which run a captioner's model: from pixels to features, and from features to words.
 
-Devices, batch sizes and the library that computes are the engine's business; what a photograph is
-and how words are written is that of `captioner.captioner`.
+An engine decides on devices, batch sizes and the library that computes. `captioner.captioner` knows
+photographs and how words are written.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
-"""Every error that a user can cause, by its cause.
+"""Errors that a user can cause, one class for each cause.
 
-A message holds three things: what was met, what is allowed, what to do. It is one line, so that
-the command line can print it as it stands and leave with status 2.
+A message says what was met, what is allowed, and what to do. It is one line, so that the command
+line can print it and exit with status 2.
 """
 
 from captioner.text import escaped

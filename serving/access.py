@@ -1,7 +1,7 @@
-"""Access: whether a path is open to everybody, to holders of a key, or to administrators.
+"""Access to paths: open to everybody, for holders of a key, or for administrators.
 
-Every route declares it. What declares nothing needs a key, so that a route that somebody forgot to
-think about is closed.
+Every route declares its access. A path that declares nothing needs a key, so a forgotten
+declaration leaves a route closed.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """API keys: kept as SHA-256, compared in constant time, never written anywhere.
 
-Keys are random, so a plain hash is enough: nobody can guess from it. A client sends its key as
-`Authorization: Bearer KEY` or as `X-API-Key: KEY`.
+Keys are random, so a plain hash is enough. A client sends its key as `Authorization: Bearer KEY` or
+as `X-API-Key: KEY`.
 """
 
 import hashlib

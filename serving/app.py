@@ -1,8 +1,8 @@
-"""The application: what a request passes on its way, from the outside in.
+"""ASGI application of the service, and the order of its middleware.
 
-`create_app(settings)` is served by any ASGI server. A request gets its context (id, log, metrics),
-passes the rules for other origins, the answers to failures, access control (keys, rate) and the
-limits of its body, and reaches a route; `routes/captions.py` goes on from there.
+`create_app(settings)` is served by any ASGI server. From the outside in, a request gets its context
+(id, log, metrics), then passes the rules for other origins, the answers to failures, access control
+(keys, rate) and the limits of its body. `routes/captions.py` continues from there.
 """
 
 import os

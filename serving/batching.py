@@ -1,11 +1,11 @@
-"""The queue before the model, and the batches that the model runs on.
+"""Queue in front of the model, and the batches that the model runs on.
 
-A request without a chance is refused before its body is read; any other takes a ticket when its
-body is there, so that slow uploads hold nobody's place. What is decoding, waiting and being
-captioned is bounded together, in number and in the time it will take. The model runs in one
-thread. A batch starts at once when the model is idle, else when it is free and either the batch is
-full or its first image has waited for the window (as Clipper and Triton batch, but without any
-delay for an idle model). No timer polls; everything belongs to one event loop.
+A request that cannot be answered in time is refused before its body is read. Any other takes a
+ticket when its body is complete, so slow uploads block nobody. The number of requests that are
+decoding, waiting or being captioned is limited, and so is the time they will take. The model runs
+in one thread. A batch starts at once if the model is idle. Otherwise it starts when the model is
+free and either the batch is full or its first image has waited for the window (as in Clipper and
+Triton, but without delay for an idle model). No timer polls; everything belongs to one event loop.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
-"""An HTTP/1.1 connection with deadlines for its header, its body, its idling and its answer.
+"""HTTP/1.1 connection with deadlines for its header, its body, its idling and its answer.
 
-uvicorn has a deadline only for idling (Kludex/uvicorn #157), no limit on the size of a header, and
-goes on reading a body that nobody wants. This subclass of its protocol ends what is too slow or
-too large, answers malformed requests in our own form, and makes room when there are too many
-connections by dropping the one that has waited longest without a request. It overrides what is
-private in uvicorn, so `pyproject.toml` bounds uvicorn's version from above.
+uvicorn has a deadline only for idling (Kludex/uvicorn #157) and no limit on the size of a header,
+and it continues to read a body after the answer. This subclass of its protocol closes connections
+that are too slow or too large and answers malformed requests in the service's own form. When there
+are too many connections, it drops the one that has waited longest without a request. It overrides
+private parts of uvicorn, so `pyproject.toml` limits uvicorn's version.
 """
 
 import asyncio

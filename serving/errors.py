@@ -1,7 +1,7 @@
-"""Errors of the service: a request that is turned down, or whose client is gone.
+"""Errors of the service: a request that is refused, or whose client has disconnected.
 
-Each has a class of its own, so that `problems.py` can give each its status. Messages are made of
-this project's words and of numbers: nothing that a file holds is in them.
+Each has its own class, so that `problems.py` can give it a status. Messages hold this project's
+words and numbers only, nothing from an uploaded file.
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
-"""Problems: every way a request can fail, with code, status and text, and each API's form.
+"""Problems: every way a request can fail, with code, status and text, in the form of each API.
 
-Our own routes answer with RFC 9457 problem details, whose `type` leads to the entry of the code at
-`/problems`; the routes that other clients know answer in the form of those clients. No other module
-knows a status for an error of `captioner` or of the model's queue.
+The service's own routes answer with RFC 9457 problem details, whose `type` links to the code's
+entry at `/problems`. The routes of other APIs answer in the form of those. No other module maps an
+error of `captioner` or of the queue to a status.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""A serving process: uvicorn with our own connections, signals and end.
+"""Serving process: uvicorn with this project's connections, signals and shutdown.
 
-On SIGTERM the process says at once that it is not ready, refuses what is new, finishes what it has
-accepted, and leaves with status 0. SIGHUP loads the checkpoint anew.
+On SIGTERM the process stops being ready at once, refuses new requests, finishes the accepted ones,
+and exits with status 0. SIGHUP reloads the checkpoint.
 """
 
 import asyncio

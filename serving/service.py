@@ -1,7 +1,8 @@
-"""The life of a service: its model, queue and decoding processes are started, replaced and ended.
+"""Life of a service: its model, queue and decoding processes are started, replaced and ended.
 
 `start` returns at once and the model is loaded in the background, so that health can be asked from
-the first moment. Routes take the queue (`batcher`) and the decoding processes (`pool`) from here.
+the first moment. Routes use the queue (`batcher`) and the decoding processes (`pool`) of this
+object.
 """
 
 import asyncio

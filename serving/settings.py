@@ -1,7 +1,7 @@
 """Settings of the service: each with its flag, variable, default, unit and limits.
 
-`--request-timeout-seconds` is `CAPTIONER_REQUEST_TIMEOUT_SECONDS`; a flag counts more than a
-variable. All values are checked before anything starts, and every bad one is named.
+`--request-timeout-seconds` is `CAPTIONER_REQUEST_TIMEOUT_SECONDS`; a flag overrides a variable. All
+values are checked before anything starts, and every bad one is named.
 """
 
 import ipaddress

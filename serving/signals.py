@@ -1,6 +1,6 @@
 """Signals to a serving process before its server runs.
 
-Loading torch takes seconds, and a process that is told to end meanwhile shall end well.
+Loading torch takes seconds; a process that is told to stop meanwhile must exit cleanly.
 """
 
 import signal

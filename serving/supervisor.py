@@ -1,7 +1,7 @@
-"""Several serving processes on one socket: started, replaced when they die, told of signals.
+"""Supervisor of several serving processes on one socket: starts, replaces and signals them.
 
-The socket is bound once and shared, so connections that wait for a worker that was killed are taken
-by another. The supervisor loads no model and no torch, and its death ends its workers.
+The socket is bound once and shared, so connections that wait for a killed worker are taken by
+another. The supervisor loads no model and no torch. When it dies, its workers end.
 """
 
 import multiprocessing

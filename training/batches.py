@@ -1,7 +1,7 @@
-"""The batches of an epoch: which images, seen how, with which captions, in which order.
+"""Batches of an epoch: which images, how they are augmented, which captions, in which order.
 
-All of it is a function of the seed and the epoch's number, so that a resumed run meets the same
-batches without a stored state; and of nothing else, so that runs that differ in `--p` share them.
+Everything follows from the seed and the epoch's number, so a resumed run gets the same batches
+without a stored state. Nothing else matters, so runs that differ in `--p` get the same batches.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -1,8 +1,9 @@
-"""The random generators of a run, one for each purpose, all derived from one seed.
+"""Random generators of a run, one for each purpose, all derived from one seed.
 
-Separate generators keep the purposes apart: another `--p` draws other masks, yet meets the same
-initial weights and the same order of images. What is drawn per epoch comes from a generator made
-for that epoch, so resuming needs no memory of it; masks and dropout go on from a stored state.
+Separate generators keep the purposes apart: another `--p` draws other masks, but gets the same
+initial weights and the same order of images. Draws of an epoch come from a generator made for that
+epoch, so resuming needs no state for them. The generators of masks and dropout are stored and
+resumed.
 """
 
 import hashlib

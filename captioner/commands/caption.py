@@ -1,7 +1,7 @@
 """`captioner caption`: captions for photographs, folders of them and patterns.
 
-Captions go to standard output, a line each or as JSON; progress, skipped photographs and what was
-written go to standard error. A broken photograph costs the others nothing.
+Captions go to standard output, a line each or as JSON. Progress, skipped photographs and the names
+of written files go to standard error. A broken photograph does not affect the others.
 """
 
 import argparse

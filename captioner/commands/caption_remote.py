@@ -1,4 +1,4 @@
-"""`captioner caption --server URL`: the captions of a service, written as those made here."""
+"""`captioner caption --server URL`: captions made by a service, in the same output formats."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

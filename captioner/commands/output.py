@@ -1,4 +1,4 @@
-"""What commands write: captions a line each or as JSON, with skipped photographs named beside."""
+"""Output of captions: a line each or as JSON, with skipped photographs named on standard error."""
 
 import json
 import sys

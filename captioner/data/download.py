@@ -1,8 +1,8 @@
-"""Large files from the web: resumed where they broke off, and compared with a checksum.
+"""Downloads of large files: resumed, and compared with a checksum.
 
-What has arrived lies beside the target under a name of its own; the target appears when it is
-whole and right. A server that does not resume, or whose file has another size, makes the
-download begin again.
+A partial download is kept beside the target under another name. The target appears when it is
+complete and correct. If a server cannot resume, or its file has another size, the download starts
+again.
 """
 
 import hashlib

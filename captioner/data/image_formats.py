@@ -1,4 +1,4 @@
-"""Formats of image files, told by a file's name or by its first bytes."""
+"""Formats of image files, recognised by name or by the first bytes."""
 
 from functools import cache
 from pathlib import Path

@@ -1,9 +1,8 @@
 """Photographs as people see them: upright, in colour, opaque.
 
-Whatever a file holds (EXIF orientation, transparency, a palette, CMYK, 16 bits per channel,
-several frames), `open_image` returns one RGB picture whose pixels are already decoded, or an
-`ImageError` of one line that names the file. It changes no warning filter, so that many threads
-may call it at once.
+A file may have EXIF orientation, transparency, a palette, CMYK, 16 bits per channel or several
+frames. `open_image` returns one RGB picture with decoded pixels, or raises an `ImageError` of one
+line that names the file. It changes no warning filter, so many threads may call it at once.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Photographs, their captions and their split, as Karpathy's JSON files hold them.
+"""Karpathy's JSON files: photographs, their captions and their splits.
 
 `dataset_coco.json`, `dataset_flickr8k.json` and `dataset_flickr30k.json` (Karpathy and Fei-Fei
-2015) share one form, which the converter and the built-in shapes write as well. Whatever else an
-image's entry holds comes along untouched, and a file of another form gives an error that names
-the entry. The rules for ids and for captions that can be used are those of training, `captioner
-data check` and `captioner score` alike.
+2015) share one form, which the converter and the built-in shapes write too. Other keys of an
+image's entry are kept, and a file of another form gives an error that names the entry. Training,
+`captioner data check` and `captioner score` use the same rules for ids and for captions that can be
+used.
 """
 
 import os

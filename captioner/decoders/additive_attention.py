@@ -1,9 +1,9 @@
-"""The scores of additive attention over the steps of a batch, and their gradients.
+"""Scores of additive attention over the steps of a batch, and their gradients.
 
 A score is score . tanh(key + query), one for each position of the image (Bahdanau et al. 2015,
-section 3.1). The hidden layer is as large as all that is left of a training step together, so it
-is never kept: the backward pass computes it again. Compiled code does that in registers; where it
-cannot be had, PyTorch does it in one buffer for all steps.
+section 3.1). The hidden layer would need as much memory as the rest of a training step, so it is
+not stored: the backward pass computes it again. Compiled code does this in registers; without it,
+PyTorch does it in one buffer for all steps.
 """
 
 import ctypes

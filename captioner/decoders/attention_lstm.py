@@ -1,13 +1,14 @@
-"""An LSTM that looks at a grid of features before every step, as one differentiable function.
+"""LSTM that attends to a grid of features before every step, as one differentiable function.
 
-Forward and backward walk the packed steps of a batch. What can wait is done once for all steps:
-every weight gradient, and the gradients of keys and values. The captions of an image read the
-same keys and values; the weighted means of all captions of all images are one batched product.
-The mean can be taken of the features, or of what they add to the gates where that is cheaper.
+Forward and backward pass go through the packed steps of a batch. Whatever does not depend on the
+order of steps is computed once for all of them: the gradients of weights, keys and values. The
+captions of an image read the same keys and values, and the weighted means of all captions are one
+batched product. The mean is taken of the features, or of their contribution to the gates where that
+is cheaper.
 
-Source: attention and gate of Xu et al. 2015, sections 3.1.2 and 4.2; h-detach of Kanuparthi,
-Arpit et al. 2019, where the copy of h_{t-1} that enters the LSTM is cut and the one that asks
-the attention is not, unless `detach_attention` says so.
+Source: attention and gate of Xu et al. 2015, sections 3.1.2 and 4.2; h-detach of Kanuparthi, Arpit
+et al. 2019. The copy of h_{t-1} that enters the LSTM is detached; the copy that is the attention's
+query is not, unless `detach_attention` is set.
 """
 
 from collections.abc import Sequence

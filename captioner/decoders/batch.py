@@ -1,8 +1,8 @@
-"""The captions of a batch of images, packed step by step so that no step is computed for padding.
+"""Captions of a batch of images, packed by step so that nothing is computed for padding.
 
-Rows (one per caption) stand image by image, so that the captions of an image share its features;
-images stand by their longest caption, so that those still being captioned are always the first
-ones. At each step only the rows that still have a word take part.
+Rows (one per caption) are grouped by image, so that the captions of an image share its features.
+Images are sorted by their longest caption, so the images that still have words are always the first
+ones. Only rows that still have a word take part in a step.
 """
 
 from collections.abc import Sequence

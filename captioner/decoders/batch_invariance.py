@@ -1,11 +1,11 @@
-"""Steps whose every row is the same, bit for bit, whatever rows are computed beside it.
+"""Batch-invariant steps: a row's result has the same bits whatever rows are computed beside it.
 
-A matrix library sums in another order for other numbers of rows, and torch computes the last few
-elements of a tensor with another exponential than the rest. So a caption searched for alone and the
-same one in a batch differ in their last bits, and where two words are nearly equal, in their words.
-Here everything is computed on tensors of one fixed shape: rows in blocks, the last one filled up,
-and the attention row by row. The steps of a search use this; training does not. (What remains is
-the place of a row in its block, which was seen to matter only for layers of less than 12 outputs.)
+A matrix library sums in another order for other numbers of rows, and torch computes the last
+elements of a tensor with another exponential than the rest. A caption searched for alone and in a
+batch would therefore differ in its last bits and, where two words are nearly equal, in its words.
+Here all tensors have one fixed shape: rows in blocks, the last one filled up, and the attention row
+by row. The search uses this; training does not. (The place of a row in its block remains; it was
+seen to matter only for layers of less than 12 outputs.)
 """
 
 import math

@@ -1,7 +1,7 @@
 """Show, Attend and Tell with soft attention (Xu et al. 2015).
 
-The state starts from the mean feature; before each word the last hidden state asks where to
-look, and the weighted mean of the features, scaled by the gate beta, enters the LSTM beside the
+The state starts from the mean feature. Before each word, the last hidden state is the query of the
+attention; the weighted mean of the features, scaled by the gate beta, enters the LSTM beside the
 word. The word is predicted from the hidden state.
 """
 

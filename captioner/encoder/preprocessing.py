@@ -1,9 +1,9 @@
-"""What happens to a photograph before the encoder sees it.
+"""Preprocessing of photographs for an encoder.
 
-A checkpoint keeps this beside its weights, because a model must see users' photographs the way it
-saw those it learned from. The modes "crop" and "squash" give the pixels of timm's evaluation
-transform of the same settings; "whole" keeps the picture's shape, as the h-detach authors did.
-Importing this does not import torch, so that a process which only reads photographs stays small.
+A checkpoint keeps this beside its weights, because a model must see users' photographs as it saw
+those it learned from. The modes "crop" and "squash" give the pixels of timm's evaluation transform
+with the same settings; "whole" keeps the picture's shape, as the h-detach authors did. Importing
+this does not import torch, so a process that only reads photographs stays small.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""The feature store: the grid features of a data set's images, computed once and kept on disk.
+"""Feature store: the grid features of a data set's images, computed once and kept on disk.
 
-A memory-mapped file of float16 with one row per image, in a folder of its own whose name follows
-from the encoder, its weights, the preprocessing and the list of images: whoever needs the same
-features finds them, whoever needs others cannot take them by mistake. Writing goes on where a
-killed process stopped, and damage is found by hashes and repaired.
+The store is a memory-mapped file of float16 with one row per image. The name of its folder follows
+from the encoder, its weights, the preprocessing and the list of images, so the same features are
+found again and others are never mistaken for them. A killed write is resumed, and damage is found
+by hashes and repaired.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Filling a feature store: decode, encode, write, chunk by chunk.
+"""Writer of a feature store: decode, encode, write, chunk by chunk.
 
-Images are decoded by threads ahead of the encoder. A chunk enters the journal only after its
-bytes have reached the disk; a broken image becomes a row of zeros that is known to be missing.
+Threads decode images ahead of the encoder. A chunk enters the journal only after its bytes have
+reached the disk. A broken image becomes a row of zeros that is marked as missing.
 """
 
 import hashlib

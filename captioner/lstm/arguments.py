@@ -1,7 +1,7 @@
-"""Checks of what the h-detach LSTM is called with, once for all backends.
+"""Checks of the arguments of the h-detach LSTM, once for all backends.
 
 Native code reads memory by these sizes, so nothing that does not fit may reach it. Sizes are
-checked where the operator is called, values where it runs: tracing knows no values.
+checked when the operator is called, values when it runs, because tracing knows no values.
 """
 
 from contextlib import AbstractContextManager, nullcontext

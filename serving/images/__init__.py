@@ -1,1 +1,1 @@
-"""Uploads become pictures here: looked at as bytes first, then decoded where it can do no harm."""
+"""Decoding of uploads: their bytes are checked first, then decoded in separate processes."""

@@ -1,9 +1,9 @@
-"""A pool of processes that decode uploads and can be killed: a hostile file costs one request.
+"""Pool of processes that decode uploads and can be killed: a hostile file fails one request.
 
-A fixed number of processes take uploads in the order they came. One that takes longer than its
-limit or crashes costs the upload it was at, and another takes its place; an upload whose process
-somebody else killed may try once more. When a caller leaves while its upload is being decoded, the
-process finishes it, which costs less than a new process; an upload that still waits is dropped.
+A fixed number of processes take uploads in order. If one exceeds its time or crashes, its upload
+fails and a new process replaces it. If a process was killed from outside, its upload is tried once
+more. When a caller leaves while its upload is being decoded, the process finishes it, which is
+cheaper than a new process; an upload that still waits is dropped.
 """
 
 import asyncio

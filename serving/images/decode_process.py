@@ -1,8 +1,8 @@
-"""A decode process as its parent sees it: started, asked, killed.
+"""Decode process, as its parent sees it: started, asked, killed.
 
-What comes back from a process that has parsed hostile bytes is itself not trusted: lengths are
-bounded before anything is kept, the JSON may hold only what is expected, and texts only printable
-ASCII. A process that speaks out of turn or not as agreed is killed.
+The output of a process that has parsed hostile bytes is not trusted: lengths are limited before
+anything is kept, the JSON may hold only expected members, and texts only printable ASCII. A process
+that violates the protocol is killed.
 """
 
 import asyncio

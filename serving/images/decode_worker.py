@@ -1,9 +1,9 @@
-"""The process that decodes uploads: small, without torch, limited by the kernel, killable.
+"""Worker process that decodes uploads: small, without torch, limited by the kernel, killable.
 
-`DecodePool` starts it with one end of a socket pair as standard input. Each request is a header of
-JSON and the bytes of an upload, each answer a header of JSON and the bytes of the resized picture;
-nothing is ever pickled, and no word of a file or of Pillow gets into an answer. The process ends
-when its parent does. Nothing secret is in its environment, and it can write no file.
+`DecodePool` starts it with one end of a socket pair as standard input. Each request is a JSON
+header and the bytes of an upload; each answer is a JSON header and the bytes of the resized
+picture. Nothing is pickled, and no text of a file or of Pillow gets into an answer. The process
+ends with its parent. Its environment holds no secrets, and it can write no file.
 """
 
 import ctypes

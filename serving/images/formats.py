@@ -1,4 +1,4 @@
-"""Formats of files, recognised by their first bytes, and what to do about those not accepted."""
+"""File formats, recognised by their first bytes, and advice for those that are not accepted."""
 
 import re
 

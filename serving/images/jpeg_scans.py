@@ -1,10 +1,9 @@
-"""Scans of a JPEG file, counted by walking its markers without decoding anything.
+"""Scans of a JPEG file, counted from its markers without decoding anything.
 
 A progressive file of 38 kB can cost a decoder a minute (libjpeg-turbo issue 284), and neither
-libjpeg nor Pillow has a limit for that. The walk goes where libjpeg's would (jdmarker.c): segments
-by their stated length, the coded data of a scan up to the next marker. Before the first scan damage
-is an error; after it the walk only stops, for then the decoder has a picture and stops there as
-well.
+libjpeg nor Pillow has a limit for that. The walk follows libjpeg's (jdmarker.c): segments by their
+stated length, the coded data of a scan up to the next marker. Damage before the first scan is an
+error. After it the walk just stops, because the decoder has a picture then and stops there too.
 """
 
 import re

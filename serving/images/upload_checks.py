@@ -1,8 +1,8 @@
 """Checks of an upload before its pixels are decoded: format, size, number of scans.
 
-The bytes alone decide, never a name or a stated type. Pillow reads the size lazily; for JPEG the
-markers are walked before. Whatever else a file may cost a decoder, the kernel limits it in the
-process that does this (`decode_worker.py`).
+Only the bytes count, not the name or the declared type. Pillow reads the size without decoding; the
+markers of a JPEG are walked before. The kernel limits any other cost in the process that does this
+(`decode_worker.py`).
 """
 
 import warnings

@@ -1,7 +1,7 @@
-"""Access control: keys and the rate limit, both decided by a request's header alone.
+"""Access control: keys and the rate limit, both decided from a request's header.
 
-Only paths whose routes declare themselves open are let through; every other one, also an unknown
-one, needs a key where the service has keys, and counts for the rate.
+Only paths whose routes declare themselves open are let through. Every other path, also an unknown
+one, needs a key if the service has keys, and counts towards the rate.
 """
 
 import ipaddress

@@ -1,7 +1,7 @@
-"""Answers to failed requests: whatever is raised inside becomes the answer in `problems.py`.
+"""Answers to failed requests: an exception raised inside becomes an answer of `problems.py`.
 
-What nobody foresaw becomes `internal_error`, with the traceback in the log and nowhere else. It
-stands inside the rules for other origins, so that a page of an allowed origin can read every
+An unexpected exception becomes `internal_error`, with the traceback in the log only. This
+middleware is inside the rules for other origins, so that a page of an allowed origin can read every
 failure.
 """
 

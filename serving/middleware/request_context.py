@@ -1,7 +1,6 @@
-"""The context of every request: an id, security headers, a line in the log, metrics.
+"""Context of every request: an id, security headers, a line in the log, metrics.
 
-The outermost part of the application, in pure ASGI: whatever becomes of a request inside, it is
-counted and logged once, here.
+The outermost part of the application, in pure ASGI: every request is counted and logged once, here.
 """
 
 import re

@@ -1,1 +1,1 @@
-"""What the service answers: its own interface, those of others, and its pages."""
+"""Routes of the service: its own interface, those of other services, and its pages."""

@@ -1,9 +1,9 @@
-"""Captions: `POST /caption` for one image, `POST /captions` for several.
+"""Caption routes: `POST /caption` for one image, `POST /captions` for several.
 
-A request that has no chance is refused before its body is read. Otherwise the body is read
-(`receive_upload`), the request gets its place in the queue, its image is decoded in another process
-and waits for its batch (`caption_image`; `batching.py` goes on from there). It is dropped at
-whatever stage it is in when its client hangs up.
+A request that cannot be answered in time is refused before its body is read. Otherwise the body is
+read (`receive_upload`), the request takes its place in the queue, its image is decoded in another
+process and waits for its batch (`caption_image`; `batching.py` continues from there). If the client
+disconnects, the request is dropped at any stage.
 """
 
 import asyncio

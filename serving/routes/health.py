@@ -1,7 +1,7 @@
 """Health, version, metadata and metrics, all open to everybody.
 
-Live means that the event loop turns; ready, that a caption would be accepted. The paths of KServe's
-open inference protocol are aliases, since clusters ask there.
+Live means that the event loop runs; ready means that a caption would be accepted. The paths of
+KServe's open inference protocol are aliases, for clusters that use it.
 """
 
 from typing import Any

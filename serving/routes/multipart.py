@@ -1,8 +1,8 @@
-"""Parts of a multipart/form-data body, read as it streams in, into memory that is bounded.
+"""Parts of a multipart/form-data body, read while it arrives, in bounded memory.
 
 Starlette's `request.form()` would write files above 1 MiB to the disk and keep text fields of up to
-1 MiB each. This one drives python-multipart itself: a few parts, small fields, and images no larger
-than the body may be.
+1 MiB each. This reader uses python-multipart directly: a few parts, small fields, and images no
+larger than the body may be.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""Static files: those of the page at `/`, read once when the service starts and kept in memory.
+"""Static files of the page at `/`, read once when the service starts and kept in memory.
 
-Only the files of the folder `page` exist here, so no path can lead elsewhere. Their policy allows
-the page's own files and the pictures that the user chose, and nothing from another place.
+Only the files of the folder `page` are served, so no path can lead elsewhere. Their policy allows
+the page's own files and the pictures that the user chose, and nothing from other hosts.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Options of a request, from its query, its form or its JSON, and its deadline.
 
-All three are checked by one model, which derives from `SearchConfig`, so that a value means the
-same wherever it stands. An option that does not exist is refused: a misspelt one would be ignored
-in silence otherwise.
+One model, which derives from `SearchConfig`, checks all three, so a value means the same
+everywhere. An unknown option is refused; otherwise a misspelt one would be ignored.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Uploads: images and options of a request's body, which is a form, raw bytes or JSON.
 
-What an image is, its content decides: neither a file's name nor the type that the client states
-is believed. The body's size and time are limited before this module sees a byte of it.
+The content decides the format of an image, not the file name or the declared type. The body's size
+and time are limited before this module reads any of it.
 """
 
 import base64

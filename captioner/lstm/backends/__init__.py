@@ -1,9 +1,9 @@
-"""The backends of the h-detach LSTM, and which one a call gets.
+"""Backends of the h-detach LSTM, and the choice of one for a call.
 
 A backend is a module with the functions of `Backend`. All give the same results; they differ in
-speed and in what they need. Asking for one that this machine cannot have (no compiler) costs one
-line in the log and gives `torch`; asking for one that cannot take the tensors is an error.
-`reference` is no module of this kind but plain autograd.
+speed and in what they need. If a backend is asked for that this machine cannot have (no compiler),
+one line in the log says so and `torch` is used. If it cannot take the tensors, that is an error.
+`reference` is not a module of this kind, but plain autograd.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The gradients that follow from those of the gates, each one product over all steps."""
+"""Gradients that follow from those of the gates, each as one product over all steps."""
 
 import torch
 from torch import Tensor
