@@ -8,8 +8,9 @@ prints a figure and a verdict for each requirement. The exit status is 1 if one 
 """
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,7 @@ from stress.target import Target, found, machine, started
 from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_json
 
-Run = Callable[[Target, Report, argparse.Namespace], None]
-
-
-def _timed(run: Callable[..., None]) -> Run:
-    return lambda target, report, given: run(target, report, seconds=given.seconds)
+Run = Callable[[Target, Report, argparse.Namespace], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -44,30 +41,18 @@ class Scenario:
 
 
 SCENARIOS = {
-    "overload": Scenario(_timed(overload), "ten times the capacity, for --seconds"),
-    "hang-ups": Scenario(_timed(hang_ups), "1,000 clients that leave halfway"),
-    "slow": Scenario(_timed(slow), "clients that send or read slowly, or without end"),
-    "kill-decoder": Scenario(_timed(kill_decoder), "SIGKILL of decoding processes"),
-    "kill-worker": Scenario(_timed(kill_worker), "SIGKILL of a serving process", workers=2),
+    "overload": Scenario(overload, "ten times the capacity, for --seconds"),
+    "hang-ups": Scenario(hang_ups, "1,000 clients that leave halfway"),
+    "slow": Scenario(slow, "clients that send or read slowly, or without end"),
+    "kill-decoder": Scenario(kill_decoder, "SIGKILL of decoding processes"),
+    "kill-worker": Scenario(kill_worker, "SIGKILL of a serving process", workers=2),
     "terminate": Scenario(
-        _timed(terminate), "SIGTERM under load", ends_the_service=True, reads_the_log=True
+        terminate, "SIGTERM under load", ends_the_service=True, reads_the_log=True
     ),
-    "reload": Scenario(_timed(reload), "SIGHUP under load", reads_the_log=True),
-    "mutations": Scenario(
-        lambda target, report, given: mutations(
-            target, report, count=given.count, seed=given.seed, kept=given.keep
-        ),
-        "--count mutated images, and bombs",
-    ),
-    "raw-http": Scenario(
-        lambda target, report, _: raw_http(target, report), "malformed and malicious HTTP"
-    ),
-    "soak": Scenario(
-        lambda target, report, given: soak(
-            target, report, minutes=given.minutes, rate=given.rate, seed=given.seed
-        ),
-        "mixed traffic for --minutes",
-    ),
+    "reload": Scenario(reload, "SIGHUP under load", reads_the_log=True),
+    "mutations": Scenario(mutations, "--count mutated images, and bombs"),
+    "raw-http": Scenario(raw_http, "malformed and malicious HTTP"),
+    "soak": Scenario(soak, "mixed traffic for --minutes"),
 }
 SHORT = [name for name in SCENARIOS if name != "soak"]
 
@@ -98,9 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the scenarios, and return the exit status."""
-    given = build_parser().parse_args(words)
+    given = build_parser().parse_args(argv)
     try:
         _check(given)
         reports = [_run(name, given) for name in given.scenarios or SHORT]
@@ -126,7 +111,7 @@ def _run(name: str, given: argparse.Namespace) -> Report:
         else nullcontext(found(given.url, given.pid))
     )
     with target as running:
-        scenario.run(running, report, given)
+        asyncio.run(scenario.run(running, report, given))  # type: ignore[arg-type]
     return report
 
 

@@ -4,6 +4,7 @@ Each must get an answer or a closed connection in time, no status 500, no traceb
 the form of RFC 9457 wherever HTTP allows one.
 """
 
+import argparse
 import asyncio
 import re
 import time
@@ -18,29 +19,6 @@ from stress.target import Target
 MOST_SECONDS = 30.0
 HOST = b"Host: x\r\n"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW")
-PATHS = (
-    "/",
-    "/caption",
-    "/captions",
-    "/model/predict",
-    "/model/metadata",
-    "/v1/chat/completions",
-    "/v1/models",
-    "/health/live",
-    "/health/ready",
-    "/health",
-    "/ready",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/version",
-    "/metadata",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/admin/reload",
-    "/page.js",
-    "/nothing",
-)
 CLIMBING = (
     "/../../etc/passwd",
     "/..%2f..%2fetc/passwd",
@@ -76,9 +54,13 @@ class Effect:
 
 
 def attacks(photograph: bytes) -> list[Attack]:
-    """Return all of them."""
+    """Return all of them; every route of the service is asked for with every method."""
+    from serving.app import create_app  # which imports torch
+    from serving.settings import Settings
+
+    paths = {str(getattr(route, "path", "/")) for route in create_app(Settings()).routes}
     found = [*_framing(photograph), *_headers(photograph), *_forms(photograph)]
-    for path in PATHS:
+    for path in sorted({*paths, "/nothing"}):
         for method in METHODS:
             head = f"{method} {path} HTTP/1.1\r\n".encode() + HOST + b"Connection: close\r\n\r\n"
             found.append(Attack(f"{method} {path}", head))
@@ -319,12 +301,8 @@ def is_sane(attack: Attack, effect: Effect) -> bool:
     )
 
 
-def raw_http(target: Target, report: Report) -> None:
+async def raw_http(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on every attack, one after the other."""
-    asyncio.run(_raw_http(target, report))
-
-
-async def _raw_http(target: Target, report: Report) -> None:
     photograph = photographs(1)[0]
     all_attacks = attacks(photograph.data)
     before = await asyncio.to_thread(target.levels)

@@ -1,5 +1,6 @@
 """Clients that hang up halfway, and slow clients that occupy what others need."""
 
+import argparse
 import asyncio
 import random
 import socket
@@ -28,12 +29,9 @@ CUT_SECONDS = 10.0 + 2.0 + 4.0  # the service's deadline, its time to close, our
 POST = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
-def hang_ups(target: Target, report: Report, *, seconds: float) -> None:
+async def hang_ups(target: Target, report: Report, given: argparse.Namespace) -> None:
     """Report on 1,000 clients that hang up, over `seconds`, beside some that do not."""
-    asyncio.run(_hang_ups(target, report, seconds))
-
-
-async def _hang_ups(target: Target, report: Report, seconds: float) -> None:
+    seconds: float = given.seconds
     pictures = endless(photographs(400))
     undisturbed = ClosedLoad(target.address, pictures, clients=2, pause=0.2)
     async with undisturbed:
@@ -105,12 +103,8 @@ async def _drain(target: Target, pictures_at_once: list[Picture]) -> float:
     return time.monotonic() - began
 
 
-def slow(target: Target, report: Report, *, seconds: float) -> None:  # noqa: ARG001 - it is fixed
+async def slow(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on 200 clients of each kind that are slow in their own way."""
-    asyncio.run(_slow(target, report))
-
-
-async def _slow(target: Target, report: Report) -> None:
     pictures = endless(photographs(100))
     async with ClosedLoad(target.address, pictures, clients=2, pause=0.5):
         await asyncio.sleep(5)

@@ -1,9 +1,9 @@
 """Thousands of mutated images and some bombs, sent to the real service."""
 
+import argparse
 import asyncio
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 from captioner.progress import Progress
 from stress.client import Exchange, ask, statuses
@@ -16,14 +16,9 @@ AT_ONCE = 4
 FORMS = ("image/jpeg", "application/octet-stream")
 
 
-def mutations(target: Target, report: Report, *, count: int, seed: int, kept: Path | None) -> None:
-    """Report on `count` mutations of `seed`; files with a wrong answer go to the folder `kept`."""
-    asyncio.run(_mutations(target, report, count, seed, kept))
-
-
-async def _mutations(
-    target: Target, report: Report, count: int, seed: int, kept: Path | None
-) -> None:
+async def mutations(target: Target, report: Report, given: argparse.Namespace) -> None:
+    """Report on `count` mutations of `seed`; files with a wrong answer go to the folder `keep`."""
+    count, seed, kept = given.count, given.seed, given.keep
     cases, loud = originals(), bombs()
     before = await asyncio.to_thread(target.levels)
     killed = await asyncio.to_thread(target.metric, "caption_decode_killed_total")

@@ -1,5 +1,6 @@
 """Ten times more requests than the service can answer."""
 
+import argparse
 import asyncio
 import statistics
 
@@ -15,12 +16,9 @@ LEAST_GOODPUT = 0.9  # of the peak
 MOST_GROWTH_MIB = 50.0
 
 
-def overload(target: Target, report: Report, *, seconds: float) -> None:
+async def overload(target: Target, report: Report, given: argparse.Namespace) -> None:
     """Report on `seconds` at ten times the capacity, which is measured first."""
-    asyncio.run(_overload(target, report, seconds))
-
-
-async def _overload(target: Target, report: Report, seconds: float) -> None:
+    seconds: float = given.seconds
     pictures = endless(photographs(2000))
     peak = await capacity(target.address, pictures, min(15.0, seconds))
     report.figure("capacity, captions/s", peak)

@@ -1,5 +1,6 @@
 """Kills, shutdowns and reloads under load."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -17,18 +18,14 @@ SOON_SECONDS = 15.0  # "within seconds", on a machine whose cores are all busy
 QUIET_SECONDS = 3.0  # of load before and after
 
 
-def kill_decoder(target: Target, report: Report, *, seconds: float) -> None:  # noqa: ARG001
+async def kill_decoder(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on decoding processes that are killed while they work."""
-    asyncio.run(_kill_decoder(target, report))
-
-
-async def _kill_decoder(target: Target, report: Report) -> None:
     load = _load(target)
     rounds, waits = 5, []
     whole = len(target.decoders())
     async with load:
         await asyncio.sleep(QUIET_SECONDS)
-        for _ in range(rounds):
+        for _round in range(rounds):
             victim = target.decoders()[0]
             os.kill(victim, signal.SIGKILL)
             waits.append(
@@ -47,12 +44,8 @@ def _is_replaced(target: Target, dead: int, whole: int) -> bool:
     return dead not in now and len(now) >= whole
 
 
-def kill_worker(target: Target, report: Report, *, seconds: float) -> None:  # noqa: ARG001
+async def kill_worker(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on a serving process that is killed beside another."""
-    asyncio.run(_kill_worker(target, report))
-
-
-async def _kill_worker(target: Target, report: Report) -> None:
     load = _load(target)
     # One that still loads says 503; that is for the start, not for a death.
     await _until(lambda: len(target.workers()) >= LEAST_WORKERS, 60.0)
@@ -79,12 +72,8 @@ async def _kill_worker(target: Target, report: Report) -> None:
     report.demand("all workers there after, seconds", whole, whole < SOON_SECONDS)
 
 
-def terminate(target: Target, report: Report, *, seconds: float) -> None:  # noqa: ARG001
+async def terminate(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on the end of the service under load."""
-    asyncio.run(_terminate(target, report))
-
-
-async def _terminate(target: Target, report: Report) -> None:
     load = _load(target, clients=2 * CLIENTS)
     async with load:
         await asyncio.sleep(QUIET_SECONDS)
@@ -105,16 +94,12 @@ async def _terminate(target: Target, report: Report) -> None:
     report.demand("unforeseen failures in the log", target.failures(), not target.failures())
 
 
-def reload(target: Target, report: Report, *, seconds: float) -> None:  # noqa: ARG001
+async def reload(target: Target, report: Report, _: argparse.Namespace) -> None:
     """Report on checkpoints that are loaded anew under load."""
-    asyncio.run(_reload(target, report))
-
-
-async def _reload(target: Target, report: Report) -> None:
     load = _load(target)
     rounds, waits = 3, []
     async with load:
-        for _ in range(rounds):
+        for _round in range(rounds):
             await asyncio.sleep(QUIET_SECONDS)
             before = _loaded(target)
             target.send(signal.SIGHUP)

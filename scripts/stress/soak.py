@@ -1,5 +1,6 @@
 """An hour of good and hostile traffic, and the memory of the service's processes over it."""
 
+import argparse
 import asyncio
 import base64
 import itertools
@@ -119,14 +120,10 @@ class _Traffic:
             self.wrong.append(f"{name}: {found.status} {found.failure}")
 
 
-def soak(target: Target, report: Report, *, minutes: float, rate: float, seed: int) -> None:
+async def soak(target: Target, report: Report, given: argparse.Namespace) -> None:
     """Report on `minutes` of mixed traffic at `rate` requests per second."""
-    asyncio.run(_soak(target, report, minutes, rate, seed))
-
-
-async def _soak(target: Target, report: Report, minutes: float, rate: float, seed: int) -> None:
-    traffic = _Traffic(target, seed)
-    seconds, every = minutes * 60, max(5.0, minutes)
+    traffic, rate = _Traffic(target, given.seed), given.rate
+    seconds, every = given.minutes * 60, max(5.0, given.minutes)
     began = time.monotonic()
     samples: list[tuple[float, Levels]] = []
     running: set[asyncio.Task[None]] = set()

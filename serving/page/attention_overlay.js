@@ -10,7 +10,7 @@ const ROWS = ["upper", "middle", "lower"];
 const COLUMNS = ["left", "centre", "right"];
 const EVEN_SHARE = 0.17; // of a ninth of the picture, where an even look gives 0.11
 
-export class Light {
+export class AttentionOverlay {
   constructor(canvas, image) {
     this.canvas = canvas;
     this.image = image;

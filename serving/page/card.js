@@ -1,7 +1,7 @@
 // One photograph on the page: its picture, its captions as they stand, and what can be done with
 // them. A word that is pointed at, focused or pressed lays its attention over the picture.
 
-import { Light, whereIsIt } from "./attention_overlay.js";
+import { AttentionOverlay, whereIsIt } from "./attention_overlay.js";
 
 const WHOLE = [0, 0, 1, 1];
 const SHOWN_DONE_MILLISECONDS = 1600;
@@ -27,7 +27,7 @@ export class Card {
     this.facts = find(".facts");
     find("h3").textContent = this.name;
     find("h3").title = this.name;
-    this.light = new Light(find("canvas"), this.image);
+    this.overlay = new AttentionOverlay(find("canvas"), this.image);
     this.#showPicture();
     const remove = find(".remove");
     remove.setAttribute("aria-label", `Remove ${this.name}`);
@@ -105,7 +105,7 @@ export class Card {
   discard() {
     this.stop?.abort();
     clearInterval(this.countdown);
-    this.light.hide();
+    this.overlay.hide();
     URL.revokeObjectURL(this.image.src);
     this.element.remove();
   }
@@ -161,7 +161,7 @@ export class Card {
     button.type = "button";
     if (!grid) return button;
     const look = () => {
-      this.light.show(grid, box);
+      this.overlay.show(grid, box);
       this.looked.textContent = `“${token}”: ${whereIsIt(grid)}`;
     };
     button.setAttribute("aria-pressed", "false");
@@ -190,7 +190,7 @@ export class Card {
   }
 
   #darken() {
-    this.light.hide();
+    this.overlay.hide();
     if (!this.frame.classList.contains("unseeable")) this.looked.textContent = "";
   }
 

@@ -1,5 +1,6 @@
 // The caption page: takes photographs however they come, and keeps a few requests under way. The
-// service's side is in service.js, a photograph's own card in card.js, its attention in attention_overlay.js.
+// service's side is in service.js, a photograph's own card in card.js, its attention in
+// attention_overlay.js.
 
 import { Card } from "./card.js";
 import { captionsOf, Problem } from "./service.js";

@@ -1,61 +1,74 @@
 """The stress script without a service: what it sends, what it takes for sane, what it refuses."""
 
-import subprocess
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-CHECKS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from stress.attacks import Attack, Effect, attacks, is_sane
-from stress.client import percentile, photographs
-from stress.hostile_images import bombs, mutation, originals
-from stress.report import Report
-
-cases = originals()
-made = [mutation(3, index, cases) for index in range(40)]
-assert made == [mutation(3, index, cases) for index in range(40)]
-assert len({data for _, data in made}) > 35
-assert made != [mutation(4, index, cases) for index in range(40)]
-pictures = photographs(450)
-assert len({one.size for one in pictures}) == 450
-assert max(map(len, bombs().values())) < 10 << 20
-names = [one.name for one in attacks(pictures[0].data)]
-assert len(set(names)) == len(names) > 300
-answer = b"HTTP/1.1 422 X\\r\\nContent-Type: application/problem+json\\r\\n\\r\\n{}"
-attack = Attack("GET /", b"")
-assert is_sane(attack, Effect((422,), answer, 1.0))
-assert is_sane(attack, Effect((), b"", 1.0))
-assert not is_sane(attack, Effect((422,), answer, 31.0))
-assert not is_sane(attack, Effect((500,), answer, 1.0))
-assert not is_sane(attack, Effect((422,), answer + b"Traceback", 1.0))
-assert not is_sane(attack, Effect((422,), answer.replace(b"json", b"text"), 1.0))
-assert [percentile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
-report = Report("x")
-assert not report.is_met
-report.demand("a", 1, True)
-assert report.is_met
-report.demand("b", 2, False)
-assert not report.is_met and report.to_json()["demands"][1]["is_met"] is False
-"""
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-def run(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module", autouse=True)
+def script() -> ModuleType:
+    """The script, with the package that it imports beside it."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.syspath_prepend(str(SCRIPTS))
+        import stress_serving
+
+        return stress_serving
 
 
-def test_what_is_sent_can_be_made_again_and_what_is_wrong_is_seen() -> None:
-    done = run("-c", CHECKS, str(ROOT / "scripts"))
-    assert done.returncode == 0, done.stderr
+def test_mutations_can_be_made_again() -> None:
+    from stress.hostile_images import bombs, mutation, originals
+
+    cases = originals()
+    made = [mutation(3, index, cases) for index in range(40)]
+    assert made == [mutation(3, index, cases) for index in range(40)]
+    assert len({data for _, data in made}) > 35
+    assert made != [mutation(4, index, cases) for index in range(40)]
+    assert max(map(len, bombs().values())) < 10 << 20
+
+
+def test_every_picture_and_attack_is_told_from_the_others() -> None:
+    from stress.attacks import attacks
+    from stress.client import photographs
+
+    pictures = photographs(450)
+    assert len({one.size for one in pictures}) == 450
+    names = [one.name for one in attacks(pictures[0].data)]
+    assert len(set(names)) == len(names) > 300
+    assert {"POST /caption", "GET /docs", "GET /nothing"} <= set(names)
+
+
+def test_what_is_wrong_with_an_answer_is_seen() -> None:
+    from stress.attacks import Attack, Effect, is_sane
+
+    answer = b"HTTP/1.1 422 X\r\nContent-Type: application/problem+json\r\n\r\n{}"
+    attack = Attack("GET /", b"")
+    assert is_sane(attack, Effect((422,), answer, 1.0))
+    assert is_sane(attack, Effect((), b"", 1.0))
+    assert not is_sane(attack, Effect((422,), answer, 31.0))
+    assert not is_sane(attack, Effect((500,), answer, 1.0))
+    assert not is_sane(attack, Effect((422,), answer + b"Traceback", 1.0))
+    assert not is_sane(attack, Effect((422,), answer.replace(b"json", b"text"), 1.0))
+
+
+def test_a_report_is_met_when_every_demand_is() -> None:
+    from stress.client import percentile
+    from stress.report import Report
+
+    assert [percentile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
+    report = Report("x")
+    assert not report.is_met
+    report.demand("a", 1, True)
+    assert report.is_met
+    report.demand("b", 2, False)
+    assert not report.is_met
+    assert report.to_json()["demands"][1]["is_met"] is False
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (
             ("nothing", "--checkpoint", "x"),
@@ -68,8 +81,12 @@ def test_what_is_sent_can_be_made_again_and_what_is_wrong_is_seen() -> None:
         (("slow", "--checkpoint", "/nowhere"), "the service does not start: error: checkpoint is"),
     ],
 )
-def test_bad_commands_are_one_line(words: tuple[str, ...], message: str) -> None:
-    done = run("scripts/stress_serving.py", *words)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+def test_bad_commands_are_one_line(
+    argv: tuple[str, ...],
+    message: str,
+    script: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert script.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
