@@ -6,12 +6,16 @@ Most tests talk to a fake service, which fails when a test wants it to.
 import importlib.util
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from PIL import Image
+from starlette.responses import PlainTextResponse
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, FileChooser, Page, expect  # noqa: E402
@@ -376,6 +380,66 @@ def test_the_real_service_and_the_page_understand_each_other(
         upload(page, photographs[0])
         page.get_by_role("button", name="Caption it").click()
         expect(page.locator("body")).to_contain_text(f'"caption":"{wanted[0].text}"')
+
+
+PREFIX = "/captions-service"
+
+
+@pytest.fixture(scope="module")
+def behind_prefix() -> Iterator[str]:
+    """The address of a service behind a proxy that strips a prefix."""
+    from serving.app import create_app
+    from serving.settings import Settings
+
+    app = create_app(Settings())
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(PREFIX + "/"):
+            await PlainTextResponse("not for the service", 404)(scope, receive, send)
+            return
+        path = scope.get("path", "").removeprefix(PREFIX)
+        await app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+
+    config = uvicorn.Config(proxy, port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}{PREFIX}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_the_documents_are_shown_from_the_package_alone_behind_a_prefix(
+    browser: Browser, behind_prefix: str
+) -> None:
+    for page in opened(browser, behind_prefix):
+        page.get_by_role("link", name="API").click()
+        expect(page).to_have_url(behind_prefix + "docs")
+        expect(page.locator("h1")).to_contain_text("Caption service")
+        expect(page.locator(".opblock")).to_have_count(13)
+        page.get_by_role("button", name="Which version this is").click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        answer = page.locator(".live-responses-table")
+        expect(answer).to_contain_text('"name": "captioner"')
+        expect(page.locator(".request-url")).to_contain_text(behind_prefix + "version")
+        link = page.get_by_role("link", name="the problems")  # opens another tab
+        assert link.evaluate("link => link.href") == behind_prefix + "problems"
+    for page in opened(browser, behind_prefix):
+        told = page.evaluate("""async () => {
+            const answers = [];
+            for (const path of ["nothing", "caption", "admin/reload", "a/b/c"]) {
+                const answer = await fetch(path, {method: "POST", body: "x"});
+                const type = new URL((await answer.json()).type, answer.url);
+                answers.push([type.href, (await fetch(type)).status]);
+            }
+            return answers;
+        }""")
+        assert [status for _, status in told] == [200] * 4
+        assert all(type_.startswith(behind_prefix + "problems#") for type_, _ in told), told
 
 
 def test_a_browser_without_scripts_can_still_send_a_photograph(
