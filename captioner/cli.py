@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from captioner import __version__
 from captioner.commands import caption, data, forwarded, score
 from captioner.errors import CaptionerError
+from captioner.program import BAD_INPUT, INTERRUPTED
 from captioner.text import accept_any_text
 from captioner.threads import wait_passively
 
-BAD_INPUT = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 

@@ -5,7 +5,6 @@ python scripts/download_coco.py --only split --out elsewhere/coco
 """
 
 import argparse
-import fcntl
 import shutil
 import sys
 import zipfile
@@ -15,15 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
+
 from captioner.data.download import WebFile, fetch, part_of
 from captioner.data.karpathy import read_karpathy
-from captioner.errors import CaptionerError, DataError, StorageError
+from captioner.errors import DataError, StorageError
+from captioner.program import run_program
 from captioner.progress import Progress
 
 DEFAULT_FOLDER = Path("data", "coco")
-BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 SPLIT_COUNTS = {"train": 82_783, "val": 5_000, "test": 5_000, "restval": 30_504}
 ZIP = b"PK\x03\x04"  # the first bytes of a zip file
+LOCK = ".download.lock"
 RESERVE_BYTES = 500_000_000  # left free on the disk
 
 
@@ -103,31 +105,30 @@ ARCHIVES = (
 )
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Fetch what is missing, and return the exit status."""
-    arguments = parse_arguments(words)
-    folder: Path = arguments.out
-    try:
-        with locked(folder):
-            for archive in missing(folder, arguments.only, arguments.keep_zips):
-                print(f"{archive.file.name} -> {folder / archive.folder}", flush=True)
-                path = fetch(archive.file, folder)
-                unpack(archive, path, folder)
-                if not arguments.keep_zips:
-                    path.unlink()
-    except CaptionerError as problem:
-        print(f"download_coco.py: {problem}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("download_coco.py: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    print(f"{folder} is complete" + (f" ({arguments.only} only)" if arguments.only else ""))
+    arguments = parse_arguments(argv)
+    return run_program(
+        "download_coco.py",
+        lambda: _fetch_all(arguments.out, arguments.only, arguments.keep_zips),
+        when_interrupted="interrupted; the same command goes on from here",
+    )
+
+
+def _fetch_all(folder: Path, only: str | None, keep_zips: bool) -> None:
+    with locked(folder):
+        for archive in missing(folder, only, keep_zips):
+            print(f"{archive.file.name} -> {folder / archive.folder}", flush=True)
+            path = fetch(archive.file, folder)
+            unpack(archive, path, folder)
+            if not keep_zips:
+                path.unlink()
+    print(f"{folder} is complete" + (f" ({only} only)" if only else ""))
     data = "coco" if folder == DEFAULT_FOLDER else folder
     print(f"next: python training/train_coco.py --p 0.4 --data {data}")
-    return 0
 
 
-def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Fetch COCO 2014 (images and captions) and Karpathy's split of it. "
         "The same command goes on where an earlier one stopped."
@@ -143,7 +144,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-zips", action="store_true", help="keep the archives once they are unpacked"
     )
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def missing(folder: Path, only: str | None, keep_zips: bool) -> list[Archive]:
@@ -249,14 +250,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep a second download out of the folder while this one runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".download.lock", "w")  # noqa: SIM115
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout as problem:
+        raise StorageError(f"another download into {folder} is running") from problem
     except OSError as problem:
         raise StorageError(f"{folder} cannot be written: {problem.strerror}") from problem
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            raise StorageError(f"another download into {folder} is running") from problem
         yield
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 import captioner
 from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
+from captioner.commands import forwarded
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
@@ -407,6 +409,35 @@ def test_a_full_disk_behind_standard_output_is_one_line(photographs):
     ):
         assert process.stderr.read() == "error: [Errno 28] No space left on device\n"
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "--port", "x"], "error: port is 'x'; give a whole number\n"),
+        (
+            ["train", "--p", "2"],
+            "captioner train: --p is 2.0; a probability lies between 0 and 1\n",
+        ),
+    ],
+)
+def test_other_packages_get_the_arguments_and_the_program_s_name(words, told, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("name", ["serve", "train"])
+def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(name, capsys, monkeypatch):
+    program = forwarded.PROGRAMS[name]
+    extra = "serving" if name == "serve" else "training"
+    told = f"not installed{{}}; install captioner[{extra}]\n"
+    monkeypatch.setitem(forwarded.PROGRAMS, name, replace(program, module="no_such_package.x"))
+    assert main([name]) == 2
+    assert capsys.readouterr().err.endswith(told.format(" here"))
+    monkeypatch.setitem(sys.modules, program.module, None)
+    monkeypatch.setitem(forwarded.PROGRAMS, name, program)
+    assert main([name, "--help"]) == 2
+    assert capsys.readouterr().err.endswith(told.format(""))
 
 
 def test_the_versions_agree(capsys):

@@ -19,7 +19,7 @@ from captioner.allocator import keep_freed_memory
 from captioner.devices import choose_device
 from captioner.errors import CaptionerError, OptionError
 from captioner.options import OneLineParser, add_flags, check_changes, flag
-from captioner.text import escaped
+from captioner.text import accept_any_text, escaped
 from training.composition import ComposedOptions
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
@@ -75,6 +75,7 @@ class Arguments(NamedTuple):
 def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
     """Train as the command line says, and return the exit status."""
     keep_freed_memory()
+    accept_any_text(sys.stdout)
     try:
         return _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv))
     except CaptionerError as problem:

@@ -97,9 +97,11 @@ def _open(config: TrainingConfig) -> CaptionDataset:
 PROGRAM = TrainCoco()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = TrainCoco.name) -> int:
     """Train as the command line says, and return the exit status."""
-    return run_program(PROGRAM, argv)
+    trainer = TrainCoco()
+    trainer.name = program
+    return run_program(trainer, argv)
 
 
 if __name__ == "__main__":

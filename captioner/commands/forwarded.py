@@ -56,6 +56,5 @@ def run(name: str, arguments: argparse.Namespace) -> int:
         raise OptionError(
             f"captioner {name} needs {problem.name}, which is not installed; {remedy}"
         ) from problem
-    shown_as = {"program": f"captioner {name}"} if name == "serve" else {}
-    status: int = module.main(arguments.forwarded, **shown_as)
+    status: int = module.main(arguments.forwarded, program=f"captioner {name}")
     return status

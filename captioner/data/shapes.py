@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from captioner.data.karpathy import SPLITS, to_entry
 from captioner.data.shapes_grammar import describe, named_rightly
@@ -36,13 +37,13 @@ def ensure(
 ) -> Path:
     """Return the path of the sample's JSON, and generate the sample where there is none.
 
-    Without `folder` it lies in `$XDG_CACHE_HOME`, else `~/.cache`, below `captioner/data`.
+    Without `folder` it lies in the user's cache folder, below `captioner/data`.
 
     Raises:
         StorageError: the folder cannot be written to.
     """
     if folder is None:
-        folder = cache_folder() / "data" / f"shapes-{VERSION}-{seed}"
+        folder = user_cache_path("captioner") / "data" / f"shapes-{VERSION}-{seed}"
     recover_folder(folder)
     json_path = folder / JSON_NAME
     if json_path.is_file() and _pictures_in(folder) == sum(SIZES):
@@ -79,11 +80,6 @@ def generate(folder: Path, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -
         content = {"dataset": "shapes", "version": VERSION, "seed": seed, "images": entries}
         write_atomically(aside / JSON_NAME, json.dumps(content).encode())
     return folder / JSON_NAME
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again: `captioner` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "captioner"
 
 
 def _pictures_in(folder: Path) -> int:

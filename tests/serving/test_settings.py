@@ -3,14 +3,11 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from captioner.commands import serve
 from captioner.errors import OptionError
 from serving import cores as cores_module
 from serving.__main__ import build_parser, listen, main
@@ -192,12 +189,3 @@ def test_an_address_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OptionError, match=f"cannot listen on 127.0.0.1 port {port}: Address"):
             listen("127.0.0.1", port)
-
-
-def test_the_library_serves_only_where_the_service_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-m", "captioner", "serve", "--port", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: port is 'x'; give a whole number\n")
-    monkeypatch.setattr(serve, "SERVICE", "no_such_service")
-    with pytest.raises(OptionError, match=r"install captioner\[serving\]"):
-        serve.run(None)
