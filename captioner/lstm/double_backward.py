@@ -1,4 +1,4 @@
-"""Why h-detach has first derivatives only, and the error that says so.
+"""The error that a second derivative of the h-detach LSTM raises.
 
 The gradient of h-detach is not the gradient of any function, so differentiating it again gives a
 number without a meaning. Autograd would return one all the same: what is detached is a constant

@@ -184,13 +184,18 @@ def test_the_operators_are_registered_as_torch_wants_them(backend, packed):
     torch.library.opcheck(torch.ops.captioner.hdetach_lstm_backward, (*given, *grads, needs))
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_it_compiles_into_one_graph(backend):
-    tensors = [one.float().requires_grad_() for one in arguments(5, 3, 2, 4)]
+@pytest.mark.parametrize("kind", ["auto", "torch", "projection"])
+def test_it_compiles_into_one_graph(kind):
+    tensors = [one.float() for one in arguments(5, 3, 2, 4)]
+    if kind == "projection":
+        tensors[1], tensors[4] = tensors[1][:, :2], tensors[4][:, :2]
+        tensors.append(torch.randn(2, 4))
+    tensors = [one.clone().requires_grad_() for one in tensors]
     keep = torch.tensor([1.0, 0, 1, 0.5, 1])
 
     def loss(*tensors):
-        outputs, _, c_n = hdetach_lstm(*tensors, keep, backend=backend)
+        w_hr, backend = (tensors[7], "auto") if kind == "projection" else (None, kind)
+        outputs, _, c_n = hdetach_lstm(*tensors[:7], keep, backend=backend, w_hr=w_hr)
         return outputs.square().sum() + c_n.sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
