@@ -1,4 +1,4 @@
-"""How the compiled library is found, made, kept and done without, and the command for it."""
+"""The compiled library: found, made, kept and done without; and the command that builds it."""
 
 import os
 import threading
