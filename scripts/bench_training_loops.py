@@ -166,12 +166,12 @@ def serve(connection: Connection, task: str, name: str, options: argparse.Namesp
 def contestant(task: str, name: str, options: argparse.Namespace) -> Callable[[], Times]:
     asked = {"p": options.p, "updates": options.updates, "epochs": 1}
     if task == "copying":
-        config = CopyingConfig.from_values({**asked, "delay": options.delay})
+        config = CopyingConfig.from_json({**asked, "delay": options.delay})
         copying = CopyingTask(config, CPU)
         if name == OURS:
             return partial(time_ours, copying, config)
         return partial(time_authors_copying, copying, options)
-    pixels_config = PixelsConfig.from_values({**asked, "mnist": str(options.mnist)})
+    pixels_config = PixelsConfig.from_json({**asked, "mnist": str(options.mnist)})
     pixels = PixelsTask(pixels_config, CPU)
     if name == OURS:
         return partial(time_ours, pixels, pixels_config)
@@ -184,7 +184,7 @@ def time_ours(task: CopyingTask | PixelsTask, config: BenchmarkConfig) -> Times:
         folder = RunFolder(Path(place))
         with contextlib.redirect_stderr(nowhere):  # the progress
             work = Benchmark(task, config, CPU)
-            with Run.open(work, folder, config, {}, lambda _: None) as run:
+            with contextlib.closing(Run.open(work, folder, config, {}, lambda _: None)) as run:
                 run.train()
         lines = {line["kind"]: line["seconds"] for line in read_metrics(folder)}
     return lines["train"], lines["validation"] - lines["train"]

@@ -15,7 +15,8 @@ from captioner.pictures import Sample, draw_samples
 from training.assembly import Parts
 from training.averaging import WeightAverage
 from training.batches import TrainingBatch
-from training.objectives import OBJECTIVES, DecoderPass, ObjectiveBatch
+from training.objectives import OBJECTIVES
+from training.objectives.interface import DecoderPass, ObjectiveBatch
 from training.optimisation import (
     build_optimiser,
     clip_gradients,
@@ -25,7 +26,7 @@ from training.optimisation import (
 )
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
-from training.run_state import Interval, Pace, RunState
+from training.run_state import RunState
 from training.validation import scores_line, write_captions
 from training.work import BatchLoss, Curves, Figures, RunSchedule, Work
 
@@ -98,27 +99,18 @@ class Captioning(Work):
         captions = batch.captions
         if captions is None:
             return None
-        found = self._objective(
+        config, epoch = self._config, step // self.schedule.steps_per_epoch
+        loss, figures = self._objective(
             self._parts.decoder,
             ObjectiveBatch(batch.source.features(batch.images), captions, batch.references),
-            self._decoder_pass(step),
+            DecoderPass(
+                p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
+                masks=self.generators["masks"],
+                dropout=self.generators["dropout"],
+                product_dtype=torch.bfloat16 if config.amp == "bf16" else None,
+            ),
         )
-        return BatchLoss(
-            found.loss,
-            weight=captions.num_tokens,
-            captions=captions.num_captions,
-            figures=found.figures,
-        )
-
-    def _decoder_pass(self, step: int) -> DecoderPass:
-        config = self._config
-        epoch = step // self.schedule.steps_per_epoch
-        return DecoderPass(
-            p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
-            masks=self.generators["masks"],
-            dropout=self.generators["dropout"],
-            product_dtype=torch.bfloat16 if config.amp == "bf16" else None,
-        )
+        return BatchLoss(loss, captions.num_tokens, captions.num_captions, figures)
 
     def update(self, step: int) -> None:
         config, schedule = self._config, self.schedule
@@ -174,14 +166,8 @@ class Captioning(Work):
             folder.samples,
         )
 
-    def log_figures(self, interval: Interval) -> Figures:
-        return {
-            "lr": self.optimiser.param_groups[0]["lr"],
-            "captions_per_second": interval.captions / interval.seconds,
-        }
-
-    def progress_figures(self, pace: Pace) -> dict[str, str]:
-        return {"captions/s": f"{pace.captions / pace.seconds:.0f}"}
+    def log_figures(self) -> Figures:
+        return {"lr": self.optimiser.param_groups[0]["lr"]}
 
     def save(
         self,
@@ -201,7 +187,7 @@ class Captioning(Work):
             vocabulary=parts.vocabulary,
             summary={
                 "step": state.step,
-                "epoch": round(state.step / self.schedule.steps_per_epoch, 4),
+                "epoch": round(self.schedule.epochs_in(state.step), 4),
                 "best_step": state.best_step,
                 "scores_val": state.best if state.best_step == state.step else {},
                 "beam_size_val": config.beam_size,

@@ -45,9 +45,6 @@ class Program(ABC):
     default_folder: str = "runs/NAME-TIME"
     config: type[ComposedOptions]
 
-    def check(self, given: Mapping[str, Any]) -> None:  # noqa: B027 - most have nothing to check
-        """Raise OptionError for what is wrong with a new run's options whatever the data is."""
-
     @abstractmethod
     def configure(self, given: Mapping[str, Any]) -> Configured:
         """Return a new run with these options."""
@@ -148,7 +145,6 @@ def parse_arguments(program: Program, argv: Sequence[str]) -> Arguments:
     given = vars(known)
     out = given.pop("out")
     if given.pop("resume") is None:
-        program.check(given)
         return Arguments(given, out, None, {})
     if out is not None:
         raise OptionError("--out and --resume exclude each other; a resumed run keeps its folder")
@@ -187,7 +183,7 @@ def _run(program: Program, arguments: Arguments) -> int:
         say(_listed(config))
         work = open_parts.enter_context(closing(program.work(configured, folder)))
         facts = {"script": program.name, "command": sys.argv, **work.facts()}
-        run = open_parts.enter_context(Run.open(work, folder, config, facts, say))
+        run = open_parts.enter_context(closing(Run.open(work, folder, config, facts, say)))
         if run.state.step:
             say(f"going on after {work.step_name} {run.state.step:,}")
         elif arguments.resume:

@@ -51,20 +51,10 @@ class ComposedOptions(Options):
         return joined
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the configuration with these options; what is missing takes its default.
 
-        Raises:
-            OptionError: an option is out of range, or one of a part that is not chosen.
-        """
-        cls.refuse_other_parts(values, map(flag, values))
-        return cls.from_json(values)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the configuration that `to_json` wrote.
-
-        Options of parts that are not chosen, which earlier versions wrote, are left out.
+        Options of parts that are not chosen, which earlier versions stored, are left out.
 
         Raises:
             OptionError: an option is unknown to this version, or its value is out of range.

@@ -19,7 +19,8 @@ from captioner.options import (
     option,
 )
 from training.composition import Choices, ComposedOptions
-from training.objectives import OBJECTIVES, ObjectiveOptions
+from training.objectives import OBJECTIVES
+from training.objectives.interface import ObjectiveOptions
 from training.recipes import RECIPES
 
 _AREA = Range(
@@ -109,7 +110,9 @@ class TrainingConfig(ComposedOptions):
     )
 
     # Decoder
-    decoder: str = option("soft_attention", "kind of decoder", choices=tuple(DECODERS))
+    decoder: str = option(
+        "soft_attention", f"kind of decoder: {' or '.join(DECODERS)}", metavar="NAME"
+    )
     start_from: str | None = option(
         None,
         "checkpoint whose weights and vocabulary a new run begins with, for example to fine-tune "
@@ -126,7 +129,9 @@ class TrainingConfig(ComposedOptions):
     anneal_epochs: int = option(0, "train the last N epochs without detaching", within=NOT_NEGATIVE)
 
     # Optimisation
-    objective: str = option("cross_entropy", "what training makes small", choices=tuple(OBJECTIVES))
+    objective: str = option(
+        "cross_entropy", f"what training makes small: {' or '.join(OBJECTIVES)}", metavar="NAME"
+    )
     lr: float = option(4e-4, "learning rate of the decoder", within=ABOVE_ZERO)
     lr_schedule: str = option(
         "constant",

@@ -10,16 +10,16 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 
 from captioner.errors import TrainingError
+from captioner.options import Options
 from captioner.progress import Progress, duration
 from training.interruption import Interruption
 from training.plots import draw_curves
-from training.run_folder import MetricsLog, RunFolder, Storable, read_metrics
+from training.run_folder import MetricsLog, RunFolder, read_metrics
 from training.run_state import Interval, Pace, RunState, restore, save_last
 from training.work import Work
 
@@ -35,10 +35,7 @@ class Outcome(enum.Enum):
 
 
 class Run:
-    """A work in training, and the folder that keeps it.
-
-    A context manager, because it holds the log open.
-    """
+    """A work in training, and the folder that keeps it; to be closed in the end."""
 
     def __init__(
         self,
@@ -63,7 +60,7 @@ class Run:
         cls,
         work: Work,
         folder: RunFolder,
-        config: Storable,
+        config: Options,
         facts: Mapping[str, Any],
         announce: Callable[[str], None],
     ) -> Self:
@@ -80,15 +77,8 @@ class Run:
             announce("no TensorBoard events: the package tensorboard is not installed")
         return cls(work, folder, state, log, announce)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the log."""
         self.log.close()
 
     def train(self) -> Outcome:
@@ -201,7 +191,8 @@ class Run:
             left = min(left, max(0.0, 60.0 * schedule.minutes - state.seconds))
         is_lower_bound = 0 < state.step <= self.work.costlier_from_step
         left_text = f"{'> ' if is_lower_bound else ''}{duration(left)} left"
-        return {**self.work.progress_figures(pace), "run": left_text}
+        speed = {"captions/s": f"{pace.captions / pace.seconds:.0f}"} if pace.captions else {}
+        return {**speed, "run": left_text}
 
     def _log_training(self) -> None:
         """Write the means since the last line, and look whether the loss is a number."""
@@ -210,8 +201,11 @@ class Run:
             means = interval.means()
             if not math.isfinite(means["loss"]):
                 raise self._not_a_number(f"the loss is {means['loss']}")
-            figures = {**means, **self.work.log_figures(interval), "seconds": state.seconds}
-            self.log.write("train", state.step, {"epoch": self.epochs(state.step), **figures})
+            figures = {"epoch": self._schedule.epochs_in(state.step), **means}
+            figures |= self.work.log_figures()
+            if interval.captions:
+                figures["captions_per_second"] = interval.captions / interval.seconds
+            self.log.write("train", state.step, {**figures, "seconds": state.seconds})
         state.interval = Interval()
 
     def _validate(self) -> None:
@@ -230,7 +224,7 @@ class Run:
             if is_best:
                 work.save(folder.best, state)
         state.seconds += time.monotonic() - started
-        epoch = self.epochs(state.step)
+        epoch = self._schedule.epochs_in(state.step)
         self._announce(
             f"validation after epoch {epoch:g}: {work.describe(figures)}"
             + (" (the best so far)" if is_best else "")
@@ -241,10 +235,6 @@ class Run:
         work.show(folder)
         draw_curves(read_metrics(folder), folder.curves, **work.curves._asdict())
         self._save_last()
-
-    def epochs(self, step: int) -> float:
-        """Return how many epochs so many steps are."""
-        return step / self._schedule.steps_per_epoch
 
     def _save_last(self) -> None:
         self._check_weights()

@@ -12,18 +12,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from captioner.errors import OptionError, StorageError, TrainingError
 from captioner.files import read_json, recover_folder, write_json
+from captioner.options import Options
 from training.provenance import origin
 
 _FORMAT = 1  # of config.json
 _LOCK = ".lock"
-
-
-class Storable(Protocol):
-    def to_json(self) -> dict[str, Any]: ...
 
 
 class RunFolder:
@@ -82,7 +79,7 @@ class RunFolder:
             "give the folder of a run, such as runs/NAME"
         )
 
-    def write_config(self, config: Storable, facts: Mapping[str, Any]) -> None:
+    def write_config(self, config: Options, facts: Mapping[str, Any]) -> None:
         """Keep the effective configuration, and beside it `facts` about the data.
 
         `origins` beside them tells by what code and on what machines the run was trained.

@@ -5,7 +5,7 @@ needs: the optimiser's moments, the generators, what the work carries along, and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,9 @@ class RunState:
             self.best_step, self.best = self.step, dict(figures)
 
     def to_json(self) -> dict[str, Any]:
-        interval = {item.name: getattr(self.interval, item.name) for item in fields(Interval)}
-        interval["sums"] = {name: self.interval.sum(name) for name in self.interval.sums}
-        return {
-            **{item.name: getattr(self, item.name) for item in fields(self)},
-            "interval": interval,
-        }
+        values = asdict(self)
+        values["interval"]["sums"] = {name: self.interval.sum(name) for name in self.interval.sums}
+        return values
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "RunState":

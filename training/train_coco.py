@@ -44,10 +44,8 @@ class TrainCoco(Program):
     default_folder = "runs/DATA-DECODER-pP-TIME"
     config = TrainingConfig
 
-    def check(self, given: Mapping[str, Any]) -> None:
-        check_with_any_recipe(given, self.config.from_json)
-
     def configure(self, given: Mapping[str, Any]) -> Configured:
+        check_with_any_recipe(given, self.config.from_json)  # before any data is read
         if "start_from" in given:
             given = with_model_of(load_checkpoint(Path(given["start_from"])), given)
             self.config.refuse_other_parts(given, map(flag, given))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from training.run_folder import RunFolder
-from training.run_state import Interval, Pace, RunState
+from training.run_state import RunState
 
 Figures = dict[str, float]
 
@@ -48,6 +48,9 @@ class RunSchedule:
     @property
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    def epochs_in(self, steps: int) -> float:
+        return steps / self.steps_per_epoch
 
 
 class Curves(NamedTuple):
@@ -118,19 +121,15 @@ class Work(ABC):
         """Return whether a validation is as good as the run was asked to become."""
         return False
 
-    @abstractmethod
     def describe(self, figures: Figures) -> str:
         """Return the figures of a validation in one line."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
     def show(self, folder: RunFolder) -> None:  # noqa: B027 - not every work has such files
         """Write the files that show the last validation."""
 
-    def log_figures(self, interval: Interval) -> Figures:  # noqa: ARG002
-        """Return what the log says of an interval beside the means of loss and figures."""
-        return {}
-
-    def progress_figures(self, pace: Pace) -> dict[str, str]:  # noqa: ARG002
-        """Return what the progress shows beside the time left."""
+    def log_figures(self) -> Figures:
+        """Return what the log says beside the means of loss and figures."""
         return {}
 
     @abstractmethod

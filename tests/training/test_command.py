@@ -43,7 +43,7 @@ def test_flags_become_options_and_nothing_else_is_given() -> None:
 @pytest.mark.parametrize("words", ["--p 1.5", "--p nan", "--epochs 0", "--lr -1"])
 def test_a_bad_value_is_refused_before_any_data_is_read(words: str) -> None:
     with pytest.raises(OptionError, match=words.split()[0]):
-        parsed(words)
+        PROGRAM.configure(parsed(words).given)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,10 @@ def test_a_bad_value_is_refused_before_any_data_is_read(words: str) -> None:
     [
         ("--decoder gru", "--decoder is 'gru'; it can be soft_attention or show_tell"),
         ("--objective fame", "--objective is 'fame'; it can be cross_entropy"),
+        (
+            "--decoder show_tell --detach-attention",
+            "--detach-attention is an option of --decoder soft_attention, and the decoder is",
+        ),
         ("--warp 9", "unrecognized arguments: --warp 9; --help lists the options"),
         ("--epochs many", "argument --epochs: invalid int value: 'many'; --help lists"),
     ],
@@ -64,7 +68,7 @@ def test_resuming_takes_only_what_leaves_the_run_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    RunFolder(Path("runs/x")).write_config(TrainingConfig.from_values({"p": 0.4}), {})
+    RunFolder(Path("runs/x")).write_config(TrainingConfig.from_json({"p": 0.4}), {})
     arguments = parsed("--resume runs/x --epochs 9 --device cpu --threads 2")
     assert arguments.resume is not None
     assert arguments.stored["p"] == 0.4

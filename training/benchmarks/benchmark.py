@@ -93,9 +93,6 @@ class Benchmark(Work):
         goal = self._config.stop_at
         return goal is not None and self._task.reaches(figures[self._task.score], goal)
 
-    def describe(self, figures: Figures) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
     def save(
         self,
         folder: Path,
@@ -110,7 +107,7 @@ class Benchmark(Work):
                 "task": self._task.name,
                 "config": self._config.to_json(),
                 "update": state.step,
-                "epoch": self._epochs(state.step),
+                "epoch": self.schedule.epochs_in(state.step),
                 "validation": state.best if state.best_step == state.step else {},
             }
             write_json(aside / _MODEL, description)
@@ -181,17 +178,14 @@ class Benchmark(Work):
         state = run.state
         result = {
             "outcome": outcome.name.lower(),
-            "epochs": self._epochs(state.step),
+            "epochs": self.schedule.epochs_in(state.step),
             "of_epochs": self._config.epochs,
             "updates": state.step,
             "seconds": round(state.seconds, 1),
-            "best_epoch": self._epochs(state.best_step),
+            "best_epoch": self.schedule.epochs_in(state.best_step),
             "best_update": state.best_step,
             "validation": state.best,
             "tests": tests,
             "config": self._config.to_json(),
         }
         write_json(run.folder.result, result)
-
-    def _epochs(self, step: int) -> float:
-        return step / self.schedule.steps_per_epoch

@@ -26,7 +26,7 @@ class Script(Program):
     data_name: Callable[[Any], str]  # begins the name of the default folder
 
     def configure(self, given: Mapping[str, Any]) -> Configured:
-        config = self.config.from_values(given)
+        config = self.config.from_json(given)
         p = f"-p{config.p:g}" if hasattr(config, "p") else ""
         name = f"{self.data_name(config)}-{config.model}{p}-seed{config.seed}"
         return Configured(config, None, name)
@@ -37,11 +37,11 @@ class Script(Program):
         return Benchmark(self.task(config, device), config, device)
 
     def report(self, run: Run, outcome: Outcome) -> None:
-        state, folder, work = run.state, run.folder, run.work
+        state, folder, work, epochs = run.state, run.folder, run.work, run.work.schedule.epochs_in
         assert isinstance(work, Benchmark)
         tests = work.test(run, outcome, say)
-        say(f"training is over after {run.epochs(state.step):g} epochs: {outcome.value}")
-        best = f"best validation, after epoch {run.epochs(state.best_step):g}"
+        say(f"training is over after {epochs(state.step):g} epochs: {outcome.value}")
+        best = f"best validation, after epoch {epochs(state.best_step):g}"
         for name, figures in {best: state.best, **tests}.items():
             say(f"{name}: {work.describe(figures)}")
         say(f"everything lies in {folder.path}: result.json, metrics.jsonl, curves.png,")

@@ -4,21 +4,6 @@ To add one, write its file beside `cross_entropy.py` and enter it in `OBJECTIVES
 """
 
 from training.objectives.cross_entropy import CrossEntropy
-from training.objectives.interface import (
-    DecoderPass,
-    Objective,
-    ObjectiveBatch,
-    ObjectiveOptions,
-    ObjectiveResult,
-)
+from training.objectives.interface import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy}
-
-__all__ = [
-    "OBJECTIVES",
-    "DecoderPass",
-    "Objective",
-    "ObjectiveBatch",
-    "ObjectiveOptions",
-    "ObjectiveResult",
-]

@@ -13,7 +13,6 @@ from training.objectives.interface import (
     Objective,
     ObjectiveBatch,
     ObjectiveOptions,
-    ObjectiveResult,
 )
 
 
@@ -38,16 +37,14 @@ class CrossEntropy(Objective):
 
     def __call__(
         self, decoder: Decoder, batch: ObjectiveBatch, run_decoder: DecoderPass
-    ) -> ObjectiveResult:
-        output = run_decoder(decoder, batch.features, batch.captions)
-        return ObjectiveResult(
-            caption_loss(
-                output,
-                batch.captions,
-                label_smoothing=self.options.label_smoothing,
-                attention_regulariser=self.options.attention_regulariser,
-            )
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = caption_loss(
+            run_decoder(decoder, batch.features, batch.captions),
+            batch.captions,
+            label_smoothing=self.options.label_smoothing,
+            attention_regulariser=self.options.attention_regulariser,
         )
+        return loss, {}
 
 
 def caption_loss(

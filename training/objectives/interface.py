@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,8 +13,6 @@ from captioner.features import Features
 from captioner.hdetach.masks import sample_keep
 from captioner.options import Options
 from captioner.vocabulary import Vocabulary
-
-_NO_FIGURES: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +30,6 @@ class ObjectiveBatch(NamedTuple):
     features: Features  # with gradients where the encoder is trained
     captions: CaptionBatch
     references: Sequence[Sequence[Sequence[str]]]  # of each image: the words of all its captions
-
-
-class ObjectiveResult(NamedTuple):
-    loss: Tensor  # scalar
-    figures: Mapping[str, Tensor] = _NO_FIGURES  # scalars by name, logged beside the loss
 
 
 @dataclass(frozen=True)
@@ -79,5 +71,8 @@ class Objective(ABC):
     @abstractmethod
     def __call__(
         self, decoder: Decoder, batch: ObjectiveBatch, run_decoder: DecoderPass
-    ) -> ObjectiveResult:
-        """Return the loss, from which gradients flow to the decoder and the features."""
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the loss, and figures by name that are logged beside it: scalars all of them.
+
+        Gradients flow from the loss to the decoder and the features.
+        """

@@ -55,7 +55,7 @@ class Scripted(Task):
 
 
 def run_of(task: Task, folder: Path, **options: Any) -> Run:
-    config = BenchmarkConfig.from_values({"hidden_size": 3, "epochs": 5, **options})
+    config = BenchmarkConfig.from_json({"hidden_size": 3, "epochs": 5, **options})
     folder.mkdir(exist_ok=True)
     return Run.open(Benchmark(task, config, CPU), RunFolder(folder), config, {}, lambda _line: None)
 
