@@ -14,8 +14,9 @@ setup:
 demo: setup
 	@.venv/bin/python scripts/demo.py
 
+# Whole files go to one process each, so that what a file sets up is set up once.
 test: lint
-	@$(IN) pytest
+	@$(IN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	@$(IN) ruff check
