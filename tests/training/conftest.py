@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -118,16 +120,40 @@ def start(server: "subprocess.Popen[str]", tmp_path: Path) -> Start:
     return lambda *words, program="train_coco": Process(server, program, list(words), tmp_path)
 
 
-@pytest.fixture
-def train_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """Run the training script in this process and in `tmp_path`, with the driver's scorer."""
+@pytest.fixture(scope="session")
+def driver() -> ModuleType:
+    """The program behind `start`, as a module."""
     description = importlib.util.spec_from_file_location("driver", DRIVER)
     assert description is not None
     assert description.loader is not None
-    driver = importlib.util.module_from_spec(description)
-    description.loader.exec_module(driver)
-    monkeypatch.setattr(training.validation, "Scorer", driver.WordScorer)
-    monkeypatch.chdir(tmp_path)
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def training_in(folder: Path, driver: ModuleType) -> Iterator[Callable[..., int]]:
+    """Run the training script in this process and in `folder`, with the driver's scorer."""
     threads = torch.get_num_threads()
-    yield lambda *words: main([str(word) for word in words])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.validation, "Scorer", driver.WordScorer)
+        patch.chdir(folder)
+        yield lambda *words: main([str(word) for word in words])
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train_here(driver: ModuleType, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Run the training script in this process and in `tmp_path`, with the driver's scorer."""
+    with training_in(tmp_path, driver) as train:
+        yield train
+
+
+@pytest.fixture(scope="module")
+def trained(sample: Path, driver: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a short run, which no test may change."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = ["--data", str(sample), "--fine-tune-encoder", "none", "--feature-store", "features"]
+    with training_in(folder, driver) as train:
+        assert train(*TINY, *words, "--p", "0.4", "--epochs", "1", "--out", "run") == 0
+    return folder / "run" / "best"

@@ -11,12 +11,6 @@ from captioner.checkpoint import load_checkpoint
 TrainHere = Callable[..., int]
 
 
-@pytest.fixture
-def trained(tiny: list[str], train_here: TrainHere, tmp_path: Path) -> Path:
-    assert train_here(*tiny, "--p", "0.4", "--epochs", "1", "--out", "first") == 0
-    return tmp_path / "first" / "best"
-
-
 def test_a_run_starts_with_the_weights_of_another_and_may_train_its_encoder(
     trained: Path, tiny: list[str], train_here: TrainHere, tmp_path: Path
 ) -> None:
