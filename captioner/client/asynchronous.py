@@ -2,19 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self, Unpack
 
 from captioner.client.responses import CaptionResponse
 from captioner.client.retries import (
     CaptionRequest,
     Outcome,
-    Patience,
     Photograph,
     RequestOptions,
-    client_options,
+    ServiceClient,
     concerns_all,
-    import_httpx,
     query_of,
     read,
 )
@@ -22,21 +19,10 @@ from captioner.errors import CaptionerError, OptionError
 from captioner.progress import Progress
 
 
-class AsyncCaptionClient:
-    """A caption service at an address such as http://localhost:8000, for one event loop.
+class AsyncCaptionClient(ServiceClient):
+    """The client for one event loop; made as `ServiceClient` says."""
 
-    Raises:
-        OptionError: the address or the key cannot be one.
-        ToolError: httpx is not installed.
-    """
-
-    def __init__(
-        self, url: str, api_key: str | None = None, *, patience: Patience | None = None
-    ) -> None:
-        self._patience = patience or Patience()
-        options = client_options(url, api_key, self._patience, "AsyncHTTPTransport")
-        self._httpx = import_httpx()
-        self._http = self._httpx.AsyncClient(**options)
+    _kind = "Async"
 
     async def caption(
         self, photograph: Photograph, **options: Unpack[RequestOptions]
@@ -110,10 +96,5 @@ class AsyncCaptionClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()

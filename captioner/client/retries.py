@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
 from captioner.client.responses import CaptionResponse
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, Options, option
 
 if TYPE_CHECKING:
     import httpx
@@ -39,51 +40,63 @@ class RequestOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Patience(Options):
     """How long a client goes on with one photograph."""
 
-    attempts: int = 6  # in all, while the service is busy or not ready
-    longest_wait_seconds: float = 30.0  # a service that asks for more is not waited for
-    timeout_seconds: float = 60.0  # for an answer
+    attempts: int = option(
+        6, "requests in all, while the service is busy or not ready", within=AT_LEAST_ONE
+    )
+    longest_wait_seconds: float = option(
+        30.0, "a service that asks for more is not waited for", within=ABOVE_ZERO
+    )
+    timeout_seconds: float = option(60.0, "time for an answer", within=ABOVE_ZERO)
 
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise OptionError(f"attempts is {self.attempts}; give at least 1")
-        for name in ("longest_wait_seconds", "timeout_seconds"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} is {getattr(self, name)}; give seconds above 0")
+    @classmethod
+    def label(cls, name: str) -> str:
+        return name
 
 
-def client_options(
-    url: str, api_key: str | None, patience: Patience, transport: str
-) -> dict[str, Any]:
-    """Return the keywords that `httpx.Client` and `httpx.AsyncClient` are made with.
+class ServiceClient:
+    """A connection to the caption service at an address such as http://localhost:8000.
 
-    `transport` is the name of the class in httpx that sends for it.
+    While the service is busy (429) or not ready (503) a photograph is sent again when the service
+    says so, within the bounds of `patience`.
 
     Raises:
         OptionError: the address or the key cannot be one, or a variable of the environment names
             a proxy or certificates that cannot be used.
         ToolError: httpx is not installed.
     """
-    httpx = import_httpx()
-    if not _is_address(url):
-        raise OptionError(f"the service's address is {url!r}; give one like http://localhost:8000")
-    headers = {"Accept": "application/json, application/problem+json"}
-    if api_key:
-        if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-            raise OptionError("the API key holds a character that no key has; check what was given")
-        headers["Authorization"] = f"Bearer {api_key}"
-    from captioner.proxies import transport_options
 
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
-    return {
-        "base_url": url,
-        "headers": headers,
-        "timeout": httpx.Timeout(patience.timeout_seconds, connect=CONNECT_SECONDS),
-        "transport": getattr(httpx, transport)(limits=limits, **transport_options(url)),
-        "trust_env": False,  # the transport has followed the environment
-    }
+    _kind: ClassVar[str]  # of client that httpx has: "" or "Async"
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, patience: Patience | None = None
+    ) -> None:
+        self._patience = patience or Patience()
+        self._httpx = httpx = import_httpx()
+        if not _is_address(url):
+            raise OptionError(
+                f"the service's address is {url!r}; give one like http://localhost:8000"
+            )
+        headers = {"Accept": "application/json, application/problem+json"}
+        if api_key:
+            if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+                raise OptionError(
+                    "the API key holds a character that no key has; check what was given"
+                )
+            headers["Authorization"] = f"Bearer {api_key}"
+        from captioner.proxies import transport_options
+
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
+        transport = getattr(httpx, f"{self._kind}HTTPTransport")
+        self._http = getattr(httpx, f"{self._kind}Client")(
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(self._patience.timeout_seconds, connect=CONNECT_SECONDS),
+            transport=transport(limits=limits, **transport_options(url)),
+            trust_env=False,  # the transport has followed the environment
+        )
 
 
 def import_httpx() -> Any:

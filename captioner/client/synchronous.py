@@ -3,19 +3,16 @@
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Self, Unpack
 
 from captioner.client.responses import CaptionResponse
 from captioner.client.retries import (
     CaptionRequest,
     Outcome,
-    Patience,
     Photograph,
     RequestOptions,
-    client_options,
+    ServiceClient,
     concerns_all,
-    import_httpx,
     query_of,
     read,
 )
@@ -23,24 +20,10 @@ from captioner.errors import CaptionerError, OptionError, ServiceError
 from captioner.progress import Progress
 
 
-class CaptionClient:
-    """A caption service at an address such as http://localhost:8000; may be shared by threads.
+class CaptionClient(ServiceClient):
+    """The client for ordinary code, which threads may share; made as `ServiceClient` says."""
 
-    While the service is busy (429) or not ready (503) a photograph is sent again when the service
-    says so, within the bounds of `patience`.
-
-    Raises:
-        OptionError: the address or the key cannot be one.
-        ToolError: httpx is not installed.
-    """
-
-    def __init__(
-        self, url: str, api_key: str | None = None, *, patience: Patience | None = None
-    ) -> None:
-        self._patience = patience or Patience()
-        options = client_options(url, api_key, self._patience, "HTTPTransport")
-        self._httpx = import_httpx()
-        self._http = self._httpx.Client(**options)
+    _kind = ""
 
     def caption(self, photograph: Photograph, **options: Unpack[RequestOptions]) -> CaptionResponse:
         """Return the captions of a photograph: a path, or the bytes of an image file.
@@ -135,10 +118,5 @@ class CaptionClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

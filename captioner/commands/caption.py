@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.image_paths import find_photographs
-from captioner.commands.output import AnyCaption, CaptionOutput, HeldLines
+from captioner.commands.output import CaptionOutput, HeldLines
 from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
 from captioner.search_config import SearchConfig
 
 if TYPE_CHECKING:
+    from captioner.captioner import Caption
+    from captioner.client import ServedCaption
     from captioner.pictures import Box
 
 SKIPPED = 1  # exit status
@@ -55,7 +57,7 @@ class ModelOptions(Options):
 class Captioned:
     """The captions of one photograph, and what their attention covers."""
 
-    captions: Sequence[AnyCaption]
+    captions: "Sequence[Caption | ServedCaption]"
     seen: "Callable[[tuple[int, int]], Box]"  # the part of a picture of that size, in pixels
 
 

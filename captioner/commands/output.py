@@ -2,30 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from captioner.errors import CaptionerError
 from captioner.text import escaped
 
-
-class AnyCaption(Protocol):
-    """What is written of a caption, whether it was made here or by a service."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def tokens(self) -> Sequence[str]: ...
-    @property
-    def log_prob(self) -> float: ...
-    @property
-    def probability(self) -> float: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def attention(self) -> Any: ...  # a grid for each token: an array, or nested sequences
+if TYPE_CHECKING:
+    from captioner.captioner import Caption
+    from captioner.client import ServedCaption
 
 
 def print_json(value: object) -> None:
@@ -74,7 +61,9 @@ class CaptionOutput:
         self.entries.append({"image": name, "error": str(problem)})
         self.lines.print(f"skipped: {problem}", sys.stderr)
 
-    def add(self, name: str, captions: Iterable[AnyCaption], drawn: Path | None = None) -> None:
+    def add(
+        self, name: str, captions: Iterable["Caption | ServedCaption"], drawn: Path | None = None
+    ) -> None:
         entry: dict[str, Any] = {"image": name, "captions": []}
         for caption in captions:
             entry["captions"].append(

@@ -8,10 +8,9 @@ again.
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import httpx
 
@@ -131,7 +130,8 @@ def _fetch_once(
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "ab" if start else "wb") as stream:
-                _copy(answer, stream, file.name, start, total or file.size, show_progress)
+                size = total or file.size
+                stream.writelines(_shown(answer.iter_raw(), file.name, start, size, show_progress))
         except OSError as problem:
             raise StorageError(
                 f"{part} cannot be written: {problem.strerror}; see to the disk and run the same "
@@ -157,14 +157,16 @@ def _total(answer: httpx.Response) -> int | None:
     return int(total) if total.isdecimal() else None
 
 
-def _copy(
-    answer: httpx.Response, stream: BinaryIO, name: str, start: int, size: int, show: bool
-) -> None:
-    count = start
-    megabytes, initial = round(size / MEGABYTE), start // MEGABYTE
-    with Progress(megabytes, name, unit="MB", initial=initial, enabled=show) as progress:
-        for block in answer.iter_raw():
-            stream.write(block)
+def _shown(
+    blocks: Iterable[bytes], description: str, start: int, size: int, show: bool
+) -> Iterator[bytes]:
+    """Yield the blocks of a file, from the byte `start` of `size`, and show how far they are."""
+    count, megabytes = start, round(size / MEGABYTE)
+    with Progress(
+        megabytes, description, unit="MB", initial=start // MEGABYTE, enabled=show
+    ) as progress:
+        for block in blocks:
+            yield block
             progress.advance((count + len(block)) // MEGABYTE - count // MEGABYTE)
             count += len(block)
 
@@ -179,17 +181,11 @@ def _check_beginning(file: WebFile, part: Path) -> None:
 def _compare(file: WebFile, part: Path, show_progress: bool) -> None:
     if not file.sha256:
         return
-    digest, count = hashlib.sha256(), 0
-    with (
-        open(part, "rb") as stream,
-        Progress(
-            round(file.size / MEGABYTE), f"checking {file.name}", unit="MB", enabled=show_progress
-        ) as progress,
-    ):
-        while block := stream.read(BLOCK_BYTES):
+    digest = hashlib.sha256()
+    with open(part, "rb") as stream:
+        blocks = iter(lambda: stream.read(BLOCK_BYTES), b"")
+        for block in _shown(blocks, f"checking {file.name}", 0, file.size, show_progress):
             digest.update(block)
-            progress.advance((count + len(block)) // MEGABYTE - count // MEGABYTE)
-            count += len(block)
     if digest.hexdigest() != file.sha256:
         part.unlink()
         raise DataError(

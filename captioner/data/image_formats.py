@@ -1,5 +1,6 @@
 """Formats of image files, recognised by name or by the first bytes."""
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,16 +23,8 @@ UNREADABLE = {
     ".exr": "OpenEXR",
     ".xcf": "GIMP's own format",
 }
-_READABLE_STARTS = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF87a",
-    b"GIF89a",
-    b"II*\0",  # TIFF
-    b"MM\0*",
-    b"\0\0\0\x0cjP  ",  # JPEG 2000
-    b"\xff\x4f\xff\x51",
-)
+# Formats that show themselves in their first bytes; those of others are found in any file.
+_TOLD_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -51,12 +44,13 @@ def is_image_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in readable_suffixes() or suffix in UNREADABLE:
         return True
-    try:
+    with suppress(Exception):  # Pillow's readers raise nearly anything
         with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return False
-    return _is_readable(head) or bool(unreadable_format("", head))
+            if unreadable_format("", file.read(HEAD_BYTES)):
+                return True
+        with Image.open(path, formats=_TOLD_BY_CONTENT):
+            return True
+    return False
 
 
 def unreadable_format(name: str, head: bytes) -> str:
@@ -74,10 +68,3 @@ def unreadable_format(name: str, head: bytes) -> str:
     if head.lstrip().startswith((b"<svg", b"<?xml")) and b"<svg" in head:
         return UNREADABLE[".svg"]
     return UNREADABLE.get(Path(name).suffix.lower(), "")
-
-
-def _is_readable(head: bytes) -> bool:
-    is_bmp = head.startswith(b"BM") and head[6:10] == bytes(4)
-    is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
-    is_avif = head[4:8] == b"ftyp" and b"avif" in head[:64]
-    return head.startswith(_READABLE_STARTS) or is_bmp or is_webp or is_avif

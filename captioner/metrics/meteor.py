@@ -9,7 +9,6 @@ caller does something else.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 from captioner.errors import ToolError
@@ -118,12 +117,7 @@ class MeteorProcess:
     def __enter__(self) -> "MeteorProcess":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _collect(self, statistics: list[str]) -> tuple[float, list[float]]:

