@@ -34,8 +34,8 @@ _VALIDATION_BATCH = 50  # images
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Everything that a trainer moves or asks; to be closed in the end."""
+class TrainingSetup:
+    """The parts of a captioner's training; to be closed in the end."""
 
     config: TrainingConfig
     dataset: CaptionDataset
@@ -60,21 +60,19 @@ class Parts:
             source.close()
 
 
-def assemble(
+def build_training_setup(
     config: TrainingConfig,
     dataset: CaptionDataset,
     checkpoint: Checkpoint | None,
     folder: RunFolder,
     announce: Announce,
-) -> Parts:
+) -> TrainingSetup:
     """Build the parts of a run anew, or with the modules and the vocabulary of `checkpoint`.
 
     Raises:
         CaptionerError: something is missing or does not fit; see the class for what.
     """
     device = choose_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
     vocabulary = checkpoint.vocabulary if checkpoint else _vocabulary(train, config)
@@ -111,7 +109,7 @@ def assemble(
         SearchConfig(beam_size=config.beam_size),
         batch_size=_VALIDATION_BATCH,
     )
-    return Parts(
+    return TrainingSetup(
         config=config,
         dataset=dataset,
         device=device,

@@ -12,7 +12,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.data.karpathy import CaptionDataset
 from captioner.files import file_hash
 from captioner.pictures import Sample, draw_samples
-from training.assembly import Parts
+from training.assembly import TrainingSetup
 from training.averaging import WeightAverage
 from training.batches import TrainingBatch
 from training.objectives import OBJECTIVES
@@ -35,7 +35,7 @@ _NUM_SAMPLES = 8  # photographs in samples.png
 
 
 class Captioning(Work):
-    """The parts of a captioner, trained by the objective that was chosen."""
+    """A captioner, trained by the objective that was chosen."""
 
     gradient_remedy = "--clip-norm 1"
     checks_every_loss = True
@@ -45,10 +45,10 @@ class Captioning(Work):
         score_label="score of generated captions",
     )
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._config = config = parts.config
-        steps_per_epoch = parts.batches.steps_per_epoch
+    def __init__(self, setup: TrainingSetup) -> None:
+        self._setup = setup
+        self._config = config = setup.config
+        steps_per_epoch = setup.batches.steps_per_epoch
         self.schedule = RunSchedule(
             epochs=config.epochs,
             steps_per_epoch=steps_per_epoch,
@@ -58,41 +58,41 @@ class Captioning(Work):
             patience=config.patience,
         )
         self.costlier_from_step = config.frozen_epochs * steps_per_epoch
-        self.data_name = f"{parts.dataset.json_path} or its readable images"
-        self.parameters = [*parts.decoder.parameters(), *parts.encoder_parameters]
-        self.optimiser = build_optimiser(parts.decoder, parts.encoder_parameters, config)
+        self.data_name = f"{setup.dataset.json_path} or its readable images"
+        self.parameters = [*setup.decoder.parameters(), *setup.encoder_parameters]
+        self.optimiser = build_optimiser(setup.decoder, setup.encoder_parameters, config)
         self.generators = {
             "masks": derived_generator(config.seed, "masks"),
-            "dropout": derived_generator(config.seed, "dropout", device=parts.device),
+            "dropout": derived_generator(config.seed, "dropout", device=setup.device),
         }
-        modules: dict[str, nn.Module] = {"decoder": parts.decoder}
+        modules: dict[str, nn.Module] = {"decoder": setup.decoder}
         if config.trains_encoder:
-            modules["encoder"] = parts.encoder
+            modules["encoder"] = setup.encoder
         self._average = (
             WeightAverage(modules, config.average_decay) if config.average_decay else None
         )
-        self._objective = OBJECTIVES[config.objective](config.part("objective"), parts.vocabulary)
+        self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
         self._closing = ExitStack()
-        self._closing.callback(parts.close)
-        self._closing.enter_context(parts.validator)
+        self._closing.callback(setup.close)
+        self._closing.enter_context(setup.validator)
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
 
     @property
     def dataset(self) -> CaptionDataset:
-        return self._parts.dataset
+        return self._setup.dataset
 
     def facts(self) -> dict[str, Any]:
-        return {"facts": self._parts.facts}
+        return {"facts": self._setup.facts}
 
     def close(self) -> None:
         self._closing.close()
 
     def batches(self, epoch: int, *, start: int) -> Generator[TrainingBatch]:
-        return self._parts.batches.epoch(epoch, start=start)
+        return self._setup.batches.epoch(epoch, start=start)
 
     def start_training(self, epoch: int) -> None:  # noqa: ARG002
-        self._parts.decoder.train()
-        self._parts.encoder.train(self._config.trains_encoder)
+        self._setup.decoder.train()
+        self._setup.encoder.train(self._config.trains_encoder)
 
     def loss(self, batch: TrainingBatch, step: int) -> BatchLoss | None:
         """Return the objective's loss; None where no image of the batch is readable."""
@@ -101,7 +101,7 @@ class Captioning(Work):
             return None
         config, epoch = self._config, step // self.schedule.steps_per_epoch
         loss, figures = self._objective(
-            self._parts.decoder,
+            self._setup.decoder,
             ObjectiveBatch(batch.source.features(batch.images), captions, batch.references),
             DecoderPass(
                 p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
@@ -130,12 +130,12 @@ class Captioning(Work):
 
     def validate(self, step: int, is_stopping: Callable[[], bool]) -> Figures | None:
         """Caption and score the validation images."""
-        parts = self._parts
-        parts.decoder.eval()
-        parts.encoder.eval()
+        setup = self._setup
+        setup.decoder.eval()
+        setup.encoder.eval()
         last_epoch = (step - 1) // self.schedule.steps_per_epoch
-        validation = parts.validator.run(
-            parts.engine, parts.validation_source(last_epoch), is_stopping=is_stopping
+        validation = setup.validator.run(
+            setup.engine, setup.validation_source(last_epoch), is_stopping=is_stopping
         )
         if validation is None:
             return None
@@ -150,7 +150,7 @@ class Captioning(Work):
 
     def show(self, folder: RunFolder) -> None:
         """Write the captions of the last validation, and draw some with their photographs."""
-        images = self._parts.validator.images
+        images = self._setup.validator.images
         write_captions(folder.captions, images, self._captions)
         captioned = [image for image in images if image.image_id in self._captions]
         shown = captioned[:: max(1, len(captioned) // _NUM_SAMPLES)][:_NUM_SAMPLES]
@@ -178,13 +178,13 @@ class Captioning(Work):
         tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Write a checkpoint; an unchanged encoder is shared with one that is there already."""
-        parts, config = self._parts, self._config
+        setup, config = self._setup, self._config
         there = [path for path in (folder.parent / "last", folder.parent / "best") if path.exists()]
         save_checkpoint(
             folder,
-            encoder=parts.encoder,
-            decoder=parts.decoder,
-            vocabulary=parts.vocabulary,
+            encoder=setup.encoder,
+            decoder=setup.decoder,
+            vocabulary=setup.vocabulary,
             summary={
                 "step": state.step,
                 "epoch": round(self.schedule.epochs_in(state.step), 4),
@@ -201,7 +201,7 @@ class Captioning(Work):
         )
 
     def _data(self) -> dict[str, Any]:
-        dataset = self._parts.dataset
+        dataset = self._setup.dataset
         return {
             "name": dataset.name,
             "json": str(dataset.json_path.resolve()),
@@ -211,8 +211,8 @@ class Captioning(Work):
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "sha256": file_hash(self._parts.dataset.json_path),
-            "training_images": self._parts.batches.num_images,
+            "sha256": file_hash(self._setup.dataset.json_path),
+            "training_images": self._setup.batches.num_images,
         }
 
     def carried(self) -> dict[str, dict[str, Tensor]]:

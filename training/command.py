@@ -39,8 +39,9 @@ class Configured(NamedTuple):
 class Program(ABC):
     """A training script."""
 
-    name: str  # such as copying.py
+    name: str  # of its file, such as copying.py
     description: str
+    called: str = ""  # by the user, if not by its file
     examples: str = ""
     default_folder: str = "runs/NAME-TIME"
     config: type[ComposedOptions]
@@ -76,10 +77,13 @@ def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
     try:
         return _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv))
     except CaptionerError as problem:
-        print(f"{program.name}: {problem}", file=sys.stderr)
+        print(f"{program.called or program.name}: {problem}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
-        print(f"{program.name}: interrupted; what was saved before is whole", file=sys.stderr)
+        print(
+            f"{program.called or program.name}: interrupted; what was saved before is whole",
+            file=sys.stderr,
+        )
         return _INTERRUPTED
 
 
@@ -92,7 +96,7 @@ def build_parser(program: Program, chosen: Mapping[str, str] | None = None) -> O
     config = program.config
     others = " and ".join(f"{flag(choice)} NAME" for choice in config.choices())
     parser = OneLineParser(
-        prog=program.name,
+        prog=program.called or program.name,
         description=program.description,
         epilog=f"{program.examples}The flags of other parts are listed by {others} with --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -192,7 +196,8 @@ def _run(program: Program, arguments: Arguments) -> int:
         if outcome is Outcome.INTERRUPTED:
             done = f"{work.step_name} {run.state.step:,}"
             say(f"stopped after {done}, all of it saved; go on with:")
-            say(f"  python training/{program.name} --resume {folder.path}")
+            command = program.called or f"python training/{program.name}"
+            say(f"  {command} --resume {folder.path}")
             return _INTERRUPTED
         program.report(run, outcome)
     return 0

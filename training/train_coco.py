@@ -19,7 +19,7 @@ from captioner.checkpoint import load_checkpoint
 from captioner.data.karpathy import CaptionDataset
 from captioner.data.open_dataset import open_dataset
 from captioner.options import flag
-from training.assembly import assemble
+from training.assembly import build_training_setup
 from training.captioning import Captioning
 from training.command import Configured, Program, run_program, say
 from training.config import TrainingConfig
@@ -43,6 +43,9 @@ class TrainCoco(Program):
 """
     default_folder = "runs/DATA-DECODER-pP-TIME"
     config = TrainingConfig
+
+    def __init__(self, called: str = "") -> None:
+        self.called = called
 
     def configure(self, given: Mapping[str, Any]) -> Configured:
         check_with_any_recipe(given, self.config.from_json)  # before any data is read
@@ -70,7 +73,7 @@ class TrainCoco(Program):
         config = configured.config
         first = folder.last if folder.last.exists() else config.start_from
         checkpoint = load_checkpoint(Path(first)) if first else None
-        return Captioning(assemble(config, configured.data, checkpoint, folder, say))
+        return Captioning(build_training_setup(config, configured.data, checkpoint, folder, say))
 
     def report(self, run: Run, outcome: Outcome) -> None:
         state, folder = run.state, run.folder
@@ -95,11 +98,9 @@ def _open(config: TrainingConfig) -> CaptionDataset:
 PROGRAM = TrainCoco()
 
 
-def main(argv: Sequence[str] | None = None, program: str = TrainCoco.name) -> int:
+def main(argv: Sequence[str] | None = None, program: str = "") -> int:
     """Train as the command line says, and return the exit status."""
-    trainer = TrainCoco()
-    trainer.name = program
-    return run_program(trainer, argv)
+    return run_program(TrainCoco(program), argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from captioner.options import flag
 from training.command import Arguments, build_parser, parse_arguments
 from training.config import TrainingConfig
 from training.run_folder import RunFolder
-from training.train_coco import PROGRAM
+from training.train_coco import PROGRAM, TrainCoco
 
 
 def parsed(line: str) -> Arguments:
@@ -77,3 +77,15 @@ def test_resuming_takes_only_what_leaves_the_run_the_same(
         parsed("--resume runs/x --lr 1e-3 --p 0.1")
     with pytest.raises(OptionError, match="--out and --resume exclude each other"):
         parsed("--resume runs/x --out runs/y")
+
+
+def test_a_run_belongs_to_its_program_by_whatever_name_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(Path("runs/x"))
+    folder.write_config(TrainingConfig.from_json({}), {"script": "train_coco.py"})
+    assert parse_arguments(TrainCoco("captioner train"), ["--resume", "runs/x"]).resume is not None
+    folder.write_config(TrainingConfig.from_json({}), {"script": "copying.py"})
+    with pytest.raises(OptionError, match=r"that run was begun by copying\.py"):
+        parsed("--resume runs/x")

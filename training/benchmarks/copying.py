@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from captioner.errors import OptionError
 from captioner.options import AT_LEAST_ONE, option
 from training.benchmarks.config import BenchmarkConfig
-from training.benchmarks.task import Batch, Figures, SequenceModel, Task
+from training.benchmarks.task import Batch, SequenceModel, Task
 from training.methods import RecurrentMethod
 from training.randomness import derived_generator
+from training.work import Figures
 
 DIGITS = 8  # different ones
 DELIMITER = DIGITS + 1

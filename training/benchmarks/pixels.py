@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from captioner.errors import DataError, OptionError
 from captioner.options import AT_LEAST_ONE, Range, option
 from training.benchmarks.config import BenchmarkConfig
-from training.benchmarks.task import Batch, Figures, SequenceModel, Task
+from training.benchmarks.task import Batch, SequenceModel, Task
 from training.mnist import load_mnist
 from training.randomness import derived_generator
+from training.work import Figures
 
 PIXELS = 784
 CLASSES = 10

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from training.methods import RecurrentMethod, State, draw_uniform
+from training.work import Figures
 
 Batch = tuple[Tensor, Tensor]  # inputs and targets
-Figures = dict[str, float]
 
 
 class SequenceModel(nn.Module):

@@ -25,9 +25,10 @@ from captioner.decoders.interface import dropout
 from captioner.errors import DataError, OptionError
 from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, SHARE, option
 from training.benchmarks.config import BenchmarkConfig
-from training.benchmarks.task import Batch, Figures, SequenceModel, Task
+from training.benchmarks.task import Batch, SequenceModel, Task
 from training.methods import RecurrentMethod, State
 from training.randomness import derived_generator
+from training.work import Figures
 
 UNKNOWN, LINE_END = "<unk>", "<eos>"
 _TRAINING, _VALIDATION = 0.8, 0.1  # shares of the text; the rest tests

@@ -13,9 +13,10 @@ from torch import Tensor
 from captioner.errors import CheckpointError, TrainingError
 from training.benchmarks.benchmark import Benchmark
 from training.benchmarks.config import BenchmarkConfig
-from training.benchmarks.task import Batch, Figures, Task
+from training.benchmarks.task import Batch, Task
 from training.run import Outcome, Run
 from training.run_folder import RunFolder, read_metrics
+from training.work import Figures
 
 CPU = torch.device("cpu")
 Copy = Callable[..., int]
