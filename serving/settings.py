@@ -54,7 +54,7 @@ class Settings(Options):
     admin_keys: tuple[KeyHash, ...] = option(
         (), "keys that may reload the model (the API keys may)", parse=hash_key, is_secret=True
     )
-    no_auth: bool = option(False, "serve a public address without keys")
+    no_auth: bool = option(False, "allow a public address without keys")
     rate_limit: str | None = option(
         None, "requests per key or address, such as 60/minute (no limit)"
     )
@@ -62,20 +62,20 @@ class Settings(Options):
         (), "origins whose pages may call the service, between commas (none)"
     )
     trusted_proxies: tuple[str, ...] = option(
-        (), "addresses whose X-Forwarded-For is believed, between commas (none)"
+        (), "addresses whose X-Forwarded-For is trusted, between commas (none)"
     )
 
     body_limit_bytes: int = option(
-        10 * MIB, "greatest body of a request", within=between(1024, 1024 * MIB)
+        10 * MIB, "largest body of a request", within=between(1024, 1024 * MIB)
     )
     header_limit_bytes: int = option(
-        16_384, "greatest header of a request", within=between(1024, MIB)
+        16_384, "largest header of a request", within=between(1024, MIB)
     )
     receive_timeout_seconds: float = option(
         10.0, "time for a request's header, and again for its body", within=between(0.1, 600)
     )
     keep_alive_seconds: float = option(
-        5.0, "time an idle connection is kept", within=between(0.1, 600)
+        5.0, "time that an idle connection stays open", within=between(0.1, 600)
     )
     connection_limit: int = option(
         1000, "open connections of each worker", within=between(4, 100_000)
@@ -84,18 +84,18 @@ class Settings(Options):
         30.0, "time for a whole request; X-Request-Timeout may shorten it", within=between(0.1, 600)
     )
     drain_seconds: float = option(
-        25.0, "time that accepted requests get to finish after SIGTERM", within=between(0, 600)
+        25.0, "time for accepted requests to finish after SIGTERM", within=between(0, 600)
     )
 
     max_batch: int = option(8, "most images of one batch", within=between(1, 256))
     batch_window_ms: float | None = option(
         None,
-        "longest wait for company while the model is busy (5 on a CPU, 2 on a GPU)",
+        "longest wait for more images while the model is busy (5 on a CPU, 2 on a GPU)",
         within=between(0, 1000),
     )
     queue_size: int = option(64, "most accepted requests of each worker", within=between(1, 10_000))
     longest_caption: int = option(
-        50, "greatest max_length a request may ask", within=between(1, MAX_LENGTH)
+        50, "largest max_length that a request may ask for", within=between(1, MAX_LENGTH)
     )
 
     pixel_limit: int = option(50_000_000, "most pixels of an image", within=between(1, 500_000_000))
@@ -107,7 +107,7 @@ class Settings(Options):
         600_000_000, "most scans times pixels of a progressive JPEG", within=between(1, 10**11)
     )
     text_limit_bytes: int = option(
-        MIB, "most bytes of text chunks of an image", within=between(0, 1024 * MIB)
+        MIB, "most bytes of text in an image", within=between(0, 1024 * MIB)
     )
     avif: bool = option(False, "accept AVIF images too")
     decode_timeout_seconds: float = option(

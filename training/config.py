@@ -48,13 +48,13 @@ class TrainingConfig(ComposedOptions):
     )
     restval: bool = option(True, "let the split restval join the training images")
     min_count: int = option(
-        5, "how often a word must stand in the training captions to be kept", within=AT_LEAST_ONE
+        5, "how often a word must occur in the training captions to be known", within=AT_LEAST_ONE
     )
     max_caption_length: int = option(
-        20, "words of a caption that are trained on, the rest is cut", within=AT_LEAST_ONE
+        20, "words of a caption used in training; the rest is cut off", within=AT_LEAST_ONE
     )
     captions_per_image: int = option(
-        5, "captions of an image that enter one batch, at most", within=AT_LEAST_ONE
+        5, "most captions of an image in one batch", within=AT_LEAST_ONE
     )
     horizontal_flip: bool = option(
         False, "mirror training images at random, and swap left and right in their captions"
@@ -96,8 +96,8 @@ class TrainingConfig(ComposedOptions):
     )
     frozen_epochs: int = option(
         0,
-        "leave the encoder as it is in the first N epochs, whose features are stored; then "
-        "--fine-tune-encoder comes into force",
+        "keep the encoder frozen in the first N epochs, with stored features; then "
+        "--fine-tune-encoder applies",
         within=NOT_NEGATIVE,
     )
     encoder_lr: float | None = option(
@@ -130,12 +130,12 @@ class TrainingConfig(ComposedOptions):
 
     # Optimisation
     objective: str = option(
-        "cross_entropy", f"what training makes small: {' or '.join(OBJECTIVES)}", metavar="NAME"
+        "cross_entropy", f"what training minimises: {' or '.join(OBJECTIVES)}", metavar="NAME"
     )
     lr: float = option(4e-4, "learning rate of the decoder", within=ABOVE_ZERO)
     lr_schedule: str = option(
         "constant",
-        "how the learning rate goes on after the warm-up",
+        "course of the learning rate after the warm-up",
         choices=("constant", "cosine"),
     )
     warmup_steps: int = option(
