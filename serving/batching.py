@@ -167,7 +167,7 @@ class MicroBatcher:
             self._work.cancel()
             await asyncio.wait({self._work})
         while self._waiting:
-            _fail(self._waiting.popleft(), _closed())
+            _fail(self._waiting.popleft(), NotReady())
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -189,10 +189,10 @@ class MicroBatcher:
             NotReady: not started, draining or closed.
         """
         if not self._is_open:
-            raise _closed()
+            raise NotReady()
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            raise _too_late()
+            raise DeadlineExceeded()
         wait = ahead_seconds + self.expected_wait_seconds()
         if self._admitted + images > self._places:
             raise Overloaded(
@@ -215,7 +215,7 @@ class MicroBatcher:
         """
         loop = asyncio.get_running_loop()
         if self._work is None or self._work.done():
-            raise _closed()
+            raise NotReady()
         is_idle = not self._is_busy and not self._waiting
         one = _Waiting(pixels, config, ticket, loop.time(), is_idle, loop.create_future())
         self._waiting.append(one)
@@ -225,7 +225,7 @@ class MicroBatcher:
             async with asyncio.timeout_at(ticket.deadline):
                 return await one.outcome
         except TimeoutError:
-            raise _too_late() from None
+            raise DeadlineExceeded() from None
         except asyncio.CancelledError:
             self._observer.cancelled()
             raise
@@ -254,7 +254,7 @@ class MicroBatcher:
                     await self._caption(batch)
                 except asyncio.CancelledError:
                     for one in batch:
-                        _fail(one, _closed())
+                        _fail(one, NotReady())
                     raise
                 finally:
                     self._is_busy = False
@@ -284,7 +284,7 @@ class MicroBatcher:
             if one.outcome.done():
                 continue
             if one.ticket.deadline <= now:
-                _fail(one, _too_late())
+                _fail(one, DeadlineExceeded())
             elif batch and one.ticket.model is not batch[0].ticket.model:
                 passed_over.append(one)
             else:
@@ -348,11 +348,3 @@ def _fail(one: _Waiting, problem: Exception) -> None:
 
 def _retry_after(wait: float) -> int:
     return min(max(1, math.ceil(wait)), LONGEST_RETRY)
-
-
-def _closed() -> NotReady:
-    return NotReady("the service is starting or shutting down")
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request's deadline passed before its captions were there")

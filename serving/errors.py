@@ -31,9 +31,15 @@ class Overloaded(CaptionerError):  # noqa: N818
 class DeadlineExceeded(CaptionerError):  # noqa: N818
     """The request's deadline passed before its answer was there."""
 
+    def __init__(self, detail: str = "the request's deadline passed before its captions") -> None:
+        super().__init__(detail)
+
 
 class NotReady(CaptionerError):  # noqa: N818
     """The service is starting, draining or closed."""
+
+    def __init__(self, detail: str = "the service is starting or shutting down") -> None:
+        super().__init__(detail)
 
 
 class CaptioningFailed(CaptionerError):  # noqa: N818

@@ -70,16 +70,16 @@ class Supervisor:
 
     def _supervise(self) -> int:
         while True:
-            self._fill()
+            self._start_missing()
             status = self._watch()
-            for number in self._taken_signals():
+            for number in self._take_signals():
                 if number != signal.SIGHUP:
                     return self._stop(0)
-                self._tell_all(signal.SIGHUP)
+                self._signal_all(signal.SIGHUP)
             if status is not None:
                 return self._stop(status)
 
-    def _fill(self) -> None:
+    def _start_missing(self) -> None:
         now = time.monotonic()
         while len(self.workers) < self.settings.workers and now >= self._next_start:
             ours, theirs = _context.Pipe()
@@ -100,14 +100,14 @@ class Supervisor:
             if source == self._wakeup_in:
                 os.read(self._wakeup_in, 1024)
             elif isinstance(source, Connection):
-                self._hear(source)
+                self._read_message(source)
         for worker in [one for one in self.workers if not one.process.is_alive()]:
-            status = self._bury(worker)
+            status = self._remove_dead(worker)
             if status == BAD_INPUT and not self._was_ready:
                 return BAD_INPUT  # it would fail the same way for ever
         return None
 
-    def _hear(self, pipe: Connection) -> None:
+    def _read_message(self, pipe: Connection) -> None:
         try:
             word = pipe.recv_bytes()
         except (EOFError, OSError):
@@ -115,9 +115,9 @@ class Supervisor:
         if word == b"ready":
             self._was_ready = True
         elif word == b"reload":
-            self._tell_all(signal.SIGHUP, but=pipe)
+            self._signal_all(signal.SIGHUP, but=pipe)
 
-    def _bury(self, worker: Worker) -> int | None:
+    def _remove_dead(self, worker: Worker) -> int | None:
         from prometheus_client.multiprocess import mark_process_dead
 
         worker.process.join()
@@ -141,7 +141,7 @@ class Supervisor:
     def _stop(self, status: int) -> int:
         """End all workers, the stubborn ones by force after their time to drain."""
         self.listener.close()  # else clients could still connect, to nobody, when the workers have
-        self._tell_all(signal.SIGTERM)
+        self._signal_all(signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain_seconds + KILL_AFTER_SECONDS
         for worker in self.workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -152,7 +152,7 @@ class Supervisor:
                 status = 1
         return status
 
-    def _tell_all(self, number: int, *, but: Connection | None = None) -> None:
+    def _signal_all(self, number: int, *, but: Connection | None = None) -> None:
         for worker in self.workers:
             if worker.pipe is not but and worker.process.pid is not None:
                 try:
@@ -163,7 +163,7 @@ class Supervisor:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals.append(number)
 
-    def _taken_signals(self) -> list[int]:
+    def _take_signals(self) -> list[int]:
         taken, self._signals = self._signals, []
         return taken
 

@@ -113,7 +113,7 @@ class DecodePool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         while self._waiting:
-            _fail(self._waiting.popleft(), _closed())
+            _fail(self._waiting.popleft(), NotReady())
         processes = self._processes | self._lost
         self._processes, self._idle, self._lost = set(), [], set()
         await asyncio.gather(*(process.end() for process in processes))
@@ -145,7 +145,7 @@ class DecodePool:
         """
         format_of(data, self._limits)
         if not self._is_open:
-            raise _closed()
+            raise NotReady()
         loop = asyncio.get_running_loop()
         upload = _Upload(data, preprocessing, deadline, loop.create_future())
         self._waiting.append(upload)
@@ -155,7 +155,7 @@ class DecodePool:
             async with asyncio.timeout_at(deadline):
                 return await upload.decoded
         except TimeoutError:
-            raise _too_late() from None
+            raise DeadlineExceeded() from None
         finally:
             self._unfinished -= 1
             upload.decoded.cancel()
@@ -169,7 +169,7 @@ class DecodePool:
             if upload.decoded.done():
                 continue
             if upload.deadline <= now:
-                _fail(upload, _too_late())
+                _fail(upload, DeadlineExceeded())
                 continue
             self._begin(self._decode(self._idle.pop(), upload))
 
@@ -190,7 +190,7 @@ class DecodePool:
             _fail(upload, ImageRejected("corrupt_image", COSTLY))
             return
         except asyncio.CancelledError:
-            _fail(upload, _closed())
+            _fail(upload, NotReady())
             raise
         else:
             if not upload.decoded.done():
@@ -280,11 +280,3 @@ def _whole(value: Any) -> int:
 def _fail(upload: _Upload, problem: Exception) -> None:
     if not upload.decoded.done():
         upload.decoded.set_exception(problem)
-
-
-def _closed() -> NotReady:
-    return NotReady("the service is starting or shutting down")
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the picture was not decoded before the request's deadline")
