@@ -27,6 +27,7 @@ from serving.middleware.request_context import RequestContext
 from serving.origins import EXPOSED_HEADERS
 from serving.problems import Problem, response_to
 from serving.routes import admin, captions, compatible_max, compatible_openai, health
+from serving.routes.compatible_openai import ChatRequest
 from serving.routes.documents import document_routes
 from serving.routes.page_files import page_routes
 from serving.routes.request_options import invalid, limit_caption_length
@@ -110,7 +111,12 @@ def _schema(app: FastAPI, settings: Settings) -> dict[str, Any]:
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):  # our 422 is a problem
         schemas.pop(name, None)
-    schemas["ProblemAnswer"] = ProblemAnswer.model_json_schema()
+    for model in (ProblemAnswer, ChatRequest):  # named by routes that read and write them alone
+        described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(described.pop("$defs", {}))
+        schemas[model.__name__] = described
+    # A path's parameter is any text, so what FastAPI adds to its route cannot happen.
+    del schema["paths"]["/v1/models/{model}"]["get"]["responses"]["422"]
     if not settings.has_keys:
         return schema
     schema["components"]["securitySchemes"] = {

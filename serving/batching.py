@@ -52,7 +52,6 @@ class BatchObserver(Protocol):
     def queue_wait(self, seconds: float, /) -> None: ...
     def batch(self, size: int, /) -> None: ...
     def stage(self, name: str, seconds: float, /) -> None: ...  # "encode", "search"
-    def cancelled(self) -> None: ...
 
 
 class Ticket:
@@ -226,9 +225,6 @@ class MicroBatcher:
                 return await one.outcome
         except TimeoutError:
             raise DeadlineExceeded() from None
-        except asyncio.CancelledError:
-            self._observer.cancelled()
-            raise
         finally:
             one.outcome.cancel()
             with suppress(ValueError):  # it is not in the queue once it is in a batch

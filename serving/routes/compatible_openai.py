@@ -88,21 +88,6 @@ class ChatAnswer(BaseModel):
     usage: dict[str, int]
 
 
-def _inline(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema without references, for a place where nothing can be referred to."""
-    definitions = schema.pop("$defs", {})
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return resolve(definitions[value["$ref"].rpartition("/")[2]])
-            return {key: resolve(inner) for key, inner in value.items()}
-        return [resolve(inner) for inner in value] if isinstance(value, list) else value
-
-    resolved: dict[str, Any] = resolve(schema)
-    return resolved
-
-
 STREAMED = {  # an event of the answer to a request with `stream`
     "type": "object",
     "properties": {
@@ -123,7 +108,9 @@ STREAMED = {  # an event of the answer to a request with `stream`
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _inline(ChatRequest.model_json_schema())}},
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}
+            },
         }
     },
 )

@@ -118,6 +118,3 @@ class Metrics:
 
     def stage(self, name: str, seconds: float) -> None:
         self.stage_seconds.labels(name).observe(seconds)
-
-    def cancelled(self) -> None:
-        """Count nothing: a request that leaves the queue early is counted once, where it ends."""

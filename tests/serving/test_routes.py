@@ -1,6 +1,7 @@
 """Answers of our own routes, with a fake model: bodies, options, failures, health, documents."""
 
 import base64
+import json
 import re
 import threading
 import time
@@ -405,6 +406,8 @@ def test_the_documents_describe_every_route_and_every_problem(client: TestClient
     assert {"200", "401", "408", "413", "415", "422", "429", "503", "504"} <= set(
         caption["responses"]
     )
+    for reference in re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', json.dumps(schema)):
+        assert reference in schema["components"]["schemas"]
     examples = caption["responses"]["422"]["content"]["application/problem+json"]["examples"]
     assert {"missing_file", "invalid_parameter", "corrupt_image"} <= set(examples)
     page = client.get("/problems").text
