@@ -27,7 +27,6 @@ from captioner.files import read_json, write_json
 from captioner.hashed_folder import (
     HASHES,
     hashed_folder_written_aside,
-    read_extra,
     read_hashes,
     verified,
     write_extras,
@@ -68,7 +67,7 @@ def save_checkpoint(
 ) -> None:
     """Replace `folder` by a checkpoint of the given parts; weights are written in float32.
 
-    Each extra is a file of its own, which `load_extra` returns under the same name.
+    Each extra is a file of its own, which `read_extra` returns under the same name.
     `link_encoder_from` names an earlier checkpoint whose file is shared if it holds the same
     encoder, which saves time and space where the encoder is frozen.
 
@@ -139,16 +138,6 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         folder=folder,
         hash=hashlib.sha256((folder / HASHES).read_bytes()).hexdigest(),
     )
-
-
-def load_extra(folder: Path, name: str) -> Any:
-    """Return the JSON value or the dictionary of tensors that was saved as the extra `name`.
-
-    Raises:
-        CheckpointError: there is no such extra, or its file is missing, truncated or altered.
-    """
-    folder = Path(folder)
-    return read_extra(folder, read_hashes(folder, _OWN_FILES), name)
 
 
 def _config(decoder: Decoder) -> dict[str, Any]:

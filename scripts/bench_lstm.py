@@ -14,13 +14,14 @@ from captioner.threads import wait_passively
 
 wait_passively()  # before torch is loaded
 
+import argparse
 import multiprocessing
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,11 +31,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_json
 from captioner.lstm import HDetachLSTM
-from captioner.lstm.backends import NAMES
-from captioner.options import AT_LEAST_ONE, PROBABILITY, Options, option, options_parser
 
 AS_IT_COMES = "nn.LSTM as it comes"
 BASE = "nn.LSTM"
@@ -69,48 +68,52 @@ SHAPES = {
 TINY = Shape(steps=2, batch=2, inputs=1, hidden=1, classes=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions(Options):
-    shapes: tuple[str, ...] = option(tuple(SHAPES), "what is timed", choices=tuple(SHAPES))
-    backends: tuple[str, ...] = option(("cpu", "torch"), "backends of the layer", choices=NAMES)
-    p: tuple[float, ...] = option((0.0, 0.25, 0.5), "probabilities to detach", within=PROBABILITY)
-    bf16: bool = option(False, "add rows with bfloat16 products")
-    rounds: int = option(7, "rounds of each contestant", within=AT_LEAST_ONE)
-    slow_rounds: int = option(3, "rounds of what is not flushed", within=AT_LEAST_ONE)
-    threads: int = option(2, "threads", within=AT_LEAST_ONE)
-    json: Path | None = option(None, "write the figures here as well", metavar="FILE")
-    growth: Path | None = option(None, "instead, draw how time grows with each size", metavar="PNG")
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--backends", nargs="+", default=["cpu", "torch"])
+    parser.add_argument("--p", nargs="+", type=float, default=[0.0, 0.25, 0.5])
+    parser.add_argument("--bf16", action="store_true", help="add rows with bfloat16 products")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of what is not flushed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--growth", type=Path, metavar="PNG", help="instead, draw how time grows with each size"
+    )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
     before = load_of_others()
     try:
-        parser = options_parser(BenchOptions, description=(__doc__ or "").splitlines()[0])
-        options = BenchOptions.from_json(vars(parser.parse_args(arguments)))
+        for name in ("rounds", "slow_rounds", "threads"):
+            if getattr(options, name) < 1:
+                flag = "--" + name.replace("_", "-")
+                raise OptionError(f"{flag} is {getattr(options, name)}; it must be 1 or more")
         warm_up(options)
         torch.set_num_threads(options.threads)
-        figures = growth(options, options.growth) if options.growth else compare(options)
+        figures = growth(options) if options.growth else compare(options)
         load = {"before": before, "after": load_of_others()}
         if max(load.values()) > BUSY:
             print(f"note: other programs use {max(load.values()):.0%} of the processor; ", end="")
             print("ratios from a busy machine are worth little")
         if options.json:
+            settings = {key: str(value) for key, value in vars(options).items()}
             machine = {
                 "torch": torch.__version__,
                 "cpu": torch.backends.cpu.get_cpu_capability(),
                 "load_of_others": load,
             }
-            write_json(
-                options.json,
-                {"settings": options.to_json(), "machine": machine, "figures": figures},
-            )
+            write_json(options.json, {"settings": settings, "machine": machine, "figures": figures})
     except CaptionerError as problem:
         print(problem, file=sys.stderr)
         return 2
     return 0
 
 
-def warm_up(options: BenchOptions) -> None:
+def warm_up(options: argparse.Namespace) -> None:
     """Load and compile what is loaded on first use, without starting any thread yet."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
@@ -124,7 +127,7 @@ def load_of_others(seconds: float = 0.5) -> float:
 
 
 def contestants(
-    shape: Shape, options: BenchOptions, with_head: bool = False
+    shape: Shape, options: argparse.Namespace, with_head: bool = False
 ) -> dict[str, Callable[[], Pass]]:
     """Return for each contestant what makes its training pass, on the same numbers for all."""
     torch.manual_seed(0)
@@ -229,7 +232,7 @@ def in_child(work: Callable[..., None], *arguments: Any, start: str = "fork") ->
 
 
 def serve_times(
-    connection: Connection, shape: Shape, options: BenchOptions, head: bool, flush: bool
+    connection: Connection, shape: Shape, options: argparse.Namespace, head: bool, flush: bool
 ) -> None:
     """Answer the name of a contestant with the seconds of one pass, until nothing is asked."""
     torch.set_flush_denormal(flush)
@@ -240,7 +243,9 @@ def serve_times(
         connection.send(time.perf_counter() - start)
 
 
-def serve_peak(connection: Connection, shape: Shape, options: BenchOptions, name: str) -> None:
+def serve_peak(
+    connection: Connection, shape: Shape, options: argparse.Namespace, name: str
+) -> None:
     """Send the bytes that two passes of one contestant need at their peak, beyond its data."""
     torch.set_flush_denormal(True)
     contestants(TINY, options)[name]()()
@@ -257,7 +262,7 @@ def status_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def compare(options: BenchOptions) -> dict[str, Any]:
+def compare(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in options.shapes:
         for head in (False, True) if SHAPES[name].classes else (False,):
@@ -267,7 +272,7 @@ def compare(options: BenchOptions) -> dict[str, Any]:
     return figures
 
 
-def compare_shape(shape: Shape, options: BenchOptions, head: bool) -> dict[str, Any]:
+def compare_shape(shape: Shape, options: argparse.Namespace, head: bool) -> dict[str, Any]:
     names = list(contestants(TINY, options))
     if head:
         names = [name for name in names if name not in (NO_ONEDNN, FLOOR)]
@@ -315,9 +320,9 @@ def report(title: str, figures: dict[str, Any]) -> None:
         row.update(min=low, median=middle, ratio=ratio)
 
 
-def growth(options: BenchOptions, picture: Path) -> dict[str, Any]:
+def growth(options: argparse.Namespace) -> dict[str, Any]:
     """Time nn.LSTM and the first backend while one size of copying-120 changes, and draw it."""
-    options = replace(options, p=tuple(sorted(options.p)[len(options.p) // 2 :][:1]))
+    options.p = sorted(options.p)[len(options.p) // 2 :][:1]
     names = (BASE, f"{options.backends[0]}, p = {options.p[0]:g}")
     figures: dict[str, Any] = {}
     for size, values in GROWTH.items():
@@ -333,7 +338,7 @@ def growth(options: BenchOptions, picture: Path) -> dict[str, Any]:
                 figures.setdefault(size, {}).setdefault(name, {})[value] = middle
                 print(f"{size} {value:>5}  {name:<16}{1e3 * middle:>9.1f} ms", flush=True)
             worker.send(None)
-    draw(picture, figures)
+    draw(options.growth, figures)
     return figures
 
 
@@ -346,10 +351,11 @@ def draw(path: Path, figures: dict[str, dict[str, dict[int, float]]]) -> None:
     from captioner.files import open_atomically
 
     figure, axes = pyplot.subplots(1, len(figures), figsize=(12, 3.8), sharey=True)
-    for axis, (size, lines) in zip(axes, figures.items(), strict=True):
+    words: Sequence[str] = ("T", "batch", "hidden")
+    for axis, word, (size, lines) in zip(axes, words, figures.items(), strict=True):
         for name, points in lines.items():
             axis.loglog(list(points), [1e3 * s for s in points.values()], "o-", label=name)
-        axis.set_xlabel(size)
+        axis.set_xlabel(f"{size} ({word})")
         axis.grid(True, which="both", alpha=0.3)
     axes[0].set_ylabel("forward and backward, ms")
     axes[0].legend()

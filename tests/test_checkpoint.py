@@ -18,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from captioner import files
-from captioner.checkpoint import Checkpoint, load_checkpoint, load_extra, save_checkpoint
+from captioner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, StorageError
 from captioner.files import file_hash, read_json, write_json
+from captioner.hashed_folder import read_extra, read_hashes
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 NAMES = ["decoder.safetensors", "encoder.safetensors", "hashes.json", "model.json"]
@@ -49,6 +50,10 @@ def parts(decoder: str = "soft_attention", seed: int = 0, **encoder: Any) -> dic
         "vocabulary": vocabulary,
         "summary": {"epochs": 3, "val": {"CIDEr": 0.5}},
     }
+
+
+def extra(folder: Path, name: str) -> Any:
+    return read_extra(folder, read_hashes(folder, ()), name)
 
 
 @pytest.fixture
@@ -139,12 +144,12 @@ def test_extras_come_back_under_their_names(tmp_path: Path) -> None:
         extra_json={"position": {"epoch": 2, "order": [3, 1]}},
         extra_tensors={"optimiser": tensors},
     )
-    assert load_extra(tmp_path / "last", "position") == {"epoch": 2, "order": [3, 1]}
-    again = load_extra(tmp_path / "last", "optimiser")
+    assert extra(tmp_path / "last", "position") == {"epoch": 2, "order": [3, 1]}
+    again = extra(tmp_path / "last", "optimiser")
     assert again.keys() == tensors.keys()
     assert all(torch.equal(again[k], v) and again[k].dtype == v.dtype for k, v in tensors.items())
     with pytest.raises(CheckpointError) as caught:
-        load_extra(tmp_path / "last", "masks")
+        extra(tmp_path / "last", "masks")
     assert str(caught.value).startswith(f"checkpoint {tmp_path / 'last'} holds no masks; ")
 
 
@@ -182,7 +187,7 @@ def test_a_damaged_file_is_named(saved: Path, name: str, damage: str) -> None:
 def test_damage_to_an_extra_is_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last", **parts(), extra_json={"position": 3})
     (tmp_path / "last" / "position.json").write_text("4\n")
-    for load in (load_checkpoint, lambda folder: load_extra(folder, "position")):
+    for load in (load_checkpoint, lambda folder: extra(folder, "position")):
         with pytest.raises(CheckpointError, match=r"position\.json is truncated or was altered"):
             load(tmp_path / "last")
 

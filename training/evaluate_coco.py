@@ -20,7 +20,7 @@ from captioner.allocator import keep_freed_memory
 from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
 from captioner.data.open_dataset import open_dataset
 from captioner.encoder.store import FeatureStore
-from captioner.engine import LoadedEngine, load_engine
+from captioner.engine import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.metrics import scores_table
@@ -53,7 +53,7 @@ class EvaluationOptions(Options):
     feature_store: Path | None = option(None, "folder of the stored features")
     batch_size: int = option(50, "images at once", within=AT_LEAST_ONE)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME")
-    engine: str = option("torch", "what runs the model", metavar="NAME")
+    engine: str = option("torch", f"what runs the model: {' or '.join(ENGINES)}", metavar="NAME")
     threads: int | None = option(
         None, "threads of the CPU; default: PyTorch's", within=AT_LEAST_ONE
     )

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 
 from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record, locked
@@ -75,8 +76,14 @@ class FeatureStore:
             DataError: there is no image, or none that can be read.
             StorageError: the features do not fit on the disk, or it cannot be written to.
         """
-        batch_size = batch_size or (64 if _device(encoder).type == "cuda" else 8)
-        record = _record(folder or _cache(), encoder, images, mirrored, batch_size)
+        batch_size = batch_size or (64 if next(encoder.parameters()).is_cuda else 8)
+        record = _record(
+            folder or user_cache_path("captioner") / "features",
+            encoder,
+            images,
+            mirrored,
+            batch_size,
+        )
         _make_folder(record.folder)
 
         def write() -> None:
@@ -250,14 +257,6 @@ def _make_folder(folder: Path) -> None:
             f"the feature store {folder} cannot be made: {problem.strerror}; give another folder "
             "with --feature-store"
         ) from problem
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "captioner" / "features"
-
-
-def _device(encoder: Encoder) -> torch.device:
-    return next(encoder.parameters()).device
 
 
 def _size(count: int) -> str:
