@@ -56,9 +56,10 @@ def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_values_and_gradients_are_those_of_nn_lstm(options):
-    theirs, ours = pair(*SIZES, **options)
+def test_values_and_gradients_are_those_of_nn_lstm(options, backend):
+    theirs, ours = pair(*SIZES, **options, backend=backend)
     rows = [torch.randn(length, 3, dtype=torch.float64) for length in (4, 6, 1)]
     packed = pack_sequence(rows, enforce_sorted=False)
     hx, one = random_state(ours, 3), random_state(ours, 1)
