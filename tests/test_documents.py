@@ -3,17 +3,20 @@
 import argparse
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from captioner.cli import build_parser
+from captioner.decoders import DECODERS
 from serving.__main__ import build_parser as build_serving_parser
 from training import copying, sequential_mnist, train_coco, word_language_model
 from training.command import build_parser as build_training_parser
 from training.evaluate_coco import build_parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
 from training.methods import method_names
+from training.objectives import OBJECTIVES
 from training.reproduce import build_parser as build_reproduce_parser
 from training.vanishing_gradients import build_parser as build_vanishing_parser
 
@@ -37,6 +40,13 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
                 yield from options(sub)
 
 
+def options_of_training() -> Iterator[str]:
+    for decoder in DECODERS:
+        for objective in OBJECTIVES:
+            parts = {"decoder": decoder, "objective": objective}
+            yield from options(build_training_parser(train_coco.PROGRAM, parts))
+
+
 def options_of_benchmarks() -> Iterator[str]:
     yield from options(build_reproduce_parser())
     for script in (copying.SCRIPT, sequential_mnist.SCRIPT, word_language_model.SCRIPT):
@@ -45,30 +55,40 @@ def options_of_benchmarks() -> Iterator[str]:
 
 
 def options_of_scripts() -> Iterator[str]:
+    """The flags of the scripts: words of their code, and fields made by `option`."""
     for script in sorted((ROOT / "scripts").glob("*.py")):
-        yield from re.findall(r'"(--[a-z][a-z-]*)"', script.read_text(encoding="utf-8"))
+        text = script.read_text(encoding="utf-8")
+        yield from re.findall(r'"(--[a-z][a-z-]*)"', text)
+        fields = re.findall(r"^    (\w+): .+ = option\(", text, re.MULTILINE)
+        yield from ("--" + name.replace("_", "-") for name in fields)
+
+
+@cache
+def known_options() -> frozenset[str]:
+    return frozenset(
+        {
+            *options(build_parser()),
+            *options(build_evaluation_parser()),
+            *options(build_paths_parser()),
+            *options(build_vanishing_parser()),
+            *options(build_serving_parser("serving")),
+            *options_of_training(),
+            *options_of_benchmarks(),
+            *options_of_scripts(),
+            *OF_OTHER_PROGRAMS,
+        }
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_option_in_a_document_exists(page: Path) -> None:
-    known = {
-        *options(build_parser()),
-        *options(build_training_parser(train_coco.PROGRAM)),
-        *options(build_evaluation_parser()),
-        *options(build_paths_parser()),
-        *options(build_vanishing_parser()),
-        *options(build_serving_parser("serving")),
-        *options_of_benchmarks(),
-        *options_of_scripts(),
-        *OF_OTHER_PROGRAMS,
-    }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
-    assert named - known == set()
+    assert named - known_options() == set()
 
 
 def test_every_option_of_training_is_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    ours = {word for word in options(build_training_parser(train_coco.PROGRAM)) if word != "--help"}
+    ours = {word for word in options_of_training() if word != "--help"}
     positive = {word for word in ours if not (word.startswith("--no-") and f"--{word[5:]}" in ours)}
     missing = {
         word for word in positive if not re.search(rf"--(no-)?{re.escape(word[2:])}(?![\w-])", text)
