@@ -17,7 +17,6 @@ from captioner.threads import wait_passively
 
 wait_passively()  # before torch is loaded
 
-import argparse
 import contextlib
 import os
 import platform
@@ -25,7 +24,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,14 +35,14 @@ import torch
 from bench_lstm import BUSY, in_child, load_of_others
 from torch import Tensor, nn
 
-from captioner.errors import CaptionerError, OptionError
 from captioner.files import write_json
+from captioner.options import AT_LEAST_ONE, PROBABILITY, Options, option, options_parser
+from captioner.program import run_program
 from training.benchmarks.benchmark import Benchmark
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.copying import CLASSES, CopyingConfig, CopyingTask
 from training.benchmarks.pixels import PixelsConfig, PixelsTask
 from training.benchmarks.task import Batch
-from training.methods.lstm import Options
 from training.mnist import load_mnist
 from training.run import Run
 from training.run_folder import RunFolder, read_metrics
@@ -55,44 +55,41 @@ VALIDATION_BATCHES = 100  # of the authors' pixel MNIST
 Times = tuple[float, float]  # seconds of the updates, and of a validation
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--p", type=float, default=0.25, help="probability to detach")
-    parser.add_argument("--delay", type=int, default=100)
-    parser.add_argument("--updates", type=int, default=20, help="timed in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--mnist", type=Path, default=Path("data/mnist"), metavar="DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    tasks: tuple[str, ...] = option(tuple(TARGETS), "which to time", choices=tuple(TARGETS))
+    p: float = option(0.25, "probability to detach", within=PROBABILITY)
+    delay: int = option(100, "of copying", within=AT_LEAST_ONE)
+    updates: int = option(20, "timed in a round", within=AT_LEAST_ONE)
+    rounds: int = option(5, "turns of each contestant", within=AT_LEAST_ONE)
+    threads: int = option(2, "of the CPU", within=AT_LEAST_ONE)
+    mnist: Path = option(Path("data/mnist"), "folder of MNIST", metavar="DIR")
+    json: Path | None = option(None, "write the figures here as well", metavar="FILE")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
-    try:
-        for name in ("updates", "rounds", "threads", "delay"):
-            if getattr(options, name) < 1:
-                raise OptionError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
-        Options(p=options.p)
-        if "mnist" in options.tasks:
-            load_mnist(options.mnist)
-        before = load_of_others()
-        figures = {task: compare(task, options) for task in options.tasks}
-        load = {"before": before, "after": load_of_others()}
-        if max(load.values()) > BUSY:
-            print(f"note: other programs use {max(load.values()):.0%} of the processor; ratios")
-            print("from a busy machine are worth little")
-        if options.json:
-            settings = {key: str(value) for key, value in vars(options).items()}
-            write_json(
-                options.json,
-                {"settings": settings, "machine": {**machine(), "load": load}, "figures": figures},
-            )
-    except CaptionerError as problem:
-        print(f"bench_training_loops.py: {problem}", file=sys.stderr)
-        return 2
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options_parser(BenchOptions, description=(__doc__ or "").splitlines()[0])
+    return run_program(
+        "bench_training_loops.py",
+        lambda: bench(BenchOptions.from_json(vars(parser.parse_args(argv)))),
+    )
+
+
+def bench(options: BenchOptions) -> None:
+    if "mnist" in options.tasks:
+        load_mnist(options.mnist)
+    before = load_of_others()
+    figures = {task: compare(task, options) for task in options.tasks}
+    load = {"before": before, "after": load_of_others()}
+    if max(load.values()) > BUSY:
+        print(f"note: other programs use {max(load.values()):.0%} of the processor; ratios")
+        print("from a busy machine are worth little")
+    if options.json:
+        settings = {key: str(value) for key, value in asdict(options).items()}
+        write_json(
+            options.json,
+            {"settings": settings, "machine": {**machine(), "load": load}, "figures": figures},
+        )
 
 
 def machine() -> dict[str, Any]:
@@ -108,7 +105,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def compare(task: str, options: argparse.Namespace) -> dict[str, Any]:
+def compare(task: str, options: BenchOptions) -> dict[str, Any]:
     """Let the contestants take turns at one task, and say what an epoch takes."""
     workers = {
         name: in_child(serve, task, name, options, start="spawn")
@@ -138,7 +135,7 @@ def compare(task: str, options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def report(task: str, figures: dict[str, Any], options: argparse.Namespace) -> None:
+def report(task: str, figures: dict[str, Any], options: BenchOptions) -> None:
     print(f"\n{task}, p = {options.p:g}: seconds for {UPDATES[task]} updates, of which")
     print(f"{options.updates} were timed, and for an epoch with its validation; medians")
     ours = figures[OURS]
@@ -154,7 +151,7 @@ def report(task: str, figures: dict[str, Any], options: argparse.Namespace) -> N
     print(f"the aim is {TARGETS[task]:g} times as quick as the authors' loop as published")
 
 
-def serve(connection: Connection, task: str, name: str, options: argparse.Namespace) -> None:
+def serve(connection: Connection, task: str, name: str, options: BenchOptions) -> None:
     """Answer every request with the times of one round, until nothing is asked."""
     torch.set_flush_denormal(name != PUBLISHED)  # before anything runs in parallel
     torch.set_num_threads(options.threads)
@@ -163,7 +160,7 @@ def serve(connection: Connection, task: str, name: str, options: argparse.Namesp
         connection.send(run())
 
 
-def contestant(task: str, name: str, options: argparse.Namespace) -> Callable[[], Times]:
+def contestant(task: str, name: str, options: BenchOptions) -> Callable[[], Times]:
     asked = {"p": options.p, "updates": options.updates, "epochs": 1}
     if task == "copying":
         config = CopyingConfig.from_json({**asked, "delay": options.delay})
@@ -243,7 +240,7 @@ def time_authors(
     return time.perf_counter() - start
 
 
-def time_authors_copying(task: CopyingTask, options: argparse.Namespace) -> Times:
+def time_authors_copying(task: CopyingTask, options: BenchOptions) -> Times:
     net = AuthorsNet(1, 128, CLASSES)
     updates = time_authors(net, task, options.p, True)
     held_out = task.sequences(task.validation, options.delay)
@@ -253,7 +250,7 @@ def time_authors_copying(task: CopyingTask, options: argparse.Namespace) -> Time
     return updates, time.perf_counter() - start
 
 
-def time_authors_mnist(task: PixelsTask, options: argparse.Namespace) -> Times:
+def time_authors_mnist(task: PixelsTask, options: BenchOptions) -> Times:
     net = AuthorsNet(1, 100, 10)
     updates = time_authors(net, task, options.p, False)
     batch = next(task.batches(1))  # as large as one of the validation

@@ -13,35 +13,34 @@ from pathlib import Path
 
 import captioner
 from captioner.data.open_dataset import open_dataset
-from captioner.errors import CaptionerError
 from captioner.pictures import Sample, draw_samples
+from captioner.program import run_program
 from captioner.progress import duration
 
 ROOT = Path(__file__).resolve().parent.parent
 _DRAWN = 12  # images in the picture, spread over the test split
 
 
-def main(words: Sequence[str] = ()) -> int:
+def main(argv: Sequence[str] = ()) -> int:
     """Run the demo and return the exit status of the first step that failed, else 0."""
+    return run_program("demo.py", lambda: demo(argv))
+
+
+def demo(training_options: Sequence[str]) -> int:
+    """Train, score and draw in a new folder, and return the first exit status that is not 0."""
     started = time.monotonic()
     run = new_run_folder(ROOT / "runs")
     best, scores, captions = run / "best", run / "scores_test.json", run / "captions_test.json"
     training = "training/train_coco.py --p 0.4 --data shapes --out"
     evaluation = "training/evaluate_coco.py --split test --checkpoint"
     steps: list[list[str | Path]] = [
-        [*training.split(), run, *words],
+        [*training.split(), run, *training_options],
         [*evaluation.split(), best, "--out", scores, "--captions-out", captions],
     ]
-    try:
-        for step in steps:
-            if status := shown_and_run(step):
-                return status
-        picture = draw_test_images(best, run / "captions_test.png")
-    except CaptionerError as problem:
-        print(f"demo.py: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    for step in steps:
+        if status := shown_and_run(step):
+            return status
+    picture = draw_test_images(best, run / "captions_test.png")
     print(
         f"\nThe demo took {duration(time.monotonic() - started)}. In {relative(run)}:\n"
         f"  {picture.name:<22}what it says about {_DRAWN} test images, and what people would\n"

@@ -47,7 +47,7 @@ def test_the_stand_in_has_the_loss_and_gradients_of_our_model(bench: ModuleType)
 def test_a_round_gives_the_seconds_of_updates_and_of_a_validation(
     bench: ModuleType, name: str
 ) -> None:
-    options = bench.build_parser().parse_args(["--updates", "2", "--delay", "1"])
+    options = bench.BenchOptions(updates=2, delay=1)
     updates, validation = bench.contestant("copying", getattr(bench, name), options)()
     assert updates > 0
     assert validation > 0
@@ -56,7 +56,7 @@ def test_a_round_gives_the_seconds_of_updates_and_of_a_validation(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rounds", "0"], "--rounds is 0; it must be 1 or more"),
+        (["--rounds", "0"], "--rounds is 0; it must be at least 1"),
         (["--p", "1.5"], "--p is 1.5; a probability lies between 0 and 1"),
         (["--mnist", "nowhere"], "MNIST is not in nowhere"),
     ],
