@@ -192,22 +192,18 @@ class Captioning(Work):
                 "scores_val": state.best if state.best_step == state.step else {},
                 "beam_size_val": config.beam_size,
                 "seconds": round(state.seconds, 1),
-                "data": self._data(),
+                "data": {
+                    "name": setup.dataset.name,
+                    "json": str(setup.dataset.json_path.resolve()),
+                    "images": str(setup.dataset.images_dir.resolve()),
+                    "counts": setup.dataset.counts(),
+                },
                 "training": config.to_json(),
             },
             extra_json=json_values,
             extra_tensors=tensors,
             link_encoder_from=there[0] if there and not config.trains_encoder else None,
         )
-
-    def _data(self) -> dict[str, Any]:
-        dataset = self._setup.dataset
-        return {
-            "name": dataset.name,
-            "json": str(dataset.json_path.resolve()),
-            "images": str(dataset.images_dir.resolve()),
-            "counts": dataset.counts(),
-        }
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ so every seed was a different task; here it is separate.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captioner.errors import DataError, OptionError
+from captioner.errors import DataError
 from captioner.options import AT_LEAST_ONE, Range, option
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, SequenceModel, Task
@@ -46,20 +46,15 @@ class PixelsConfig(BenchmarkConfig):
     hidden_size: int = option(100, "units of the recurrent layer", within=AT_LEAST_ONE)
     epochs: int = option(200, "epochs to train", within=AT_LEAST_ONE, changeable=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def contradictions(self) -> Iterable[str]:
         if self.permutation is not None and self.permutation_by_seed:
-            raise OptionError(
-                "--permutation and --permutation-by-seed exclude each other; give one of them"
-            )
+            yield "--permutation and --permutation-by-seed exclude each other; give one of them"
         if self.permutation_by_seed and not _NUMPY_SEED.holds(self.seed):
-            raise OptionError(f"--seed is {self.seed}; for a permutation {_NUMPY_SEED.words}")
+            yield f"--seed is {self.seed}; for a permutation {_NUMPY_SEED.words}"
         if self.batch_size > _TRAINING_IMAGES:
-            raise OptionError(
-                f"--batch-size is {self.batch_size}; there are {_TRAINING_IMAGES:,} images"
-            )
+            yield f"--batch-size is {self.batch_size}; there are {_TRAINING_IMAGES:,} images"
         if self.updates is not None and self.updates > self.batches_per_epoch:
-            raise OptionError(
+            yield (
                 f"--updates is {self.updates}; an epoch has {self.batches_per_epoch:,} batches of "
                 f"{self.batch_size} images"
             )

@@ -12,7 +12,7 @@ Shapes: T steps, B columns, E embedding, V words.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,10 +52,9 @@ class TextConfig(BenchmarkConfig):
     lr: float = option(2e-3, "learning rate of Adam", within=ABOVE_ZERO)
     epochs: int = option(20, "epochs to train", within=AT_LEAST_ONE, changeable=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def contradictions(self) -> Iterable[str]:
         if self.text is None:
-            raise OptionError("--text is missing; give a text file in UTF-8, the longer the better")
+            yield "--text is missing; give a text file in UTF-8, the longer the better"
 
 
 class LanguageModel(SequenceModel):
