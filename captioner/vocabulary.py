@@ -160,7 +160,7 @@ def word_problem(token: str) -> str:
     if token.split() != [token]:
         return "holds white space"
     if holds_half_character(token):
-        return "holds half of a character, which UTF-8 cannot hold"
+        return "holds half of a character"
     return ""
 
 
