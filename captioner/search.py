@@ -1,11 +1,11 @@
 """Greedy and beam search for captions: many images at once, all bookkeeping in tensors.
 
-A beam keeps the K most probable unfinished captions of an image; those that end go to a pool of
-the K best by length-normalised score, and an image is done when its pool is full or when nothing
-unfinished could still enter the answer. Greedy search is the beam of size 1. The rules are the
-usual ones of neural translation (Sutskever et al. 2014, section 3.2; Wu et al. 2016, section 7,
-for the normalisation); what has not ended at the greatest length competes as it stands, so there
-is always a caption.
+A beam keeps the K most probable unfinished captions of an image. Finished ones go to a pool of the
+K best by length-normalised score. An image is done when its pool is full, or when no unfinished
+caption could still enter the answer. Greedy search is a beam of size 1. The rules are the usual
+ones of neural translation (Sutskever et al. 2014, section 3.2; Wu et al. 2016, section 7, for the
+normalisation). A caption that has not ended at the maximum length is ranked as it is, so there is
+always a caption.
 """
 
 import math

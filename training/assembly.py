@@ -1,6 +1,6 @@
-"""The parts of a captioner's training, built from its configuration: data, model, validation.
+"""Parts of a captioner's training, built from its configuration: data, model, validation.
 
-Whatever can be wrong with them is found here, before any long work.
+Anything wrong with them is found here, before any long work.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,7 @@
-"""The command line of the training scripts, and what becomes of it: a run and an exit status.
+"""Command line of the training scripts: options, the run, and the exit status.
 
-Options that choose a part, such as `--decoder` or `--model`, are read first, for the part's own
-flags join the others. Bad input is one line and exit status 2, and leaves nothing half-written.
+Options that choose a part, such as `--decoder` or `--model`, are read first, because the part's own
+flags join the others. Bad input is one line and exit status 2, and leaves no half-written file.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Configurations some of whose options choose a part that brings options of its own.
+"""Configurations with options that choose a part, where the part brings options of its own.
 
-`--model` of the benchmarks is such an option, `--decoder` and `--objective` of a captioner are
-others. In `config.json`, on the command line and as attributes all options stand side by side.
+`--model` of the benchmarks is such an option, and so are `--decoder` and `--objective` of a
+captioner. In `config.json`, on the command line and as attributes, all options are on one level.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
-"""Every choice of a training run: one frozen dataclass, checked when it is made.
+"""Configuration of a training run: one frozen dataclass, checked when it is made.
 
 The command line is made from the same fields (see `options.py`), and `config.json` in a run's
-folder holds the effective values. What a user does not give is filled in by the recipe of the
-data set (`recipes.py`), else by the defaults below.
+folder holds the effective values. An option that the user does not give comes from the recipe of
+the data set (`recipes.py`), else from the defaults below.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""Draw how the gradient along an LSTM's cell state is drowned, and how h-detach brings it back.
+"""Figure of the two gradient paths of an LSTM: along the cell state, and through h.
 
 Kanuparthi, Arpit et al. (ICLR 2019) argue that large recurrent weights drown the part of the
-gradient that travels along the cell state, the one that reaches far back. Here that is measured:
-in an untrained LSTM whose recurrent weights are scaled up, and in one that learns to copy.
+gradient that travels along the cell state and reaches far back. This script measures it in an
+untrained LSTM whose recurrent weights are scaled up, and in one that learns to copy.
 
     python training/gradient_paths.py --out runs/gradient_paths
 """

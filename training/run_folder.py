@@ -1,7 +1,7 @@
-"""The folder of a run: where each file lies, and how the growing ones are kept exact.
+"""Folder of a run: the paths of its files, and how growing files are kept exact.
 
-`metrics.jsonl` only grows; a checkpoint remembers how long it was, and resuming cuts it back to
-that, so that no line stands there twice. One process at a time may write into a run.
+`metrics.jsonl` only grows. A checkpoint remembers its length, and resuming cuts it back to that, so
+no line appears twice. Only one process at a time may write into a run.
 """
 
 import fcntl

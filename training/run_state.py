@@ -1,7 +1,7 @@
-"""The counts of a run, and how `last/` keeps all that an exact continuation needs.
+"""Counts of a run, and everything that `last/` keeps so that the run can be resumed exactly.
 
-`last/` is an ordinary checkpoint with the weights as they are, and beside them what only training
-needs: the optimiser's moments, the generators, what the work carries along, and the counts.
+`last/` is an ordinary checkpoint of the current weights. Beside them it has what only training
+needs: the optimiser's moments, the generators, state of the work, and the counts.
 """
 
 from collections.abc import Mapping

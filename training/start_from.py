@@ -1,4 +1,4 @@
-"""Options of a run that starts from the weights of another: those of its model come with them."""
+"""Options of a run that starts from another run's weights: those of its model are inherited."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,9 +1,9 @@
-"""Draw the vanishing gradient of the textbook, on MNIST.
+"""Figure of vanishing gradients, on MNIST.
 
-First over depth: the norm of each layer's gradient in a deep network of sigmoids, of tanh and of
-ReLUs, while it learns, with and without clipping (Glorot and Bengio 2010; He et al. 2015). Then
-over time: the gradient by time lag in an RNN and in an LSTM that read an image a few pixels at a
-time (Bengio et al. 1994; Pascanu et al. 2013).
+Over depth: the norm of each layer's gradient in a deep network of sigmoids, of tanh and of ReLUs,
+while it learns, with and without clipping (Glorot and Bengio 2010; He et al. 2015). Over time: the
+gradient by time lag in an RNN and in an LSTM that read an image a few pixels at a time (Bengio et
+al. 1994; Pascanu et al. 2013).
 
     python training/vanishing_gradients.py --mnist data/mnist --out runs/vanishing_gradients
 """

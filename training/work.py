@@ -1,6 +1,6 @@
-"""The interface between the run engine and what it trains.
+"""Interface between the run engine and what it trains.
 
-`Run` (module `run`) knows resuming, saving, logging, interruption and validation. A `Work` knows
+`Run` (module `run`) handles resuming, saving, logging, interruption and validation. A `Work` has
 data, model and loss: a captioner is one (`captioning.py`), a task of the paper with its recurrent
 network another (`benchmarks/benchmark.py`).
 """

@@ -1,8 +1,7 @@
-"""The error that a second derivative of the h-detach LSTM raises.
+"""Error for second derivatives, which h-detach does not have.
 
-The gradient of h-detach is not the gradient of any function, so differentiating it again gives a
-number without a meaning. Autograd would return one all the same: what is detached is a constant
-to it. Here it raises.
+The gradient of h-detach is not the gradient of any function, so its derivative has no meaning.
+Autograd would return one, because it treats what is detached as a constant. Here it raises.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""A task of the paper and a recurrent network, as the work of a run.
+"""Training of a recurrent network on a task of the paper, as the work of a run.
 
-Data, initialisation, order and masks have generators of their own, so two runs that differ in
-`--p` differ in nothing else. Nothing waits for the device between steps, which the benchmarks
-call updates.
+Data, initialisation, order and masks have separate generators, so two runs that differ in `--p`
+differ in nothing else. Nothing waits for the device between steps, which the benchmarks call
+updates.
 """
 
 from collections.abc import Callable, Generator, Mapping

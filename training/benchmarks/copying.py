@@ -1,11 +1,11 @@
-"""The copying task: digits, a long delay, and the digits again.
+"""Copying task: digits, a long delay, and the digits again.
 
 A sequence of delay + 2 * symbols steps holds `symbols` digits 1..8, delay - 1 blanks (0), one
-delimiter (9) and `symbols` blanks. The target is blank but for the last `symbols` steps, which
-are the digits. The loss is the mean cross-entropy of all steps, the accuracy that of the last
-ones. Inputs are the numbers themselves, one scalar a step, as in the authors' code (Kanuparthi,
-Arpit et al., ICLR 2019), or one-hot as in Arjovsky et al. 2016. Transfer asks a trained model
-for longer delays.
+delimiter (9) and `symbols` blanks. The target is blank except for the last `symbols` steps, which
+are the digits. The loss is the mean cross-entropy of all steps, the accuracy that of the last ones.
+Inputs are the numbers themselves, one scalar per step, as in the authors' code (Kanuparthi, Arpit
+et al., ICLR 2019), or one-hot as in Arjovsky et al. 2016. Transfer tests a trained model on longer
+delays.
 """
 
 from collections.abc import Callable, Iterator, Mapping

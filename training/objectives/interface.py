@@ -1,4 +1,4 @@
-"""The interface of objectives: what a captioner's training makes small."""
+"""Interface of objectives: the losses that training minimises."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
