@@ -8,7 +8,7 @@ neither a network nor the training code.
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def save_checkpoint(
     with hashed_folder_written_aside(folder) as aside:
         model = {
             "format_version": FORMAT_VERSION,
-            "encoder": {"config": encoder.config.to_json(), "weights_hash": weights_hash},
+            "encoder": {"config": asdict(encoder.config), "weights_hash": weights_hash},
             "preprocessing": encoder.preprocessing.to_json(),
             "decoder": {"name": decoder.name, "config": _config(decoder)},
             "summary": dict(summary),
@@ -116,7 +116,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
     try:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         encoder = restore_encoder(
-            EncoderConfig.from_json(model["encoder"]["config"]),
+            EncoderConfig(**model["encoder"]["config"]),
             Preprocessing.from_json(model["preprocessing"]),
             load_file(folder / ENCODER),
         )

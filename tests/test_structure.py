@@ -39,6 +39,14 @@ FORBIDDEN = {
         "captioner.search",
     ),
     "captioner/options.py": ("captioner.data", "captioner.decoders", "captioner.encoder"),
+    "captioner/features.py": (
+        "captioner.data",
+        "captioner.decoders",
+        "captioner.encoder",
+        "captioner.search",
+    ),
+    "captioner/engine.py": ("captioner.captioner", "captioner.data", "captioner.metrics"),
+    "captioner/captioner.py": ("captioner.checkpoint", "captioner.decoders", "captioner.encoder"),
     "captioner/search.py": ("captioner.data", "captioner.metrics", "captioner.encoder"),
     "captioner/metrics": ("captioner.decoders", "captioner.encoder", "captioner.search"),
 }
@@ -113,6 +121,31 @@ def test_timm_is_imported_in_one_module() -> None:
         if any(is_within(name, "timm") for name in imports(path))
     }
     assert users == {"captioner/encoder/timm_encoder.py"}
+
+
+def test_only_the_table_of_encoders_knows_timms() -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for part in (*PACKAGES, "scripts")
+        for path in modules(part)
+        if any(is_within(name, "captioner.encoder.timm_encoder") for name in imports(path))
+    }
+    assert users == {"captioner/encoder/encoders.py"}
+
+
+def test_no_module_asks_for_a_decoder_by_name() -> None:
+    asking = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for part in PACKAGES
+        for path in modules(part)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        and any(
+            isinstance(side, ast.Constant) and side.value in ("show_tell", "soft_attention")
+            for side in (node.left, *node.comparators)
+        )
+    ]
+    assert asking == []
 
 
 def test_the_library_prints_nothing() -> None:

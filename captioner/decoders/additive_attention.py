@@ -60,7 +60,7 @@ class AdditiveAttention(ABC):
         return self.grad_keys.mul_(2.0 * self._doubled_score), 2.0 * self.grad_score
 
 
-class InTorch(AdditiveAttention):
+class TorchAttention(AdditiveAttention):
     def __init__(self, keys: Tensor, score: Tensor, num_captions: int) -> None:
         super().__init__(keys, score, num_captions)
         self._layer = keys.new_empty(num_captions, *keys.shape[1:])
@@ -90,7 +90,7 @@ class InTorch(AdditiveAttention):
         return active.reciprocal_()
 
 
-class Compiled(AdditiveAttention):
+class CompiledAttention(AdditiveAttention):
     """The same in C++, for the CPU: captioner/native/source/attention.cpp."""
 
     def __init__(self, keys: Tensor, score: Tensor, num_captions: int) -> None:
@@ -145,7 +145,7 @@ class Compiled(AdditiveAttention):
 
 def additive_attention(keys: Tensor, score: Tensor, num_captions: int) -> AdditiveAttention:
     """Return the quickest implementation for these keys [B, P, A] and score [A]."""
-    kind = Compiled if Compiled.takes(keys) else InTorch
+    kind = CompiledAttention if CompiledAttention.takes(keys) else TorchAttention
     return kind(keys, score, num_captions)
 
 

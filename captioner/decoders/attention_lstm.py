@@ -39,7 +39,7 @@ class AttentionWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Course:
+class Unrolling:
     """How the recurrence walks over a batch."""
 
     batch: CaptionBatch
@@ -57,11 +57,11 @@ class _AttentionLSTM(torch.autograd.Function):
         cell: Tensor,
         keys: Tensor,
         values: Tensor,
-        course: Course,
+        unrolling: Unrolling,
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         w = AttentionWeights(*weights)  # type: ignore[arg-type]
-        batch, dtype = course.batch, course.dtype
+        batch, dtype = unrolling.batch, unrolling.dtype
         recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
         from_context = None if w.context is None else Multiplier(w.context, dtype)
         ask_bias = torch.cat([w.query_bias, w.gate_bias])
@@ -84,7 +84,7 @@ class _AttentionLSTM(torch.autograd.Function):
             gates[here] += context if from_context is None else from_context.forward(context)
             hidden, cell, squashed[here] = activate_gates(gates[here], cell)
             outputs[here] = hidden
-        ctx.course = course
+        ctx.unrolling = unrolling
         ctx.save_for_backward(
             gates, before, cells, squashed, asked, attention, contexts, keys, values, *weights
         )
@@ -99,8 +99,8 @@ class _AttentionLSTM(torch.autograd.Function):
             ctx.saved_tensors
         )
         w = AttentionWeights(*weights)
-        course: Course = ctx.course
-        batch, dtype = course.batch, course.dtype
+        unrolling: Unrolling = ctx.unrolling
+        batch, dtype = unrolling.batch, unrolling.dtype
         recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
         from_context = None if w.context is None else Multiplier(w.context, dtype)
         grad_gates, grad_asked = torch.empty_like(gates), torch.empty_like(asked)
@@ -111,7 +111,7 @@ class _AttentionLSTM(torch.autograd.Function):
         grad_hidden, grad_cell = (before.new_zeros(last, before.shape[1]) for _ in range(2))
         for t in reversed(range(batch.steps)):
             step = batch.timeline[t]
-            here, keep = step.tokens, course.keep[t]
+            here, keep = step.tokens, unrolling.keep[t]
             grad_cell = gate_gradients(
                 gates[here],
                 cells[here],
@@ -138,7 +138,7 @@ class _AttentionLSTM(torch.autograd.Function):
             grad_asked[here, :-1] = look.backward(asked[here, :-1], grad_scores, step)
 
             grad_hidden = ask.backward(grad_asked[here])
-            if course.detach_attention:
+            if unrolling.detach_attention:
                 grad_hidden *= keep
             if keep != 0.0:
                 through_gates = recurrent.backward(grad_gates[here])
@@ -184,7 +184,7 @@ def attention_lstm(
     keys: Tensor,
     values: Tensor,
     weights: AttentionWeights,
-    course: Course,
+    unrolling: Unrolling,
 ) -> tuple[Tensor, Tensor]:
     """Return the hidden state after each step of every row, and where each step looked.
 
@@ -195,6 +195,6 @@ def attention_lstm(
         -> outputs [tokens, H], attention [tokens, P], each row summing to 1.
     """
     outputs, attention = _AttentionLSTM.apply(
-        input_gates, hidden, cell, keys, values, course, *weights
+        input_gates, hidden, cell, keys, values, unrolling, *weights
     )
     return outputs, attention

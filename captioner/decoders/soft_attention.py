@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captioner.decoders.attention_lstm import AttentionWeights, Course, attention_lstm
+from captioner.decoders.attention_lstm import AttentionWeights, Unrolling, attention_lstm
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.batch_invariance import attend, in_blocks
 from captioner.decoders.interface import (
@@ -107,7 +107,7 @@ class SoftAttention(Decoder):
             keys,
             values if context_weight is not None else self._value_gates(values, dtype),
             self._recurrence(context_weight),
-            Course(
+            Unrolling(
                 batch, keep_values(keep, batch.steps), self.options.detach_attention, product_dtype
             ),
         )

@@ -4,7 +4,7 @@ Options that are not given are timm's for the network, so pretrained weights see
 in their training.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from captioner.encoder.preprocessing import IMAGE_MODES, Preprocessing
@@ -36,15 +36,6 @@ class EncoderConfig:
             raise OptionError(
                 f"image_mode is {self.image_mode!r}; choose one of {', '.join(IMAGE_MODES)}"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the configuration as a value that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "EncoderConfig":
-        """Return the configuration that `to_json` wrote."""
-        return cls(**value)
 
 
 def preprocessing_for(config: EncoderConfig, stated: dict[str, Any]) -> Preprocessing:

@@ -5,8 +5,8 @@ import torch
 
 from captioner.decoders.additive_attention import (
     AdditiveAttention,
-    Compiled,
-    InTorch,
+    CompiledAttention,
+    TorchAttention,
     additive_attention,
     score_keys,
 )
@@ -26,9 +26,9 @@ def tensors(size: int, positions: int = 6) -> list[torch.Tensor]:
     return [draw(len(CAPTIONS), positions, size), draw(tokens, size), draw(size)]
 
 
-@pytest.fixture(params=[InTorch, Compiled])
+@pytest.fixture(params=[TorchAttention, CompiledAttention])
 def kind(request: pytest.FixtureRequest) -> type[AdditiveAttention]:
-    if request.param is Compiled and not Compiled.takes(torch.zeros(1)):
+    if request.param is CompiledAttention and not CompiledAttention.takes(torch.zeros(1)):
         pytest.skip("the kernels cannot be compiled here")
     chosen: type[AdditiveAttention] = request.param
     return chosen

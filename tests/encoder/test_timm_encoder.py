@@ -1,6 +1,7 @@
 """The encoder against timm used by hand, and its rules of pooling, stages and statistics."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_the_hash_sees_every_weight_and_statistic() -> None:
 def test_a_saved_state_restores_the_same_encoder() -> None:
     encoder = create(stage=3, image_size=64, image_mode="squash")
     again = TimmEncoder.restore(
-        EncoderConfig.from_json(encoder.config.to_json()),
+        EncoderConfig(**asdict(encoder.config)),
         Preprocessing.from_json(encoder.preprocessing.to_json()),
         encoder.network.state_dict(),
     )
