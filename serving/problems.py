@@ -51,7 +51,7 @@ KINDS = {
         413, "The body is too large", "Send a smaller or more compressed image."
     ),
     "image_too_large": Kind(
-        413, "The image is too large", "Send an image with fewer pixels, frames' text or scans."
+        413, "The image is too large", "Send an image with fewer pixels, fewer scans or less text."
     ),
     "unsupported_format": Kind(
         415, "The format is not supported", "Save the picture as JPEG or PNG and send that."

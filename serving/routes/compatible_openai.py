@@ -109,7 +109,22 @@ STREAMED = {  # an event of the answer to a request with `stream`
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ChatRequest"},
+                    "example": {
+                        "messages": [
+                            {
+                                "role": "user",
+                                "content": [
+                                    {
+                                        "type": "image_url",
+                                        "image_url": f"data:image/png;base64,{EXAMPLE_IMAGE}",
+                                    }
+                                ],
+                            }
+                        ]
+                    },
+                }
             },
         }
     },
