@@ -104,7 +104,8 @@ def install(wanted: Mapping[str, str]) -> None:
     install_uv()
     uv: list[str | Path] = [PYTHON, "-m", "uv", "pip"]
     environment = {**settings_of_pip(), **os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
-    run([*uv, "sync", "--require-hashes", LOCK], environment)
+    # Compiled once here: where Python may not keep what it compiles, each program would do it anew.
+    run([*uv, "sync", "--require-hashes", "--compile-bytecode", LOCK], environment)
     run(
         [*uv, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT],
         environment,
