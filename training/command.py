@@ -142,11 +142,17 @@ def parse_arguments(program: Program, argv: Sequence[str]) -> Arguments:
         folder = RunFolder.existing(resume)
         stored = choosing = _stored(program, folder)
     parser = build_parser(program, choosing)
+    unused = config.sizes_of_other_parts(choosing)
+    for name in unused:
+        parser.add_argument(flag(name), type=int, help=argparse.SUPPRESS)
     known, unknown = parser.parse_known_args(argv)
     config.refuse_other_parts(choosing, unknown)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     given = vars(known)
+    for name in unused:
+        if given.pop(name, None) is not None:
+            print(f"{flag(name)} is left out: no part of this run has it", file=sys.stderr)
     out = given.pop("out")
     if given.pop("resume") is None:
         return Arguments(given, out, None, {})

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Self
 
 from captioner.errors import OptionError
-from captioner.options import Options, flag
+from captioner.options import Options, flag, option_type
 
 Choices = Mapping[str, Mapping[str, type[Options]]]
 
@@ -68,6 +68,23 @@ class ComposedOptions(Options):
         } - {item.name for item in fields(composed)}
         kept = {name: value for name, value in values.items() if name not in foreign}
         return super(ComposedOptions, composed).from_json(kept)
+
+    @classmethod
+    def sizes_of_other_parts(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return the whole-number options of parts that `values` do not choose.
+
+        One command line may so serve several decoders: a size of a layer that one of them lacks
+        asks for nothing there.
+        """
+        known = {item.name for item in fields(cls.composed(values))}
+        others = [options for parts in cls.choices().values() for options in parts.values()]
+        names = [
+            item.name
+            for options in others
+            for item in fields(options)
+            if item.name not in known and option_type(options, item.name).of is int
+        ]
+        return list(dict.fromkeys(names))
 
     @classmethod
     def refuse_other_parts(cls, values: Mapping[str, Any], flags: Iterable[str]) -> None:

@@ -40,6 +40,14 @@ def test_flags_become_options_and_nothing_else_is_given() -> None:
     assert arguments.resume is None
 
 
+def test_a_size_that_only_another_decoder_has_is_left_out_and_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = "--decoder show_tell --attention-size 16 --hidden-size 8"
+    assert parsed(line).given == {"decoder": "show_tell", "hidden_size": 8}
+    assert capsys.readouterr().err == "--attention-size is left out: no part of this run has it\n"
+
+
 @pytest.mark.parametrize("words", ["--p 1.5", "--p nan", "--epochs 0", "--lr -1"])
 def test_a_bad_value_is_refused_before_any_data_is_read(words: str) -> None:
     with pytest.raises(OptionError, match=words.split()[0]):
