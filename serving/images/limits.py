@@ -21,7 +21,7 @@ class ImageLimits:
     scans: int = 64  # of a JPEG; encoders write at most 11
     scan_pixels: int = 600_000_000  # scans times pixels
     text_bytes: int = 1 << 20  # texts of a PNG, unpacked, or comments of a JPEG
-    segments: int = 20_000  # of a JPEG
+    segments: int = 20_000  # of a JPEG, chunks of a PNG, blocks of a GIF
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.formats) - set(DECODABLE))

@@ -1,8 +1,8 @@
 """Checks of an upload before its pixels are decoded: format, size, number of scans.
 
 Only the bytes count, not the name or the declared type. Pillow reads the size without decoding; the
-markers of a JPEG are walked before. The kernel limits any other cost in the process that does this
-(`decode_worker.py`).
+markers of a JPEG and the parts of a PNG or GIF are counted before. The kernel limits any
+other cost in the process that does this (`decode_worker.py`).
 """
 
 import warnings
@@ -65,6 +65,9 @@ def opened_picture(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Ima
     name = format_of(data, limits)
     if name == "JPEG":
         check_scans(data, limits)
+    parts = {"PNG": _png_chunks, "GIF": _gif_blocks}.get(name)
+    if parts is not None and any(count >= limits.segments for count, _ in enumerate(parts(data))):
+        raise too_large(f"the file has more than {limits.segments:,} parts")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -84,3 +87,26 @@ def opened_picture(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Ima
                 f"the file holds more than {limits.text_bytes:,} bytes of text"
             ) from None
         raise corrupt("the picture cannot be decoded") from None
+
+
+def _png_chunks(data: bytes) -> Iterator[int]:
+    """Yield where each chunk begins; Pillow walks them at some microseconds each."""
+    position = 8
+    while data[position + 4 : position + 8] not in (b"", b"IEND"):
+        yield position
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+
+
+def _gif_blocks(data: bytes) -> Iterator[int]:
+    """Yield where each block of an extension before the first frame begins, and each stray byte."""
+    flags = int.from_bytes(data[10:11], "big")
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while (kind := data[position : position + 1]) not in (b"", b",", b";"):
+        yield position
+        position += 1
+        if kind == b"!":  # then its label, and blocks up to an empty one
+            position += 1
+            while size := int.from_bytes(data[position : position + 1], "big"):
+                yield position
+                position += 1 + size
+            position += 1

@@ -231,6 +231,45 @@ def test_texts_and_parts_are_limited():
     assert "parts" in refusal(jpeg[:2] + b"\xff\xfe\x00\x02" * 51 + jpeg[2:], few).detail
 
 
+GIF_SCREEN, PNG_HEADER = 13 + 3 * 256, 33  # bytes before the first extension, or further chunk
+PARTS = {
+    "PNG": (PNG_HEADER, png_chunk(b"abCd", b"")),
+    "PNG texts": (PNG_HEADER, png_chunk(b"tEXt", b"")),
+    "PNG data": (PNG_HEADER, png_chunk(b"IDAT", b"")),
+    "PNG at the end": (-12, png_chunk(b"abCd", b"")),
+    "GIF comments": (GIF_SCREEN, b"\x21\xfe\0"),
+    "GIF stray bytes": (GIF_SCREEN, b"\0"),
+    "WEBP": (12, b"abcd\0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_10_megabytes_of_tiny_parts_cost_little(kind: str):
+    start, part = PARTS[kind]
+    data = saved(picture(64, 64), kind.partition(" ")[0])  # colours for a whole palette of a GIF
+    data = data[:start] + part * (10_000_000 // len(part)) + data[start:]
+    if kind == "WEBP":
+        data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    began = time.process_time()
+    with suppress(ImageRejected):
+        limit_pillow(LIMITS)
+        with opened_picture(data, LIMITS) as (opened, _):
+            opened.load()
+    assert time.process_time() - began < 0.5
+    if kind != "WEBP":
+        assert "more than 20,000 parts" in refusal(data).detail
+
+
+def test_blocks_of_a_gif_are_counted_up_to_its_first_frame():
+    few = ImageLimits(segments=8)
+    data = saved(picture(8, 8), "GIF")
+    comment = b"\x21\xfe" + b"\x01a" * 3 + b"\0"  # four parts
+    start = 13 + (3 << (data[10] & 7) + 1)
+    assert inspect(data[:start] + comment * 2 + data[start:], few).width == 8
+    assert "8 parts" in refusal(data[:start] + comment * 2 + b"\0" + data[start:], few).detail
+    assert inspect(data[:-1] + comment * 9 + data[-1:], few).width == 8
+
+
 def test_scans_are_counted_in_linear_time_whatever_the_bytes():
     """10 MiB of what could make a walk slow: none takes a second."""
     jpeg, size = saved(picture(8, 8), "JPEG"), 10 << 20
