@@ -1,20 +1,23 @@
-"""Options and output that the studies of gradients share.
+"""Options, training and output that the studies of gradients share.
 
 A study computes figures in a minute or two, writes them as `NAME.json` and draws them as
 `NAME.png` into one folder. Bad input leaves no file behind.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.files import write_json
-from captioner.options import AT_LEAST_ONE, Options, Range, option
+from captioner.options import AT_LEAST_ONE, OneLineParser, Options, Range, option
+from captioner.program import run_program
+from captioner.progress import Progress
 from training.plots import write_picture
 
 if TYPE_CHECKING:
@@ -33,16 +36,6 @@ class StudyOptions(Options):
     seed: int = option(0, "of weights, data and masks", within=_SEED)
     threads: int | None = option(None, "of the CPU; default: PyTorch's", within=AT_LEAST_ONE)
 
-    def prepare(self) -> None:
-        """Check that `out` can be written to, and let PyTorch use so many threads.
-
-        Raises:
-            OptionError: files cannot be written there.
-        """
-        check_folder(self.out)
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-
 
 def check_folder(out: Path) -> None:
     """Raise `OptionError` if files cannot be written into this folder, which need not exist."""
@@ -53,11 +46,62 @@ def check_folder(out: Path) -> None:
         raise OptionError(f"--out {out}: {nearest} cannot be written to; give another place")
 
 
-def write_study(
-    name: str, options: StudyOptions, figures: Mapping[str, Any], picture: "Figure"
-) -> None:
-    """Write the figures, with the options they were computed with, and the picture."""
-    config = {key: value for key, value in options.to_json().items() if key != "out"}
-    write_json(options.out / f"{name}.json", {"config": config, **figures})
-    write_picture(options.out / f"{name}.png", picture)
-    print(f"written: {options.out / name}.png and .json")
+def run_study(
+    name: str,
+    parser: OneLineParser,
+    kind: type[StudyOptions],
+    compute: Callable[[Any], dict[str, Any]],
+    draw: Callable[[Any, dict[str, Any]], "Figure"],
+    argv: Sequence[str] | None,
+) -> int:
+    """Compute, write and draw what the command line asks for; return the exit status."""
+
+    def work() -> None:
+        options = kind.from_json(vars(parser.parse_args(argv)))
+        check_folder(options.out)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        figures = compute(options)
+        picture = draw(options, figures)
+        config = options.to_json()
+        del config["out"]
+        write_json(options.out / f"{name}.json", {"config": config, **figures})
+        write_picture(options.out / f"{name}.png", picture)
+        print(f"written: {options.out / name}.png and .json")
+
+    return run_program(f"{name}.py", work, when_interrupted="interrupted; nothing was written")
+
+
+def initialise(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:
+    """Draw all parameters as PyTorch does for recurrent layers of this size."""
+    bound = hidden_size**-0.5
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+
+
+def train(
+    module: nn.Module,
+    next_loss: Callable[[], Tensor],
+    progress: Progress,
+    updates: int,
+    pauses: int,
+    learning_rate: float,
+    clip_norm: float,
+) -> Iterator[int]:
+    """Train by Adam with clipped gradients; pause before, after, and evenly in between.
+
+    Yields the number of updates done: at the start, then at each of so many `pauses`.
+    """
+    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
+    when = {round(number * updates / pauses) for number in range(pauses + 1)}
+    yield 0
+    for update in range(1, updates + 1):
+        loss = next_loss()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+        optimiser.step()
+        progress.advance(loss=loss.item())
+        if update in when:
+            yield update

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from captioner.errors import TrainingError
 from captioner.lstm.path_gradients import gradient_paths
 from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
-from captioner.program import run_program
 from captioner.progress import Progress
-from training.figure_tools import NOT_HUGE, StudyOptions, write_study
+from training.figure_tools import NOT_HUGE, StudyOptions, initialise, run_study, train
 from training.plots import BLUE, GREEN, ORANGE, PURPLE, STYLE, new_figure
 from training.randomness import derived_generator
 
@@ -87,10 +86,7 @@ class Copier(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(SYMBOLS + 2, hidden_size)
         self.head = nn.Linear(hidden_size, SYMBOLS + 1)
-        bound = hidden_size**-0.5  # PyTorch's default for both layers
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+        initialise(self, hidden_size, generator)
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy: outputs [T, B, H], targets [T, B] -> a scalar."""
@@ -150,94 +146,69 @@ def untrained(options: PathsOptions, progress: Progress) -> list[dict[str, Any]]
     last. Norms and shares are medians over several draws; the range of shares is their quartiles.
     """
     generator = derived_generator(options.seed, "untrained")
-    drawn: list[list[dict[str, Any]]] = [[] for _ in SCALES]
+    size, steps = options.hidden_size, options.lags + 1 + WARM_UP_STEPS
+    shapes = ((4 * size, 1), (4 * size, size), (4 * size,), (4 * size,))
+    bound = size**-0.5  # PyTorch's default
+    drawn: dict[float, list[dict[str, Any]]] = {scale: [] for scale in SCALES}
     for _ in range(options.draws):
-        x, weights, grads = draw_untrained(options, generator)
-        for place, scale in enumerate(SCALES):
-            scaled = [weights[0], scale * weights[1], *weights[2:]]
-            drawn[place].append(measure(x, scaled, grads))
+        x = torch.rand(steps, MEASURED_BATCH, 1, generator=generator)
+        w_ih, w_hh, *biases = (
+            torch.empty(shape).uniform_(-bound, bound, generator=generator) for shape in shapes
+        )
+        grads = torch.zeros(steps, MEASURED_BATCH, size)
+        direction = torch.randn(MEASURED_BATCH, size, generator=generator)
+        grads[-1] = nn.functional.normalize(direction, dim=1)
+        for scale, items in drawn.items():
+            items.append(measure(x, [w_ih, scale * w_hh, *biases], grads))
         progress.advance()
-    return [
-        {"scale": scale, **_median(items, options.lag)}
-        for scale, items in zip(SCALES, drawn, strict=True)
-    ]
-
-
-def draw_untrained(
-    options: PathsOptions, generator: torch.Generator
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Return inputs, PyTorch's initial weights, and the gradient of a loss on the last step.
-
-    Shapes:
-        -> x [T, B, 1], weights as `nn.LSTM` lists them, gradient of the outputs [T, B, H].
-    """
-    hidden_size, steps = options.hidden_size, options.lags + 1 + WARM_UP_STEPS
-    x = torch.rand(steps, MEASURED_BATCH, 1, generator=generator)
-    bound = hidden_size**-0.5
-    sizes = [(4 * hidden_size, 1), (4 * hidden_size, hidden_size), *2 * [(4 * hidden_size,)]]
-    weights = [torch.empty(size).uniform_(-bound, bound, generator=generator) for size in sizes]
-    grads = torch.zeros(steps, MEASURED_BATCH, hidden_size)
-    direction = torch.randn(MEASURED_BATCH, hidden_size, generator=generator)
-    grads[-1] = nn.functional.normalize(direction, dim=1)
-    return x, weights, grads
+    return [{"scale": scale, **_median(items, options.lag)} for scale, items in drawn.items()]
 
 
 def _median(items: Sequence[dict[str, Any]], lag: int) -> dict[str, Any]:
     def middle(rows: list[list[float]]) -> list[float]:
         return torch.tensor(rows).median(dim=0).values.tolist()
 
-    quartiles = torch.tensor([0.25, 0.5, 0.75])
+    def quartiles(values: list[float]) -> list[float]:
+        return torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+
     return {
         "cell": middle([item["cell"] for item in items]),
         "rest": {name: middle([item["rest"][name] for item in items]) for name in items[0]["rest"]},
-        "shares": {
-            f"{p:g}": torch.tensor([share(item, p, lag) for item in items])
-            .quantile(quartiles)
-            .tolist()
-            for p in DETACH
-        },
+        "shares": {f"{p:g}": quartiles([share(item, p, lag) for item in items]) for p in DETACH},
     }
 
 
 def in_training(options: PathsOptions, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Train a plain LSTM to copy, and yield what is measured before, during and after."""
+    """Train a plain LSTM to copy; yield what is measured before, during and after.
+
+    The loss measured is the task's own, which every step has a share in.
+    """
     model = Copier(options.hidden_size, derived_generator(options.seed, "weights"))
-    optimiser = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
     batches = derived_generator(options.seed, "batches")
-    held_out = copying_batch(options, HELD_OUT_BATCH, derived_generator(options.seed, "held out"))
-    count = min(options.measurements, options.updates)
-    when = {round(number * options.updates / count) for number in range(count + 1)}
-    for update in range(options.updates + 1):
-        if update in when:
-            yield {"update": update, **measure_copier(model, options, *held_out)}
-        if update == options.updates:
-            return
-        inputs, targets = copying_batch(options, options.batch_size, batches)
-        loss = model.loss_of(model.lstm(inputs)[0], targets)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimiser.step()
-        progress.advance(loss=loss.item())
+    held_out = derived_generator(options.seed, "held out")
+    inputs, targets = copying_batch(options, HELD_OUT_BATCH, held_out)
 
+    def next_loss() -> Tensor:
+        learnt, wanted = copying_batch(options, options.batch_size, batches)
+        return model.loss_of(model.lstm(learnt)[0], wanted)
 
-def measure_copier(
-    model: Copier, options: PathsOptions, inputs: Tensor, targets: Tensor
-) -> dict[str, Any]:
-    """Measure the gradient of the task's own loss, which every step has a share in."""
-    outputs, _ = model.lstm(inputs)
-    loss = model.loss_of(outputs, targets)
-    (grads,) = torch.autograd.grad(loss, outputs)
-    measured = measure(inputs, list(model.lstm.parameters()), grads)
-    right = model.head(outputs[-options.digits :]).argmax(dim=-1) == targets[-options.digits :]
-    recurrent = model.lstm.get_parameter("weight_hh_l0").detach()
-    return {
-        "loss": loss.item(),
-        "accuracy": float(right.float().mean()),
-        "recurrent_norm": float(torch.linalg.matrix_norm(recurrent, 2)),
-        "shares": {f"{p:g}": [share(measured, p, options.lag)] for p in DETACH},
-        **measured,
-    }
+    pauses = min(options.measurements, options.updates)
+    rate = options.learning_rate
+    for update in train(model, next_loss, progress, options.updates, pauses, rate, CLIP_NORM):
+        outputs, _ = model.lstm(inputs)
+        loss = model.loss_of(outputs, targets)
+        (grads,) = torch.autograd.grad(loss, outputs)
+        measured = measure(inputs, list(model.lstm.parameters()), grads)
+        right = model.head(outputs[-options.digits :]).argmax(dim=-1) == targets[-options.digits :]
+        recurrent = model.lstm.get_parameter("weight_hh_l0").detach()
+        yield {
+            "update": update,
+            "loss": loss.item(),
+            "accuracy": float(right.float().mean()),
+            "recurrent_norm": float(torch.linalg.matrix_norm(recurrent, 2)),
+            "shares": {f"{p:g}": [share(measured, p, options.lag)] for p in DETACH},
+            **measured,
+        }
 
 
 def draw(options: PathsOptions, figures: dict[str, Any]) -> "Figure":
@@ -318,17 +289,7 @@ def _draw_shares(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compute, write and draw what the command line asks for; return the exit status."""
-    return run_program(
-        f"{NAME}.py",
-        lambda: _study(PathsOptions.from_json(vars(build_parser().parse_args(argv)))),
-        when_interrupted="interrupted; nothing was written",
-    )
-
-
-def _study(options: PathsOptions) -> None:
-    options.prepare()
-    figures = compute(options)
-    write_study(NAME, options, figures, draw(options, figures))
+    return run_study(NAME, build_parser(), PathsOptions, compute, draw, argv)
 
 
 def compute(options: PathsOptions) -> dict[str, Any]:

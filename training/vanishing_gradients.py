@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
-from captioner.program import run_program
 from captioner.progress import Progress
-from training.figure_tools import NOT_HUGE, StudyOptions, write_study
+from training.figure_tools import NOT_HUGE, StudyOptions, initialise, run_study, train
 from training.mnist import load_mnist
 from training.plots import BLUE, FAINT, GREEN, ORANGE, STYLE, new_figure
 from training.randomness import derived_generator
@@ -155,10 +154,7 @@ class Reader(nn.Module):
         self.steps = options.steps
         self.cell: nn.RNNCell | nn.LSTMCell = make(PIXELS // options.steps, options.hidden_size)
         self.head = nn.Linear(options.hidden_size, CLASSES)
-        bound = options.hidden_size**-0.5  # PyTorch's default for recurrent layers
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+        initialise(self, options.hidden_size, generator)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits and the state after each step: c_t of an LSTM, h_t of an RNN."""
@@ -180,27 +176,23 @@ def train_reader(
     way on from c, its own step's h included).
     """
     reader = Reader(options, kind, derived_generator(options.seed, kind))
-    optimiser = torch.optim.Adam(reader.parameters(), lr=SEQUENCE_RATE)
     order = derived_generator(options.seed, "batches")
     held_out = images.batch(options.batch_size, derived_generator(options.seed, "held out"))
-    when = {round(n * options.sequence_updates / (SNAPSHOTS - 1)) for n in range(SNAPSHOTS)}
-    snapshots = []
-    for update in range(options.sequence_updates + 1):
-        if update in when:
-            logits, states = reader(held_out[0])
-            loss = nn.functional.cross_entropy(logits, held_out[1])
-            grads = torch.autograd.grad(loss, states)
-            norms = [float(grad.norm()) for grad in reversed(grads)]
-            snapshots.append({"update": update, "loss": loss.item(), "norms": norms})
-        if update == options.sequence_updates:
-            break
+
+    def next_loss() -> Tensor:
         pixels, labels = images.batch(options.batch_size, order)
-        loss = nn.functional.cross_entropy(reader(pixels)[0], labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), options.clip_norm)
-        optimiser.step()
-        progress.advance(loss=loss.item())
+        return nn.functional.cross_entropy(reader(pixels)[0], labels)
+
+    snapshots = []
+    updates, clip_norm = options.sequence_updates, options.clip_norm
+    for update in train(
+        reader, next_loss, progress, updates, SNAPSHOTS - 1, SEQUENCE_RATE, clip_norm
+    ):
+        logits, states = reader(held_out[0])
+        loss = nn.functional.cross_entropy(logits, held_out[1])
+        grads = torch.autograd.grad(loss, states)
+        norms = [float(grad.norm()) for grad in reversed(grads)]
+        snapshots.append({"update": update, "loss": loss.item(), "norms": norms})
     return snapshots
 
 
@@ -220,8 +212,10 @@ def draw(options: VanishingOptions, figures: dict[str, Any]) -> "Figure":
         for row, (clips, words) in enumerate(clipping):
             axes[row, 0].set_ylabel("norm of the gradient")
             for place, activation in zip(axes[row], ACTIVATIONS, strict=True):
-                _draw_layers(place, figures["deep"][_key(activation, clips)], colours)
-                place.set_title(f"{activation}{words}")
+                found = figures["deep"][_key(activation, clips)]
+                for layer, norms in enumerate(zip(*found["norms"], strict=True)):
+                    place.semilogy(found["updates"], norms, color=colours(layer), linewidth=1.4)
+                place.set(title=f"{activation}{words}", xlabel="updates")
                 place.sharey(axes[0, 0])
         bounds = [number + 0.5 for number in range(layers + 1)]
         shown = ScalarMappable(BoundaryNorm(bounds, layers), colours)
@@ -237,12 +231,6 @@ def draw(options: VanishingOptions, figures: dict[str, Any]) -> "Figure":
         axes[2, 1].legend(loc="lower right")
         _draw_losses(axes[2, 2], figures["deep"])
         return figure
-
-
-def _draw_layers(axes: "Axes", found: dict[str, Any], colours: Any) -> None:
-    for layer, norms in enumerate(zip(*found["norms"], strict=True)):
-        axes.semilogy(found["updates"], norms, color=colours(layer), linewidth=1.4)
-    axes.set_xlabel("updates")
 
 
 def _draw_lags(axes: "Axes", snapshots: Sequence[dict[str, Any]]) -> None:
@@ -275,22 +263,14 @@ def _key(activation: str, clips: bool) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compute, write and draw what the command line asks for; return the exit status."""
-    return run_program(
-        f"{NAME}.py",
-        lambda: _study(VanishingOptions.from_json(vars(build_parser().parse_args(argv)))),
-        when_interrupted="interrupted; nothing was written",
-    )
+    return run_study(NAME, build_parser(), VanishingOptions, compute, draw, argv)
 
 
-def _study(options: VanishingOptions) -> None:
-    options.prepare()
-    pixels, labels = load_mnist(options.mnist, download=options.download)
-    figures = compute(options, Images(pixels.flatten(1), labels))
-    write_study(NAME, options, figures, draw(options, figures))
-
-
-def compute(options: VanishingOptions, images: Images) -> dict[str, Any]:
+def compute(options: VanishingOptions, images: Images | None = None) -> dict[str, Any]:
     """Return the figures over depth and over time, with their progress on standard error."""
+    if images is None:
+        pixels, labels = load_mnist(options.mnist, download=options.download)
+        images = Images(pixels.flatten(1), labels)
     deep, total = {}, 2 * len(ACTIVATIONS) * options.updates
     with Progress(total, "deep networks", unit="updates") as progress:
         for activation in ACTIVATIONS:

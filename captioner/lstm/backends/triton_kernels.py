@@ -24,65 +24,19 @@ def tanh(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def damp(grad: tl.tensor, factor: tl.tensor) -> tl.tensor:
-    """Return grad * factor; zero detaches infinity as well."""
-    return tl.where(factor == 0.0, 0.0, grad * factor)
+def damp(
+    grad: tl.tensor, keep: tl.tensor, rows: tl.tensor, running: tl.tensor, width: tl.constexpr
+) -> tl.tensor:
+    """Return grad times its step's mask, of width 0 (none), 1 (a number) or 2 (one for each row).
 
-
-@triton.jit
-def forward_step(
-    gates: tl.tensor,
-    hidden_before: tl.tensor,
-    cell_before: tl.tensor,
-    weight: tl.tensor,
-    hidden: tl.tensor,
-    cell: tl.tensor,
-    rows: tl.tensor,
-    running: tl.tensor,
-    size: tl.constexpr,
-    units_at_once: tl.constexpr,
-    depth: tl.constexpr,
-    precision: tl.constexpr,
-) -> None:
-    """Add h_{t-1} @ weight to the gates of one step, squash them, and write the new states."""
-    for first in range(0, size, units_at_once):
-        units = first + tl.arange(0, units_at_once)
-        inside = running[:, None] & (units < size)[None, :]
-        gate = gates + rows[:, None] * (4 * size) + units[None, :]
-        into = tl.load(gate, mask=inside, other=0.0)
-        forget = tl.load(gate + size, mask=inside, other=0.0)
-        candidate = tl.load(gate + 2 * size, mask=inside, other=0.0)
-        out = tl.load(gate + 3 * size, mask=inside, other=0.0)
-        for start in range(0, size, depth):
-            inner = start + tl.arange(0, depth)
-            h = tl.load(
-                hidden_before + rows[:, None] * size + inner[None, :],
-                mask=running[:, None] & (inner < size)[None, :],
-                other=0.0,
-            )
-            column = weight + inner[:, None] * (4 * size) + units[None, :]
-            known = (inner < size)[:, None] & (units < size)[None, :]
-            w_into = tl.load(column, mask=known, other=0.0)
-            w_forget = tl.load(column + size, mask=known, other=0.0)
-            w_candidate = tl.load(column + 2 * size, mask=known, other=0.0)
-            w_out = tl.load(column + 3 * size, mask=known, other=0.0)
-            into = tl.dot(h, w_into, into, input_precision=precision)
-            forget = tl.dot(h, w_forget, forget, input_precision=precision)
-            candidate = tl.dot(h, w_candidate, candidate, input_precision=precision)
-            out = tl.dot(h, w_out, out, input_precision=precision)
-        into = tl.sigmoid(into)
-        forget = tl.sigmoid(forget)
-        candidate = tanh(candidate)
-        out = tl.sigmoid(out)
-        place = rows[:, None] * size + units[None, :]
-        new_cell = forget * tl.load(cell_before + place, mask=inside, other=0.0) + into * candidate
-        tl.store(gate, into, mask=inside)
-        tl.store(gate + size, forget, mask=inside)
-        tl.store(gate + 2 * size, candidate, mask=inside)
-        tl.store(gate + 3 * size, out, mask=inside)
-        tl.store(cell + place, new_cell, mask=inside)
-        tl.store(hidden + place, out * tanh(new_cell), mask=inside)
-    tl.debug_barrier()
+    Zero detaches infinity as well.
+    """
+    if width > 0:
+        factor = (
+            tl.load(keep + rows, mask=running, other=0.0)[:, None] if width == 2 else tl.load(keep)
+        )
+        grad = tl.where(factor == 0.0, 0.0, grad * factor)
+    return grad
 
 
 @triton.jit
@@ -109,107 +63,51 @@ def forward_kernel(
     present = numbers < batch_size
     rows = numbers.to(tl.int64)
     last = tl.load(lengths + rows, mask=present, other=0) if packed else rows * 0 + steps
-    forward_step(
-        gates, h0, c0, weight, outputs, cells, rows, present, size, units_at_once, depth, precision
-    )  # fmt: skip
-    for t in range(1, steps):
-        now = tl.cast(t, tl.int64) * batch_size
-        before = now - batch_size
-        forward_step(
-            gates + now * (4 * size),
-            outputs + before * size,
-            cells + (tl.cast(t, tl.int64) - 1) * cell_stride,
-            weight,
-            outputs + now * size,
-            cells + tl.cast(t, tl.int64) * cell_stride,
-            rows,
-            present & (t < last),
-            size,
-            units_at_once,
-            depth,
-            precision,
-        )
-
-
-@triton.jit
-def backward_step(
-    gates: tl.tensor,
-    cell_before: tl.tensor,
-    cell: tl.tensor,
-    grad_outputs: tl.tensor,
-    grad_hidden: tl.tensor,
-    grad_cell: tl.tensor,
-    grad_gates: tl.tensor,
-    weight: tl.tensor,
-    keep: tl.tensor,
-    cell_keep: tl.tensor,
-    rows: tl.tensor,
-    running: tl.tensor,
-    size: tl.constexpr,
-    has_grad_outputs: tl.constexpr,
-    keep_width: tl.constexpr,
-    cell_keep_width: tl.constexpr,
-    units_at_once: tl.constexpr,
-    depth: tl.constexpr,
-    precision: tl.constexpr,
-) -> None:
-    """Write the gate gradients of one step; turn the states' gradients into the earlier ones'."""
-    for first in range(0, size, units_at_once):
-        units = first + tl.arange(0, units_at_once)
-        inside = running[:, None] & (units < size)[None, :]
-        place = rows[:, None] * size + units[None, :]
-        gate = rows[:, None] * (4 * size) + units[None, :]
-        into = tl.load(gates + gate, mask=inside, other=0.0)
-        forget = tl.load(gates + gate + size, mask=inside, other=0.0)
-        candidate = tl.load(gates + gate + 2 * size, mask=inside, other=0.0)
-        out = tl.load(gates + gate + 3 * size, mask=inside, other=0.0)
-        squashed = tanh(tl.load(cell + place, mask=inside, other=0.0))
-        dh = tl.load(grad_hidden + place, mask=inside, other=0.0)
-        if has_grad_outputs:
-            dh += tl.load(grad_outputs + place, mask=inside, other=0.0)
-        dc = tl.load(grad_cell + place, mask=inside, other=0.0)
-        dc += dh * out * (1.0 - squashed * squashed)
-        earlier = tl.load(cell_before + place, mask=inside, other=0.0)
-        tl.store(grad_gates + gate, dc * candidate * into * (1.0 - into), mask=inside)
-        tl.store(grad_gates + gate + size, dc * earlier * forget * (1.0 - forget), mask=inside)
-        tl.store(
-            grad_gates + gate + 2 * size, dc * into * (1.0 - candidate * candidate), mask=inside
-        )
-        tl.store(grad_gates + gate + 3 * size, dh * squashed * out * (1.0 - out), mask=inside)
-        dc *= forget
-        if cell_keep_width == 1:
-            dc = damp(dc, tl.load(cell_keep))
-        elif cell_keep_width == 2:
-            dc = damp(dc, tl.load(cell_keep + rows, mask=running, other=0.0)[:, None])
-        tl.store(grad_cell + place, dc, mask=inside)
-    tl.debug_barrier()
-    width = 4 * size
-    if keep_width == 1:  # a detached step costs no product
-        width = tl.where(tl.load(keep) == 0.0, 0, width)
-    for first in range(0, size, units_at_once):
-        units = first + tl.arange(0, units_at_once)
-        inside = running[:, None] & (units < size)[None, :]
-        total = tl.zeros([rows.shape[0], units_at_once], dtype=tl.float32)
-        for start in range(0, width, depth):
-            inner = start + tl.arange(0, depth)
-            known = inner < 4 * size
-            grad = tl.load(
-                grad_gates + rows[:, None] * (4 * size) + inner[None, :],
-                mask=running[:, None] & known[None, :],
-                other=0.0,
-            )
-            w = tl.load(
-                weight + inner[:, None] * size + units[None, :],
-                mask=known[:, None] & (units < size)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(grad, w, total, input_precision=precision)
-        if keep_width == 1:
-            total = damp(total, tl.load(keep))
-        elif keep_width == 2:
-            total = damp(total, tl.load(keep + rows, mask=running, other=0.0)[:, None])
-        tl.store(grad_hidden + rows[:, None] * size + units[None, :], total, mask=inside)
-    tl.debug_barrier()
+    for step in range(steps):
+        t = tl.cast(step, tl.int64)
+        running = present & (t < last)
+        now = t * batch_size
+        hidden_before = tl.where(t == 0, h0, outputs + (now - batch_size) * size)
+        cell_before = tl.where(t == 0, c0, cells + (t - 1) * cell_stride)
+        for first in range(0, size, units_at_once):
+            units = first + tl.arange(0, units_at_once)
+            inside = running[:, None] & (units < size)[None, :]
+            gate = gates + (now + rows)[:, None] * (4 * size) + units[None, :]
+            into = tl.load(gate, mask=inside, other=0.0)
+            forget = tl.load(gate + size, mask=inside, other=0.0)
+            candidate = tl.load(gate + 2 * size, mask=inside, other=0.0)
+            out = tl.load(gate + 3 * size, mask=inside, other=0.0)
+            for start in range(0, size, depth):
+                inner = start + tl.arange(0, depth)
+                h = tl.load(
+                    hidden_before + rows[:, None] * size + inner[None, :],
+                    mask=running[:, None] & (inner < size)[None, :],
+                    other=0.0,
+                )
+                column = weight + inner[:, None] * (4 * size) + units[None, :]
+                known = (inner < size)[:, None] & (units < size)[None, :]
+                w_into = tl.load(column, mask=known, other=0.0)
+                w_forget = tl.load(column + size, mask=known, other=0.0)
+                w_candidate = tl.load(column + 2 * size, mask=known, other=0.0)
+                w_out = tl.load(column + 3 * size, mask=known, other=0.0)
+                into = tl.dot(h, w_into, into, input_precision=precision)
+                forget = tl.dot(h, w_forget, forget, input_precision=precision)
+                candidate = tl.dot(h, w_candidate, candidate, input_precision=precision)
+                out = tl.dot(h, w_out, out, input_precision=precision)
+            into = tl.sigmoid(into)
+            forget = tl.sigmoid(forget)
+            candidate = tanh(candidate)
+            out = tl.sigmoid(out)
+            place = rows[:, None] * size + units[None, :]
+            cell = tl.load(cell_before + place, mask=inside, other=0.0)
+            new_cell = forget * cell + into * candidate
+            tl.store(gate, into, mask=inside)
+            tl.store(gate + size, forget, mask=inside)
+            tl.store(gate + 2 * size, candidate, mask=inside)
+            tl.store(gate + 3 * size, out, mask=inside)
+            tl.store(cells + t * cell_stride + place, new_cell, mask=inside)
+            tl.store(outputs + now * size + place, out * tanh(new_cell), mask=inside)
+        tl.debug_barrier()
 
 
 @triton.jit
@@ -248,48 +146,58 @@ def backward_kernel(
     last = tl.load(lengths + rows, mask=present, other=0) if packed else rows * 0 + steps
     keep_stride = batch_size if keep_width == 2 else 1
     cell_keep_stride = batch_size if cell_keep_width == 2 else 1
-    for back in range(1, steps):
+    for back in range(1, steps + 1):
         t = tl.cast(steps - back, tl.int64)
+        running = present & (t < last)
         now = t * batch_size
-        backward_step(
-            gates + now * (4 * size),
-            cells + (now - batch_size) * size,
-            cells + now * size,
-            grad_outputs + now * size,
-            grad_hidden,
-            grad_cell,
-            grad_gates + now * (4 * size),
-            weight,
-            keep + t * keep_stride,
-            cell_keep + t * cell_keep_stride,
-            rows,
-            present & (t < last),
-            size,
-            has_grad_outputs,
-            keep_width,
-            cell_keep_width,
-            units_at_once,
-            depth,
-            precision,
-        )
-    backward_step(
-        gates,
-        c0,
-        cells,
-        grad_outputs,
-        grad_hidden,
-        grad_cell,
-        grad_gates,
-        weight,
-        keep,
-        cell_keep,
-        rows,
-        present,
-        size,
-        has_grad_outputs,
-        keep_width,
-        cell_keep_width,
-        units_at_once,
-        depth,
-        precision,
-    )
+        cell_before = tl.where(t == 0, c0, cells + (now - batch_size) * size)
+        for first in range(0, size, units_at_once):
+            units = first + tl.arange(0, units_at_once)
+            inside = running[:, None] & (units < size)[None, :]
+            place = rows[:, None] * size + units[None, :]
+            gate = (now + rows)[:, None] * (4 * size) + units[None, :]
+            into = tl.load(gates + gate, mask=inside, other=0.0)
+            forget = tl.load(gates + gate + size, mask=inside, other=0.0)
+            candidate = tl.load(gates + gate + 2 * size, mask=inside, other=0.0)
+            out = tl.load(gates + gate + 3 * size, mask=inside, other=0.0)
+            squashed = tanh(tl.load(cells + now * size + place, mask=inside, other=0.0))
+            dh = tl.load(grad_hidden + place, mask=inside, other=0.0)
+            if has_grad_outputs:
+                dh += tl.load(grad_outputs + now * size + place, mask=inside, other=0.0)
+            dc = tl.load(grad_cell + place, mask=inside, other=0.0)
+            dc += dh * out * (1.0 - squashed * squashed)
+            earlier = tl.load(cell_before + place, mask=inside, other=0.0)
+            tl.store(grad_gates + gate, dc * candidate * into * (1.0 - into), mask=inside)
+            tl.store(grad_gates + gate + size, dc * earlier * forget * (1.0 - forget), mask=inside)
+            tl.store(
+                grad_gates + gate + 2 * size, dc * into * (1.0 - candidate * candidate), mask=inside
+            )
+            tl.store(grad_gates + gate + 3 * size, dh * squashed * out * (1.0 - out), mask=inside)
+            step_keep = cell_keep + t * cell_keep_stride
+            dc = damp(dc * forget, step_keep, rows, running, cell_keep_width)
+            tl.store(grad_cell + place, dc, mask=inside)
+        tl.debug_barrier()
+        width = 4 * size
+        if keep_width == 1:  # a detached step costs no product
+            width = tl.where(tl.load(keep + t) == 0.0, 0, width)
+        for first in range(0, size, units_at_once):
+            units = first + tl.arange(0, units_at_once)
+            inside = running[:, None] & (units < size)[None, :]
+            total = tl.zeros([rows.shape[0], units_at_once], dtype=tl.float32)
+            for start in range(0, width, depth):
+                inner = start + tl.arange(0, depth)
+                known = inner < 4 * size
+                grad = tl.load(
+                    grad_gates + (now + rows)[:, None] * (4 * size) + inner[None, :],
+                    mask=running[:, None] & known[None, :],
+                    other=0.0,
+                )
+                w = tl.load(
+                    weight + inner[:, None] * size + units[None, :],
+                    mask=known[:, None] & (units < size)[None, :],
+                    other=0.0,
+                )
+                total = tl.dot(grad, w, total, input_precision=precision)
+            total = damp(total, keep + t * keep_stride, rows, running, keep_width)
+            tl.store(grad_hidden + rows[:, None] * size + units[None, :], total, mask=inside)
+        tl.debug_barrier()
