@@ -90,8 +90,7 @@ def test_toys_are_trained_resumed_evaluated_and_served(
         Image.new("RGB", (40, 30), "red").save(file, "PNG")
         photograph = file.getvalue()
     (expected,) = captioner.load("run", engine="toy").caption([photograph])
-    monkeypatch.setitem(ENGINES, "torch", toys.ToyEngine)
-    settings = Settings(checkpoint=tmp_path / "run" / "best", device="cpu")
+    settings = Settings(checkpoint=tmp_path / "run" / "best", device="cpu", engine="toy")
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").status_code != 200:
             time.sleep(0.02)
