@@ -8,10 +8,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from captioner import __version__
-from captioner.checkpoint_folders import newest_checkpoint
 from captioner.errors import CaptionerError, OptionError
 from captioner.options import add_flags
 from serving.listener import listen
@@ -74,16 +72,14 @@ def _loaded(settings: Settings) -> str:
     """Return what would be served, tried out as at a start; raise `CaptionerError` for the rest."""
     from serving.model import load_model
 
-    folder = settings.checkpoint or newest_checkpoint(Path("runs"))
-    model = load_model(folder, settings.device, settings.engine)
+    model = load_model(settings.checkpoint_folder(), settings.device, settings.engine)
     return f"{model.folder}: {model.name}, {model.hash}"
 
 
 def _check_checkpoint(settings: Settings) -> None:
     """Raise for what can be seen without loading anything."""
-    folder = settings.checkpoint or newest_checkpoint(Path("runs"))
-    inside = (folder, folder / "best")
-    if not any((place / "model.json").is_file() for place in inside):
+    folder = settings.checkpoint_folder()
+    if not any((place / "model.json").is_file() for place in (folder, folder / "best")):
         raise OptionError(
             f"checkpoint is {str(folder)!r}, which holds no model.json; give the folder of a "
             "checkpoint such as runs/NAME/best"

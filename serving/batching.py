@@ -14,15 +14,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from captioner.captioner import Caption
-from captioner.errors import OptionError
 from captioner.search_config import SearchConfig
 from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 
@@ -54,7 +52,7 @@ class BatchObserver(Protocol):
     def stage(self, name: str, seconds: float, /) -> None: ...  # "encode", "search"
 
 
-class Ticket:
+class Ticket(AbstractContextManager["Ticket"]):
     """The right to be captioned: places, a deadline and the model. Release it by `with`."""
 
     def __init__(
@@ -65,15 +63,7 @@ class Ticket:
         self.images = images
         self._batcher: MicroBatcher | None = batcher
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def release(self) -> None:
@@ -100,17 +90,12 @@ class MicroBatcher:
         self,
         model: "LoadedModel",
         *,
-        max_batch: int = 8,
+        max_batch: int,
         window_seconds: float,
         queue_size: int,
         observer: BatchObserver,
     ) -> None:
-        for name, value in (("max_batch", max_batch), ("queue_size", queue_size)):
-            if value < 1:
-                raise OptionError(f"{name} is {value}; it must be at least 1")
-        if not 0 <= window_seconds <= 1:
-            raise OptionError(f"the batch window is {window_seconds} seconds; give 0 to 1")
-        self._model = model
+        self.model = model  # that new requests get; those with a ticket finish on theirs
         self._max_batch = max_batch
         self._window = window_seconds
         self._places = queue_size
@@ -119,7 +104,7 @@ class MicroBatcher:
         self._arrival = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._admitted = 0
+        self.admitted = 0  # places that are held: decoding, waiting or being captioned
         self._is_open = False
         self._is_busy = False
         self._seconds_per_image = model.seconds_per_image
@@ -127,23 +112,13 @@ class MicroBatcher:
         self._work: asyncio.Task[None] | None = None
 
     @property
-    def model(self) -> "LoadedModel":
-        """The model that new requests get."""
-        return self._model
-
-    @property
     def queue_depth(self) -> int:
         """How many images wait for the model."""
         return len(self._waiting)
 
-    @property
-    def admitted(self) -> int:
-        """How many places are held: decoding, waiting or being captioned."""
-        return self._admitted
-
     def expected_wait_seconds(self) -> float:
         """Return how long the images that hold a place will keep the model busy."""
-        return self._admitted * self._seconds_per_image
+        return self.admitted * self._seconds_per_image
 
     async def start(self) -> None:
         """Begin to admit."""
@@ -173,9 +148,9 @@ class MicroBatcher:
     def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> Ticket:
         """Return a ticket for `images` places; raise as `check` does."""
         self.check(deadline, images=images, ahead_seconds=ahead_seconds)
-        self._admitted += images
+        self.admitted += images
         self._empty.clear()
-        return Ticket(self, self._model, deadline, images)
+        return Ticket(self, self.model, deadline, images)
 
     def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:
         """Raise where nobody is admitted now, and take nothing.
@@ -193,11 +168,11 @@ class MicroBatcher:
         if left <= 0:
             raise DeadlineExceeded()
         wait = ahead_seconds + self.expected_wait_seconds()
-        if self._admitted + images > self._places:
+        if self.admitted + images > self._places:
             raise Overloaded(
                 f"all {self._places} places are taken; try again later", _retry_after(wait)
             )
-        if wait + images * self._seconds_per_image > left and self._admitted:
+        if wait + images * self._seconds_per_image > left and self.admitted:
             raise Overloaded(
                 f"the answer is expected in {wait:.1f} seconds, after the request's deadline; "
                 "try again later or allow more time",
@@ -231,13 +206,9 @@ class MicroBatcher:
                 self._waiting.remove(one)
                 self._observer.queue_depth(len(self._waiting))
 
-    def swap(self, model: "LoadedModel") -> None:
-        """Give new requests another model; those with a ticket finish on theirs."""
-        self._model = model
-
     def _leave(self, images: int) -> None:
-        self._admitted -= images
-        if not self._admitted:
+        self.admitted -= images
+        if not self.admitted:
             self._empty.set()
 
     async def _run(self) -> None:

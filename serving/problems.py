@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from captioner.errors import CaptionerError, CheckpointError
+from captioner.errors import CheckpointError
 from serving.errors import (
     CaptioningFailed,
     DeadlineExceeded,
@@ -141,11 +141,13 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         return headers
 
 
-def problem_of(error: CaptionerError) -> Problem:
+def problem_of(error: Exception) -> Problem:
     """Return the problem that an error of the library or of the queue is to a client.
 
     An error that no request can cause is an internal one, and its text stays in the log.
     """
+    if isinstance(error, Problem):
+        return error
     if isinstance(error, ImageRejected):
         return Problem(error.code, error.detail)
     if isinstance(error, Overloaded):

@@ -7,17 +7,15 @@ object.
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from captioner.checkpoint_folders import newest_checkpoint
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Ticket
 from serving.errors import NotReady
 from serving.images.decode_pool import DecodePool
-from serving.images.limits import ImageLimits
+from serving.images.limits import FORMATS, ImageLimits
 from serving.model import LoadedModel, load_model
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
@@ -25,9 +23,8 @@ from serving.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
 
-RUNS = Path("runs")
+Part = TypeVar("Part")
 CPU_WINDOW_SECONDS, GPU_WINDOW_SECONDS = 0.005, 0.002
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 log: "BoundLogger" = structlog.get_logger("serving")
 
@@ -50,18 +47,13 @@ class Service:
         self.metrics = Metrics()
         self._loads_first = loads_first
         self._reload_others = reload_others
-        self._failure: CaptionerError | None = None
+        self.failure: CaptionerError | None = None  # why there will never be a model
         self._is_draining = False
         self._model: LoadedModel | None = None
         self._batcher: MicroBatcher | None = None
         self._pool: DecodePool | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-
-    @property
-    def failure(self) -> CaptionerError | None:
-        """Why there will never be a model, or None."""
-        return self._failure
 
     async def start(self) -> None:
         """Begin to load the model; until it is there, `why_not_ready` says so."""
@@ -87,21 +79,15 @@ class Service:
 
     @property
     def model(self) -> LoadedModel:
-        """The model that is served now.
-
-        Raises:
-            NotReady: there is none yet.
-        """
-        if self._model is None:
-            raise NotReady(self.why_not_ready() or "the model is being loaded")
-        return self._model
+        """The model that is served now; raises NotReady where there is none yet."""
+        return self._there(self._model)
 
     def why_not_ready(self) -> str | None:
         """Return why requests would be refused now, or None."""
         if self._is_draining:
             return "the service is shutting down"
-        if self._failure is not None:
-            return f"the model could not be loaded: {self._failure}"
+        if self.failure is not None:
+            return f"the model could not be loaded: {self.failure}"
         if self._model is None or self._pool is None:
             return "the model is being loaded"
         if not self._pool.healthy():
@@ -111,16 +97,17 @@ class Service:
     @property
     def batcher(self) -> MicroBatcher:
         """The queue before the model; raises NotReady where there is none yet."""
-        if self._batcher is None:
-            raise NotReady(self.why_not_ready() or "the model is being loaded")
-        return self._batcher
+        return self._there(self._batcher)
 
     @property
     def pool(self) -> DecodePool:
         """The decoding processes; raises NotReady where there are none yet."""
-        if self._pool is None:
+        return self._there(self._pool)
+
+    def _there(self, part: Part | None) -> Part:
+        if part is None:
             raise NotReady(self.why_not_ready() or "the model is being loaded")
-        return self._pool
+        return part
 
     def check_room(self, deadline: float) -> None:
         """Raise where a request would be refused now, before anything of it is paid for.
@@ -158,7 +145,7 @@ class Service:
             except CaptionerError as problem:
                 log.error("reload failed", reason=str(problem), serving=old.hash)
                 raise CheckpointError(f"{problem}; the old model serves on") from problem
-            batcher.swap(new)
+            batcher.model = new
             self._use(new)
         if everywhere and self._reload_others is not None:
             self._reload_others()
@@ -196,10 +183,10 @@ class Service:
             self._pool = pool
             self._use(model)
         except CaptionerError as problem:
-            self._failure = problem
+            self.failure = problem
             log.error("start failed", reason=str(problem))
         except Exception as problem:
-            self._failure = CaptionerError(f"{type(problem).__name__}: {problem}")
+            self.failure = CaptionerError(f"{type(problem).__name__}: {problem}")
             log.exception("start failed")
 
     def _load_checkpoint(self) -> LoadedModel:
@@ -209,8 +196,9 @@ class Service:
 
         keep_freed_memory()
         torch.set_num_threads(self.settings.threads_per_worker)
-        folder = self.settings.checkpoint or newest_checkpoint(RUNS)
-        return load_model(folder, self.settings.device, self.settings.engine)
+        return load_model(
+            self.settings.checkpoint_folder(), self.settings.device, self.settings.engine
+        )
 
     def _use(self, model: LoadedModel) -> None:
         old, self._model = self._model, model

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from captioner.checkpoint_folders import newest_checkpoint
 from captioner.options import Options, between, option, variable
 from captioner.search_config import MAX_LENGTH
 from serving.api_keys import KeyHash, hash_key, hashes_in_file
@@ -162,6 +163,10 @@ class Settings(Options):
                 "as runs/NAME/best"
             )
 
+    def checkpoint_folder(self) -> Path:
+        """Return the folder of the checkpoint or run; raise as `newest_checkpoint`."""
+        return self.checkpoint or newest_checkpoint(Path("runs"))
+
     @cached_property
     def keys(self) -> tuple[KeyHash, ...]:
         """The keys that clients may send, those in the file included."""
@@ -192,17 +197,9 @@ class Settings(Options):
 
     @classmethod
     def from_environment(
-        cls,
-        environ: Mapping[str, str],
-        prefix: str = PREFIX,
-        given: Mapping[str, Any] | None = None,
-        **more: Any,
+        cls, environ: Mapping[str, str], prefix: str = PREFIX, given: Any = None, **more: Any
     ) -> Self:
-        """Return the settings of the variables in `environ`; what is `given` counts more.
-
-        Raises:
-            OptionError: some are wrong; every one is named.
-        """
+        """Return the settings of the variables in `environ`; what is `given` counts more."""
         return super().from_environment(environ, prefix, {**(given or {}), **more})
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import FrameType
 
 from serving.settings import Settings
 from serving.signals import handle_signals_before_serving
@@ -52,7 +51,6 @@ class Supervisor:
         self._was_ready = False  # any worker, ever
         self._pause = 0.0
         self._next_start = 0.0
-        self._signals: list[int] = []
         self._wakeup_in, self._wakeup_out = os.pipe()
         os.set_blocking(self._wakeup_out, False)
 
@@ -62,7 +60,7 @@ class Supervisor:
         os.environ[FOLDER_VARIABLE] = str(folder.path)  # the workers inherit it
         signal.set_wakeup_fd(self._wakeup_out)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, lambda *_: None)  # the wakeup pipe gets its number
         try:
             return self._supervise()
         finally:
@@ -72,10 +70,6 @@ class Supervisor:
         while True:
             self._start_missing()
             status = self._watch()
-            for number in self._take_signals():
-                if number != signal.SIGHUP:
-                    return self._stop(0)
-                self._signal_all(signal.SIGHUP)
             if status is not None:
                 return self._stop(status)
 
@@ -93,12 +87,15 @@ class Supervisor:
             self.workers.append(Worker(process, ours))
 
     def _watch(self) -> int | None:
-        """Wait for news; return an exit status if the service cannot go on."""
+        """Wait for news; return an exit status if the service is to end, or cannot go on."""
         sources = [self._wakeup_in, *(one.process.sentinel for one in self.workers)]
         pipes = {one.pipe: one for one in self.workers}
         for source in wait([*sources, *pipes], timeout=CHECK_SECONDS):
             if source == self._wakeup_in:
-                os.read(self._wakeup_in, 1024)
+                for number in os.read(self._wakeup_in, 1024):
+                    if number != signal.SIGHUP:
+                        return 0
+                    self._signal_all(signal.SIGHUP)
             elif isinstance(source, Connection):
                 self._read_message(source)
         for worker in [one for one in self.workers if not one.process.is_alive()]:
@@ -159,13 +156,6 @@ class Supervisor:
                     os.kill(worker.process.pid, number)
                 except ProcessLookupError:
                     continue
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._signals.append(number)
-
-    def _take_signals(self) -> list[int]:
-        taken, self._signals = self._signals, []
-        return taken
 
 
 def run_worker(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.errors import OptionError, ToolError
+from captioner.errors import ToolError
 from serving.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 from serving.images.decode_process import DecodeProcess, ProcessLost
 from serving.images.formats import DECODABLE
@@ -62,10 +62,6 @@ class DecodePool:
         address_space_bytes: int = 1 << 30,
         on_killed: Callable[[], None] = lambda: None,
     ) -> None:
-        if workers < 1:
-            raise OptionError(f"decode workers are {workers}; at least 1 is needed")
-        if not timeout_seconds > 0:
-            raise OptionError(f"the decode timeout is {timeout_seconds}; give more than 0 seconds")
         self._limits = limits
         self._timeout = timeout_seconds
         self._on_killed = on_killed

@@ -1,39 +1,23 @@
 """Limits of an upload, and the refusals of what exceeds them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from captioner.errors import OptionError
 from serving.errors import ImageRejected
-from serving.images.formats import DECODABLE
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # without asking for more
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What is accepted.
+    """What is accepted."""
 
-    Raises:
-        OptionError: a format is unknown, or a limit allows nothing.
-    """
-
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    formats: tuple[str, ...] = FORMATS
     pixels: int = 50_000_000  # a telephone of 48 megapixels passes
     side: int = 20_000
     scans: int = 64  # of a JPEG; encoders write at most 11
     scan_pixels: int = 600_000_000  # scans times pixels
     text_bytes: int = 1 << 20  # texts of a PNG, unpacked, or comments of a JPEG
     segments: int = 20_000  # of a JPEG, chunks of a PNG, blocks of a GIF
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.formats) - set(DECODABLE))
-        if unknown or not self.formats:
-            raise OptionError(
-                f"formats is {', '.join(map(repr, unknown)) or 'empty'}; choose from "
-                f"{', '.join(DECODABLE)}"
-            )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("formats", "text_bytes") and value < 1:
-                raise OptionError(f"{field.name} is {value}; it must be at least 1")
 
     def check_size(self, width: int, height: int) -> None:
         """Raise `ImageRejected` where a picture of this size is none, or is too large."""

@@ -6,8 +6,8 @@ bodies of all requests together are limited too, because they are kept in memory
 """
 
 import asyncio
-from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.problems import Problem
@@ -31,45 +31,47 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = _declared_length(scope)
-        if declared is not None and declared > self.limit_bytes:
-            raise self._too_large(declared)
-        received = 0
-
-        def count(size: int) -> int:
-            nonlocal received
-            received += size
-            self.held_bytes += size
-            return received
-
-        try:
-            await self.app(scope, self._limited(receive, count), send)
-        finally:
-            self.held_bytes -= received
-
-    def _limited(self, receive: Receive, count: Callable[[int], int]) -> Receive:
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.limit_bytes:
+            raise self._too_large(int(declared))
+        received, is_complete = 0, False
         deadline = asyncio.get_running_loop().time() + self.timeout_seconds
-        is_complete = False
 
         async def limited() -> Message:
-            nonlocal is_complete
+            nonlocal received, is_complete
             if is_complete:  # the next message can only be that the client has gone
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise self._too_slow() from None
+                raise Problem(
+                    "receive_timeout",
+                    f"the body did not arrive within {self.timeout_seconds:g} seconds",
+                    members={"limit": self.timeout_seconds},
+                    closes_connection=True,
+                ) from None
             if message["type"] == "http.request":
-                received = count(len(message.get("body", b"")))
+                size = len(message.get("body", b""))
+                received += size
+                self.held_bytes += size
                 if received > self.limit_bytes:
                     raise self._too_large(received)
                 if self.held_bytes > self.together_bytes:
-                    raise self._too_much()
+                    raise Problem(
+                        "overloaded",
+                        "the bodies that are being received fill the memory for them; try again "
+                        "later",
+                        retry_after_seconds=RETRY_SECONDS,
+                        closes_connection=True,
+                    )
                 is_complete = not message.get("more_body", False)
             return message
 
-        return limited
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            self.held_bytes -= received
 
     def _too_large(self, received: int) -> Problem:
         return Problem(
@@ -79,26 +81,3 @@ class BodyLimit:
             members={"limit": self.limit_bytes},
             closes_connection=True,
         )
-
-    def _too_much(self) -> Problem:
-        return Problem(
-            "overloaded",
-            "the bodies that are being received fill the memory for them; try again later",
-            retry_after_seconds=RETRY_SECONDS,
-            closes_connection=True,
-        )
-
-    def _too_slow(self) -> Problem:
-        return Problem(
-            "receive_timeout",
-            f"the body did not arrive within {self.timeout_seconds:g} seconds",
-            members={"limit": self.timeout_seconds},
-            closes_connection=True,
-        )
-
-
-def _declared_length(scope: Scope) -> int | None:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else None
-    return None

@@ -8,9 +8,8 @@ failure.
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from captioner.errors import CaptionerError
 from serving.errors import ClientGone
-from serving.problems import Problem, problem_of, response_to
+from serving.problems import problem_of, response_to
 
 log = structlog.get_logger("serving.request")
 
@@ -37,7 +36,7 @@ class ProblemAnswers:
         except ClientGone:
             raise  # nobody is there to be answered
         except Exception as error:
-            problem = _problem(error)
+            problem = problem_of(error)
             if problem.code == "internal_error":
                 log.exception("failed", request_id=scope["state"]["request_id"])
             if has_begun:  # too late for an answer; the server closes the connection
@@ -45,11 +44,3 @@ class ProblemAnswers:
             scope["state"]["notes"].update(code=problem.code, detail=problem.detail)
             response = response_to(problem, scope["path"], scope["state"]["request_id"])
             await response(scope, receive, send)
-
-
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, CaptionerError):
-        return problem_of(error)
-    return Problem("internal_error", "the service failed; its log has the cause")

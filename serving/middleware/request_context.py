@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ClientGone
@@ -18,7 +18,6 @@ from serving.telemetry.tracing import note
 
 CLIENT_GONE = 499  # nginx's status for a client that left; it is counted and never sent
 SHOWN_PATH = 200  # characters
-ROUTES_NOT_FOUND = "none"
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -66,7 +65,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _completed(message["headers"], request_id)}
+                completed = MutableHeaders(raw=list(message["headers"]))
+                for name, value in {"X-Request-ID": request_id, **SECURITY_HEADERS}.items():
+                    completed.setdefault(name, value)
+                message = {**message, "headers": completed.raw}
             elif is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
@@ -82,7 +84,7 @@ class RequestContext:
     def _record(
         self, scope: Scope, status: int, seconds: float, notes: dict[str, Any], headers: Headers
     ) -> None:
-        method, route = scope["method"], _route(scope)
+        method, route = scope["method"], getattr(scope.get("route"), "path", "none")
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.request_seconds.labels(method, route).observe(seconds)
         if status >= 400 and status != CLIENT_GONE and "code" in notes:
@@ -107,20 +109,3 @@ def _request_id(given: str | None) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return uuid.uuid4().hex
-
-
-def _completed(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    present = {name.lower() for name, _ in headers}
-    added = {"X-Request-ID": request_id, **SECURITY_HEADERS}
-    return [
-        *headers,
-        *(
-            (name.encode().lower(), value.encode())
-            for name, value in added.items()
-            if name.encode().lower() not in present
-        ),
-    ]
-
-
-def _route(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", ROUTES_NOT_FOUND)

@@ -8,7 +8,7 @@ disconnects, the request is dropped at any stage.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -123,14 +123,7 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     upload = await receive_upload(request, deadline)
     config, attention = options_of(query, upload, longest_caption=service.settings.longest_caption)
     captioned = await caption_upload(request, deadline, upload.images[0], config)
-    return JSONResponse(
-        caption_answer(
-            captioned,
-            attention=attention,
-            total_seconds=time.perf_counter() - request.state.started,
-            request_id=request.state.request_id,
-        )
-    )
+    return JSONResponse(_answer(request, captioned, attention=attention))
 
 
 @router.post(
@@ -152,13 +145,9 @@ async def captions(request: Request, query: Options) -> JSONResponse:
             _entry(request, ticket, index, data, config, attention=attention)
             for index, data in enumerate(upload.images)
         ]
-        results = await unless_disconnected(request, _together(work))
+        results = await unless_disconnected(request, asyncio.gather(*work))
     request.state.notes["images"] = len(results)
     return JSONResponse({"results": results, "request_id": request.state.request_id})
-
-
-async def _together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
-    return await asyncio.gather(*work)
 
 
 async def _entry(
@@ -171,23 +160,25 @@ async def _entry(
     attention: bool,
 ) -> dict[str, Any]:
     """Return the result or the error of one image of several."""
-    request_id = request.state.request_id
     try:
         if not data:
             raise Problem("missing_file", "this field of the form is empty")
         captioned = await caption_image(service_of(request), ticket, data, config)
     except (Problem, CaptionerError) as error:
-        problem = error if isinstance(error, Problem) else problem_of(error)
+        problem = problem_of(error)
         if problem.code == "internal_error":
-            log.exception("failed", request_id=request_id)
-        return {"index": index, "error": problem.body(request_id, request.url.path)}
-    answer = caption_answer(
+            log.exception("failed", request_id=request.state.request_id)
+        return {"index": index, "error": problem.body(request.state.request_id, request.url.path)}
+    return {"index": index, **_answer(request, captioned, attention=attention)}
+
+
+def _answer(request: Request, captioned: Captioned, *, attention: bool) -> dict[str, Any]:
+    return caption_answer(
         captioned,
         attention=attention,
         total_seconds=time.perf_counter() - request.state.started,
-        request_id=request_id,
+        request_id=request.state.request_id,
     )
-    return {"index": index, **answer}
 
 
 async def caption_upload(
@@ -283,7 +274,7 @@ async def received_before(deadline: float) -> AsyncIterator[None]:
         raise DeadlineExceeded("the body had not arrived when the time was over") from None
 
 
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
     """Return the result of `work`, which is cancelled as soon as the client hangs up.
 
     Raises:

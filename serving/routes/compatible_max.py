@@ -4,8 +4,6 @@ Source: IBM/MAX-Image-Caption-Generator, api/predict.py and api/metadata.py. Unl
 image's content decides its format, and an image that cannot be decoded is the client's error.
 """
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
@@ -95,12 +93,11 @@ async def predict(request: Request) -> JSONResponse:
 @access(Access.OPEN)
 async def model_metadata(request: Request) -> Metadata:
     model = service_of(request).model
-    values: dict[str, Any] = {
-        "id": f"captioner-{model.hash[:12]}",
-        "name": model.name,
-        "description": "Captions for photographs: an image encoder and an LSTM with h-detach",
-        "type": "Image-to-Text Translation",
-        "source": "captioner",
-        "license": "MIT",
-    }
-    return Metadata(**values)
+    return Metadata(
+        id=f"captioner-{model.hash[:12]}",
+        name=model.name,
+        description="Captions for photographs: an image encoder and an LSTM with h-detach",
+        type="Image-to-Text Translation",
+        source="captioner",
+        license="MIT",
+    )

@@ -54,7 +54,6 @@ class FormReader:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._begin,
                     "on_header_field": self._on_header_name,
                     "on_header_value": self._on_header_value,
                     "on_header_end": self._on_header_end,
@@ -78,9 +77,6 @@ class FormReader:
         if not self._is_at_end:
             raise malformed("it ends before its closing boundary")
 
-    def _begin(self) -> None:
-        self._disposition = b""
-
     def _on_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
 
@@ -94,6 +90,7 @@ class FormReader:
 
     def _on_headers_finished(self) -> None:
         _, parameters = parse_options_header(self._disposition)
+        self._disposition = b""
         if b"name" not in parameters:
             raise malformed("a part has no name")
         name = _text(parameters[b"name"])

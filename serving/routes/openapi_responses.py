@@ -1,7 +1,6 @@
 """Failures in `/openapi.json`: for each route the statuses, and an example per code."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -31,6 +30,9 @@ COMMON_CODES = (
     "too_many_connections",
     "deadline_exceeded",
 )
+# Before any route is known.
+OF_THE_CONNECTION = ("bad_request", "header_too_large", "too_many_connections")
+OWN_FORM = (PROBLEM_JSON, {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"})
 _EXAMPLE_ID = "3f2b8c0d9e5a4c7d8b1e6f0a2c4d6e8f"
 _TEXT = {"type": "string"}
 OPENAI_ERROR = {
@@ -63,33 +65,26 @@ def route_name(route: APIRoute) -> str:
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route of our own that may fail with `codes`."""
-    schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
-    return _responses(codes, "/", lambda _: (PROBLEM_JSON, schema))
+    return _responses(codes, "/", OWN_FORM)
 
 
 def openai_problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The same for a route whose clients expect OpenAI's errors."""
-    return _responses(codes, "/v1/", lambda _: ("application/json", OPENAI_ERROR))
+    return _responses(codes, "/v1/", ("application/json", OPENAI_ERROR))
 
 
 def max_problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The same for a route whose clients expect those of IBM MAX."""
-    return _responses(codes, "/model/", lambda _: ("application/json", MAX_ERROR))
+    return _responses(codes, "/model/", ("application/json", MAX_ERROR))
 
 
 def _responses(
-    codes: tuple[str, ...], path: str, form: Callable[[int], tuple[str, dict[str, Any]]]
+    codes: tuple[str, ...], path: str, form: tuple[str, dict[str, Any]]
 ) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
-        problem = Problem(code, KINDS[code].advice)
-        example = response_to(problem, path, _EXAMPLE_ID)
-        own = code in ("bad_request", "header_too_large", "too_many_connections")
-        media_type, schema = (
-            (PROBLEM_JSON, {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"})
-            if own  # said by the connection, before any route is known
-            else form(example.status_code)
-        )
+        example = response_to(Problem(code, KINDS[code].advice), path, _EXAMPLE_ID)
+        media_type, schema = OWN_FORM if code in OF_THE_CONNECTION else form
         response = responses.setdefault(example.status_code, {"description": "", "content": {}})
         response["description"] += f"`{code}`: {KINDS[code].title}. "
         content = response["content"].setdefault(media_type, {"schema": schema, "examples": {}})

@@ -43,12 +43,12 @@ def file_route(address: str, path: Path) -> Route:
     return content_route(address, path.read_bytes(), MEDIA_TYPES[path.suffix])
 
 
-def content_route(address: str, content: bytes, media_type: str, policy: str = POLICY) -> Route:
+def content_route(address: str, content: bytes, media_type: str) -> Route:
     """Return a route that answers with `content`, or with 304 to a client that has it already."""
     headers = {
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
         "Cache-Control": f"public, max-age={CACHE_SECONDS}",
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": POLICY,
         "Content-Type": media_type,
     }
 

@@ -6,6 +6,7 @@ is bounded whatever paths are requested.
 """
 
 import os
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -43,7 +44,8 @@ class Metrics:
         if not self.is_shared:
             for collector in (ProcessCollector, PlatformCollector, GCCollector):
                 collector(registry=self.registry)
-        counter, histogram = self._counter, self._histogram
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=SECONDS)
         self.requests = counter(
             "http_requests_total", "Requests answered.", ("method", "route", "status")
         )
@@ -52,7 +54,9 @@ class Metrics:
             "From a request's header to the end of its answer.",
             ("method", "route"),
         )
-        self.upload_bytes = histogram("caption_upload_bytes", "Size of images received.", (), BYTES)
+        self.upload_bytes = histogram(
+            "caption_upload_bytes", "Size of images received.", buckets=BYTES
+        )
         self.depth = Gauge(
             "caption_queue_depth",
             "Accepted requests that are not answered yet.",
@@ -60,7 +64,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.wait_seconds = histogram("caption_queue_wait_seconds", "Wait for a batch.")
-        self.batch_size = histogram("caption_batch_size", "Images of a batch.", (), IMAGES)
+        self.batch_size = histogram("caption_batch_size", "Images of a batch.", buckets=IMAGES)
         self.stage_seconds = histogram(
             "caption_stage_seconds", "Duration of each stage of a request.", ("stage",)
         )
@@ -78,18 +82,6 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
-
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(
-        self,
-        name: str,
-        text: str,
-        labels: tuple[str, ...] = (),
-        buckets: tuple[float, ...] = SECONDS,
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def serve_model(
         self, name: str, checkpoint_hash: str, *, instead_of: tuple[str, str] | None

@@ -31,12 +31,12 @@ class FakeModel:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "FakeModel":
         """Take the place of the model in every service that is made from now on."""
-        from serving import service
+        from serving import service, settings
 
         monkeypatch.setattr(service, "MicroBatcher", lambda model, **_: _Batcher(self, model))
         monkeypatch.setattr(service, "DecodePool", lambda **given: _Pool(given["limits"]))
         monkeypatch.setattr(service, "load_model", self._load)
-        monkeypatch.setattr(service, "newest_checkpoint", lambda root: root)
+        monkeypatch.setattr(settings, "newest_checkpoint", lambda root: root)
         return self
 
     def _load(self, folder: Path, device: str, engine: str) -> Any:
@@ -107,9 +107,6 @@ class _Batcher:
 
     async def drain(self, timeout_seconds: float) -> bool:  # noqa: ARG002
         return True
-
-    def swap(self, model: Any) -> None:
-        self.model = model
 
     def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
         from serving.errors import Overloaded

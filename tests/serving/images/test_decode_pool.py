@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.errors import OptionError
 from serving.errors import DeadlineExceeded, ImageRejected, NotReady
 from serving.images.decode_pool import DecodedImage, DecodePool
 from serving.images.decode_process import DecodeProcess
@@ -386,13 +385,6 @@ def test_processes_die_with_their_parent():
         parent.kill()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     assert alive == []
-
-
-def test_numbers_are_checked():
-    with pytest.raises(OptionError, match="at least 1"):
-        DecodePool(workers=0, limits=LIMITS)
-    with pytest.raises(OptionError, match="more than 0 seconds"):
-        DecodePool(workers=1, limits=LIMITS, timeout_seconds=0)
 
 
 def test_a_scan_bomb_is_refused_long_before_it_could_be_decoded():

@@ -10,7 +10,6 @@ from io import BytesIO
 import pytest
 from PIL import Image, PngImagePlugin, features
 
-from captioner.errors import OptionError
 from serving.errors import ImageRejected
 from serving.images.jpeg_scans import check_scans
 from serving.images.limits import ImageLimits
@@ -136,14 +135,6 @@ def test_what_is_not_accepted_is_named_with_a_remedy(name: str):
         assert "JPEG" in refused.detail
     if name == "HEIC":
         assert "Most Compatible" in refused.detail
-
-
-@pytest.mark.parametrize("formats", [(), ("TIFF",), ("jpeg",)])
-def test_limits_that_allow_nothing_or_the_unknown_are_an_error(formats: tuple[str, ...]):
-    with pytest.raises(OptionError, match="choose from JPEG"):
-        ImageLimits(formats=formats)
-    with pytest.raises(OptionError, match="scans is 0"):
-        ImageLimits(scans=0)
 
 
 def with_size(kind: str, width: int, height: int) -> bytes:
