@@ -14,32 +14,30 @@ from captioner.threads import wait_passively
 
 wait_passively()  # before torch is loaded
 
-import argparse
-import multiprocessing
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from bench_turns import BenchOptions, Contestant, in_child, load_of_others, record, take_turns
 from torch import Tensor, nn
 
-from captioner.errors import CaptionerError, OptionError
-from captioner.files import write_json
 from captioner.lstm import HDetachLSTM
+from captioner.options import AT_LEAST_ONE, option, options_parser
+from captioner.program import run_program
+from training.plots import new_figure, write_picture
 
 AS_IT_COMES = "nn.LSTM as it comes"
 BASE = "nn.LSTM"
 NO_ONEDNN = "nn.LSTM, oneDNN off"
 FLOOR = "matrix products"
-BUSY = 0.1  # share of the processor that others may use before ratios are worth little
 GROWTH = {
     "steps": (100, 300, 1000, 2000, 5000),
     "batch": (10, 30, 100, 300, 1000),
@@ -68,52 +66,32 @@ SHAPES = {
 TINY = Shape(steps=2, batch=2, inputs=1, hidden=1, classes=0)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--backends", nargs="+", default=["cpu", "torch"])
-    parser.add_argument("--p", nargs="+", type=float, default=[0.0, 0.25, 0.5])
-    parser.add_argument("--bf16", action="store_true", help="add rows with bfloat16 products")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of what is not flushed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
-    parser.add_argument(
-        "--growth", type=Path, metavar="PNG", help="instead, draw how time grows with each size"
+@dataclass(frozen=True, kw_only=True)
+class LstmOptions(BenchOptions):
+    shapes: tuple[str, ...] = option(tuple(SHAPES), "what is timed", choices=tuple(SHAPES))
+    backends: tuple[str, ...] = option(("cpu", "torch"), "of the h-detach LSTM")
+    p: tuple[float, ...] = option((0.0, 0.25, 0.5), "probabilities to detach")
+    bf16: bool = option(False, "add rows with bfloat16 products")
+    slow_rounds: int = option(3, "rounds of what is not flushed", within=AT_LEAST_ONE)
+    growth: Path | None = option(None, "instead, draw how time grows with each size", metavar="PNG")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options_parser(LstmOptions, description=(__doc__ or "").splitlines()[0])
+    return run_program(
+        "bench_lstm.py", lambda: bench(LstmOptions.from_json(vars(parser.parse_args(argv))))
     )
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+def bench(options: LstmOptions) -> None:
     before = load_of_others()
-    try:
-        for name in ("rounds", "slow_rounds", "threads"):
-            if getattr(options, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise OptionError(f"{flag} is {getattr(options, name)}; it must be 1 or more")
-        warm_up(options)
-        torch.set_num_threads(options.threads)
-        figures = growth(options) if options.growth else compare(options)
-        load = {"before": before, "after": load_of_others()}
-        if max(load.values()) > BUSY:
-            print(f"note: other programs use {max(load.values()):.0%} of the processor; ", end="")
-            print("ratios from a busy machine are worth little")
-        if options.json:
-            settings = {key: str(value) for key, value in vars(options).items()}
-            machine = {
-                "torch": torch.__version__,
-                "cpu": torch.backends.cpu.get_cpu_capability(),
-                "load_of_others": load,
-            }
-            write_json(options.json, {"settings": settings, "machine": machine, "figures": figures})
-    except CaptionerError as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    return 0
+    warm_up(options)
+    torch.set_num_threads(options.threads)
+    figures = compare(options) if options.growth is None else growth(options, options.growth)
+    record(options, before, figures)
 
 
-def warm_up(options: argparse.Namespace) -> None:
+def warm_up(options: LstmOptions) -> None:
     """Load and compile what is loaded on first use, without starting any thread yet."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
@@ -121,30 +99,21 @@ def warm_up(options: argparse.Namespace) -> None:
         make()()
 
 
-def load_of_others(seconds: float = 0.5) -> float:
-    """Return the share of the processor that is in use while this program sleeps."""
-    return psutil.cpu_percent(interval=seconds) / 100.0
-
-
 def contestants(
-    shape: Shape, options: argparse.Namespace, with_head: bool = False
+    shape: Shape, options: LstmOptions, with_head: bool = False
 ) -> dict[str, Callable[[], Pass]]:
     """Return for each contestant what makes its training pass, on the same numbers for all."""
     torch.manual_seed(0)
     base = nn.LSTM(shape.inputs, shape.hidden)
     case = Case(shape, with_head)
-    made: dict[str, Callable[[], Pass]] = {BASE: partial(case.training_pass, base, base)}
 
     def without_onednn() -> Pass:
-        run = case.training_pass(base, base)
+        return torch.backends.mkldnn.flags(enabled=False)(case.training_pass(base, base))
 
-        def run_without() -> None:
-            with torch.backends.mkldnn.flags(enabled=False):
-                run()
-
-        return run_without
-
-    made[NO_ONEDNN] = without_onednn
+    made: dict[str, Callable[[], Pass]] = {
+        BASE: partial(case.training_pass, base, base),
+        NO_ONEDNN: without_onednn,
+    }
     for p in options.p:
         made[f"loop, p = {p:g}"] = partial(case.training_pass, base, partial(loop, base, p))
     for backend in options.backends:
@@ -218,21 +187,8 @@ def matrix_products(shape: Shape) -> Pass:
     return run
 
 
-def in_child(work: Callable[..., None], *arguments: Any, start: str = "fork") -> Connection:
-    """Start `work` in a process of its own.
-
-    A "fork" of this process must not find that it ran anything in parallel; "spawn" loads all
-    anew.
-    """
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context(start)
-    context.Process(target=work, args=(theirs, *arguments), daemon=True).start()  # type: ignore[attr-defined]
-    theirs.close()  # so that a child that died is the end of the file, and not waited for
-    return ours
-
-
 def serve_times(
-    connection: Connection, shape: Shape, options: argparse.Namespace, head: bool, flush: bool
+    connection: Connection, shape: Shape, options: LstmOptions, head: bool, flush: bool
 ) -> None:
     """Answer the name of a contestant with the seconds of one pass, until nothing is asked."""
     torch.set_flush_denormal(flush)
@@ -243,9 +199,7 @@ def serve_times(
         connection.send(time.perf_counter() - start)
 
 
-def serve_peak(
-    connection: Connection, shape: Shape, options: argparse.Namespace, name: str
-) -> None:
+def serve_peak(connection: Connection, shape: Shape, options: LstmOptions, name: str) -> None:
     """Send the bytes that two passes of one contestant need at their peak, beyond its data."""
     torch.set_flush_denormal(True)
     contestants(TINY, options)[name]()()
@@ -262,7 +216,7 @@ def status_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
+def compare(options: LstmOptions) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in options.shapes:
         for head in (False, True) if SHAPES[name].classes else (False,):
@@ -272,31 +226,18 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def compare_shape(shape: Shape, options: argparse.Namespace, head: bool) -> dict[str, Any]:
+def compare_shape(shape: Shape, options: LstmOptions, head: bool) -> dict[str, Any]:
     names = list(contestants(TINY, options))
     if head:
         names = [name for name in names if name not in (NO_ONEDNN, FLOOR)]
     flushed = in_child(serve_times, shape, options, head, True)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    plain = None
+    turns = {name: Contestant(flushed, name, options.rounds) for name in names}
     if not head:
         plain = in_child(serve_times, shape, options, head, False)
-        times = {AS_IT_COMES: [], **times}
-    for number in range(-1, options.rounds):  # the first is not counted
-        for name, seconds in times.items():
-            asked = flushed
-            if name == AS_IT_COMES:
-                if plain is None or number >= options.slow_rounds:
-                    continue
-                asked = plain
-            asked.send(BASE if name == AS_IT_COMES else name)
-            taken = asked.recv()
-            if number >= 0:
-                seconds.append(taken)
-    for connection in (flushed, plain):
-        if connection is not None:
-            connection.send(None)
-    rows = {name: {"seconds": seconds} for name, seconds in times.items() if seconds}
+        turns = {AS_IT_COMES: Contestant(plain, BASE, options.slow_rounds), **turns}
+    rows: dict[str, dict[str, Any]] = {
+        name: {"seconds": seconds} for name, seconds in take_turns(turns).items()
+    }
     figures: dict[str, Any] = {"shape": asdict(shape), "contestants": rows}
     if not head and Path("/proc/self/clear_refs").exists():
         for name in (name for name in names if name != FLOOR):
@@ -320,48 +261,36 @@ def report(title: str, figures: dict[str, Any]) -> None:
         row.update(min=low, median=middle, ratio=ratio)
 
 
-def growth(options: argparse.Namespace) -> dict[str, Any]:
+def growth(options: LstmOptions, picture: Path) -> dict[str, Any]:
     """Time nn.LSTM and the first backend while one size of copying-120 changes, and draw it."""
-    options.p = sorted(options.p)[len(options.p) // 2 :][:1]
+    options = replace(options, p=tuple(sorted(options.p)[len(options.p) // 2 :][:1]))
     names = (BASE, f"{options.backends[0]}, p = {options.p[0]:g}")
     figures: dict[str, Any] = {}
     for size, values in GROWTH.items():
         for value in values:
             shape = Shape(**{**asdict(SHAPES["copying-120"]), size: value})
             worker = in_child(serve_times, shape, options, False, True)
-            for name in names:
-                seconds = []
-                for _ in range(1 + options.rounds):
-                    worker.send(name)
-                    seconds.append(worker.recv())
-                middle = statistics.median(seconds[1:])
+            turns = {name: Contestant(worker, name, options.rounds) for name in names}
+            for name, seconds in take_turns(turns).items():
+                middle = statistics.median(seconds)
                 figures.setdefault(size, {}).setdefault(name, {})[value] = middle
                 print(f"{size} {value:>5}  {name:<16}{1e3 * middle:>9.1f} ms", flush=True)
-            worker.send(None)
-    draw(options.growth, figures)
+    draw(picture, figures)
     return figures
 
 
 def draw(path: Path, figures: dict[str, dict[str, dict[int, float]]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from captioner.files import open_atomically
-
-    figure, axes = pyplot.subplots(1, len(figures), figsize=(12, 3.8), sharey=True)
-    words: Sequence[str] = ("T", "batch", "hidden")
-    for axis, word, (size, lines) in zip(axes, words, figures.items(), strict=True):
+    figure = new_figure(12, 3.8)
+    axes = figure.subplots(1, len(figures), sharey=True)
+    symbols = ("T", "batch", "hidden")
+    for axis, symbol, (size, lines) in zip(axes, symbols, figures.items(), strict=True):
         for name, points in lines.items():
             axis.loglog(list(points), [1e3 * s for s in points.values()], "o-", label=name)
-        axis.set_xlabel(f"{size} ({word})")
+        axis.set_xlabel(f"{size} ({symbol})")
         axis.grid(True, which="both", alpha=0.3)
     axes[0].set_ylabel("forward and backward, ms")
     axes[0].legend()
-    figure.tight_layout()
-    with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    write_picture(path, figure)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from captioner.threads import wait_passively
 
 wait_passively()  # before torch is loaded
 
-import os
 import signal
 import statistics
 import subprocess
@@ -24,33 +23,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from bench_turns import BenchOptions, load_of_others, record
 from torch import Tensor, nn
 
 from captioner.decoders import CaptionBatch, build_decoder
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.features import Features
-from captioner.files import write_json
 from captioner.hdetach.masks import sample_keep
-from captioner.options import (
-    AT_LEAST_ONE,
-    NOT_NEGATIVE,
-    PROBABILITY,
-    Options,
-    option,
-    options_parser,
-)
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, PROBABILITY, option, options_parser
 from captioner.program import run_program
 from captioner.vocabulary import END, PAD, START
+from serving.cores import available_cores
 from training.objectives.cross_entropy import caption_loss
 
 CLIP_NORM = 5.0
 LEARNING_RATE = 4e-4
-
-
 STEPS_IN_A_TURN = 5
 LEAST_KEPT = 0.8  # of the fair share
 TOO_SLOW = 1  # exit status
@@ -59,7 +50,7 @@ Rates = dict[str, list[float]]  # captions a second, by contestant
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(Options):
+class StepOptions(BenchOptions):
     p: float = option(0.4, "probability to detach", within=PROBABILITY)
     feature_size: int = option(1280, "features of a position", within=AT_LEAST_ONE)
     positions: int = option(49, "of the grid", within=AT_LEAST_ONE)
@@ -69,38 +60,40 @@ class BenchOptions(Options):
     textbook_captions: int = option(64, "captions of a textbook batch", within=AT_LEAST_ONE)
     rounds: int = option(15, "turns of each contestant", within=AT_LEAST_ONE)
     warmup: int = option(2, "turns before them", within=NOT_NEGATIVE)
-    threads: int = option(2, "of the CPU", within=AT_LEAST_ONE)
     beside: int = option(0, "time our step beside N other busy processes", within=NOT_NEGATIVE)
     amp: str = option("off", "add a bf16 row", choices=("off", "bf16"))
-    json: Path | None = option(None, "write the figures here as well", metavar="FILE")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = options_parser(BenchOptions, description=(__doc__ or "").splitlines()[0])
+    parser = options_parser(StepOptions, description=(__doc__ or "").splitlines()[0])
     return run_program(
-        "bench_training.py", lambda: bench(BenchOptions.from_json(vars(parser.parse_args(argv))))
+        "bench_training.py", lambda: bench(StepOptions.from_json(vars(parser.parse_args(argv))))
     )
 
 
-def bench(options: BenchOptions) -> int:
+def bench(options: StepOptions) -> int:
     torch.set_num_threads(options.threads)
-    busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"note: the load is {busy:.1f}; ratios from a busy machine are worth little")
+    before = load_of_others()
     if options.beside:
-        return bench_beside(options)
-    contestants = make_contestants(options)
+        return bench_beside(options, before)
+    contestants = {
+        "textbook": textbook(options),
+        "ours, p = 0": ours(options, 0.0, None),
+        f"ours, p = {options.p:g}": ours(options, options.p, None),
+    }
+    if options.amp == "bf16":
+        contestants[f"ours, p = {options.p:g}, bf16"] = ours(options, options.p, torch.bfloat16)
     rates: Rates = {name: [] for name in contestants}
     for round_number in range(-options.warmup, options.rounds):
         for name, step in contestants.items():
             captions, seconds = step(round_number)
             if round_number >= 0:
                 rates[name].append(captions / seconds)
-    report(options, rates)
+    record(options, before, report(rates))
     return 0
 
 
-def bench_beside(options: BenchOptions) -> int:
+def bench_beside(options: StepOptions, before: float) -> int:
     """Time our step alone and beside others by turns; return 1 if it keeps too little."""
     alone, beside = "alone", f"beside {options.beside} others"
     step = ours(options, options.p, None)
@@ -114,7 +107,7 @@ def bench_beside(options: BenchOptions) -> int:
                 if round_number >= 0:
                     captions, seconds = map(sum, zip(*turn, strict=True))
                     rates[name].append(captions / seconds)
-    report(options, rates)
+    record(options, before, report(rates))
     kept = statistics.median(rates[beside]) / statistics.median(rates[alone])
     fair = fair_share(options.threads, options.beside, available_cores())
     print(
@@ -144,24 +137,7 @@ def fair_share(threads: int, others: int, cores: int) -> float:
     return min(1.0, cores / (threads + others)) / alone
 
 
-def available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def make_contestants(options: BenchOptions) -> dict[str, Step]:
-    contestants = {
-        "textbook": textbook(options),
-        "ours, p = 0": ours(options, 0.0, None),
-        f"ours, p = {options.p:g}": ours(options, options.p, None),
-    }
-    if options.amp == "bf16":
-        contestants[f"ours, p = {options.p:g}, bf16"] = ours(options, options.p, torch.bfloat16)
-    return contestants
-
-
-def build(options: BenchOptions) -> SoftAttention:
+def build(options: StepOptions) -> SoftAttention:
     decoder = build_decoder(
         "soft_attention",
         SoftAttention.Options(feature_embedding_size=options.feature_embedding_size),
@@ -184,7 +160,7 @@ def draw_captions(count: int, vocabulary_size: int, generator: torch.Generator) 
     return [caption.tolist() for caption in words.split(lengths.tolist())]
 
 
-def ours(options: BenchOptions, p: float, dtype: torch.dtype | None) -> Step:
+def ours(options: StepOptions, p: float, dtype: torch.dtype | None) -> Step:
     decoder = build(options)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE, fused=True)
     images = options.batch_size
@@ -199,18 +175,14 @@ def ours(options: BenchOptions, p: float, dtype: torch.dtype | None) -> Step:
         output = decoder(
             Features(features), batch, keep=keep, generator=generator, product_dtype=dtype
         )
-        optimiser.zero_grad(set_to_none=True)
-        caption_loss(output, batch).backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), CLIP_NORM)
-        optimiser.step()
+        update(decoder, optimiser, caption_loss(output, batch))
         return 5 * images, time.perf_counter() - start
 
     return step
 
 
-def textbook(options: BenchOptions) -> Step:
+def textbook(options: StepOptions) -> Step:
     decoder = build(options)
-    model = TextbookDecoder(decoder)
     optimiser = torch.optim.Adam(decoder.parameters(), lr=LEARNING_RATE)
     count = options.textbook_captions
 
@@ -226,53 +198,56 @@ def textbook(options: BenchOptions) -> Step:
         for row, caption in enumerate(captions):
             inputs[row, : len(caption) + 1] = torch.tensor([START, *caption])
             targets[row, : len(caption) + 1] = torch.tensor([*caption, END])
-        logits = model(features, inputs)
-        optimiser.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(
+        logits = textbook_logits(decoder, features, inputs)
+        loss = nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=PAD
-        ).backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), CLIP_NORM)
-        optimiser.step()
+        )
+        update(decoder, optimiser, loss)
         return count, time.perf_counter() - start
 
     return step
 
 
-class TextbookDecoder:
-    """The same soft attention as tutorials write it, on the weights of a `SoftAttention`."""
-
-    def __init__(self, decoder: SoftAttention) -> None:
-        self.decoder = decoder
-
-    def __call__(self, features: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [captions, steps, V]; features [captions, P, D], one copy a caption."""
-        d = self.decoder
-        values = features
-        if d.embed_features is not None:
-            values = nn.functional.dropout(torch.relu(d.embed_features(features)), 0.5)
-        keys = d.attention_keys(values)
-        hidden, cell = torch.tanh(d.initial_state(values.mean(1))).chunk(2, dim=1)
-        words = nn.functional.dropout(d.embedding(inputs), 0.5)
-        weight_ih = torch.cat([d.word_gates.weight, d.context_gates.weight], dim=1)
-        logits = []
-        for t in range(inputs.shape[1]):
-            scores = d.attention_score(torch.tanh(keys + d.attention_query(hidden).unsqueeze(1)))
-            attention = scores.squeeze(2).softmax(dim=1)
-            context = (attention.unsqueeze(2) * values).sum(1) * d.context_gate(hidden).sigmoid()
-            hidden, cell = torch.lstm_cell(
-                torch.cat([words[:, t], context], dim=1),
-                (hidden, cell),
-                weight_ih,
-                d.recurrent_gates.weight,
-                d.word_gates.bias,
-                torch.zeros_like(d.word_gates.bias),
-            )
-            logits.append(d.output(nn.functional.dropout(hidden, 0.5)))
-        return torch.stack(logits, dim=1)
+def update(decoder: SoftAttention, optimiser: torch.optim.Adam, loss: Tensor) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(decoder.parameters(), CLIP_NORM)
+    optimiser.step()
 
 
-def report(options: BenchOptions, rates: Rates) -> None:
-    """Print the rates, and write them where the options say; the first is the base of ratios."""
+def textbook_logits(d: SoftAttention, features: Tensor, inputs: Tensor) -> Tensor:
+    """Return the logits of the same soft attention as tutorials write it, on the weights of `d`.
+
+    Shapes:
+        features [captions, P, D], one copy a caption, inputs [captions, steps]
+        -> logits [captions, steps, V].
+    """
+    values = features
+    if d.embed_features is not None:
+        values = nn.functional.dropout(torch.relu(d.embed_features(features)), 0.5)
+    keys = d.attention_keys(values)
+    hidden, cell = torch.tanh(d.initial_state(values.mean(1))).chunk(2, dim=1)
+    words = nn.functional.dropout(d.embedding(inputs), 0.5)
+    weight_ih = torch.cat([d.word_gates.weight, d.context_gates.weight], dim=1)
+    logits = []
+    for t in range(inputs.shape[1]):
+        scores = d.attention_score(torch.tanh(keys + d.attention_query(hidden).unsqueeze(1)))
+        attention = scores.squeeze(2).softmax(dim=1)
+        context = (attention.unsqueeze(2) * values).sum(1) * d.context_gate(hidden).sigmoid()
+        hidden, cell = torch.lstm_cell(
+            torch.cat([words[:, t], context], dim=1),
+            (hidden, cell),
+            weight_ih,
+            d.recurrent_gates.weight,
+            d.word_gates.bias,
+            torch.zeros_like(d.word_gates.bias),
+        )
+        logits.append(d.output(nn.functional.dropout(hidden, 0.5)))
+    return torch.stack(logits, dim=1)
+
+
+def report(rates: Rates) -> dict[str, Any]:
+    """Print the rates, and return them with their ratios to those of the first."""
     base = statistics.median(next(iter(rates.values())))
     print(f"{'captions/s':<24}{'median':>10}{'min':>10}{'max':>10}{'ratio':>10}")
     figures = {}
@@ -281,11 +256,7 @@ def report(options: BenchOptions, rates: Rates) -> None:
         ratio = median / base
         print(f"{name:<24}{median:>10.1f}{min(values):>10.1f}{max(values):>10.1f}{ratio:>9.2f}x")
         figures[name] = {"median": median, "values": values, "ratio": ratio}
-    if options.json:
-        settings = {key: str(value) for key, value in asdict(options).items()}
-        machine = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
-        write_json(options.json, {"settings": settings, "machine": machine, "rates": figures})
-        print(f"written: {options.json}")
+    return figures
 
 
 if __name__ == "__main__":

@@ -19,24 +19,22 @@ wait_passively()  # before torch is loaded
 
 import contextlib
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_lstm import BUSY, in_child, load_of_others
+from bench_turns import BenchOptions, Contestant, in_child, load_of_others, record, take_turns
 from torch import Tensor, nn
 
-from captioner.files import write_json
-from captioner.options import AT_LEAST_ONE, PROBABILITY, Options, option, options_parser
+from captioner.options import AT_LEAST_ONE, PROBABILITY, option, options_parser
 from captioner.program import run_program
 from training.benchmarks.benchmark import Benchmark
 from training.benchmarks.config import BenchmarkConfig
@@ -56,73 +54,39 @@ Times = tuple[float, float]  # seconds of the updates, and of a validation
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(Options):
-    tasks: tuple[str, ...] = option(tuple(TARGETS), "which to time", choices=tuple(TARGETS))
+class LoopOptions(BenchOptions):
+    tasks: tuple[str, ...] = option(tuple(TARGETS), "what is trained", choices=tuple(TARGETS))
     p: float = option(0.25, "probability to detach", within=PROBABILITY)
     delay: int = option(100, "of copying", within=AT_LEAST_ONE)
     updates: int = option(20, "timed in a round", within=AT_LEAST_ONE)
     rounds: int = option(5, "turns of each contestant", within=AT_LEAST_ONE)
-    threads: int = option(2, "of the CPU", within=AT_LEAST_ONE)
-    mnist: Path = option(Path("data/mnist"), "folder of MNIST", metavar="DIR")
-    json: Path | None = option(None, "write the figures here as well", metavar="FILE")
+    mnist: Path = option(Path("data", "mnist"), "where MNIST lies", metavar="DIR")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = options_parser(BenchOptions, description=(__doc__ or "").splitlines()[0])
+    parser = options_parser(LoopOptions, description=(__doc__ or "").splitlines()[0])
     return run_program(
         "bench_training_loops.py",
-        lambda: bench(BenchOptions.from_json(vars(parser.parse_args(argv)))),
+        lambda: bench(LoopOptions.from_json(vars(parser.parse_args(argv)))),
     )
 
 
-def bench(options: BenchOptions) -> None:
+def bench(options: LoopOptions) -> None:
     if "mnist" in options.tasks:
         load_mnist(options.mnist)
     before = load_of_others()
-    figures = {task: compare(task, options) for task in options.tasks}
-    load = {"before": before, "after": load_of_others()}
-    if max(load.values()) > BUSY:
-        print(f"note: other programs use {max(load.values()):.0%} of the processor; ratios")
-        print("from a busy machine are worth little")
-    if options.json:
-        settings = {key: str(value) for key, value in asdict(options).items()}
-        write_json(
-            options.json,
-            {"settings": settings, "machine": {**machine(), "load": load}, "figures": figures},
-        )
+    record(options, before, {task: compare(task, options) for task in options.tasks})
 
 
-def machine() -> dict[str, Any]:
-    name = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return {
-        "processor": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
-
-
-def compare(task: str, options: BenchOptions) -> dict[str, Any]:
+def compare(task: str, options: LoopOptions) -> dict[str, Any]:
     """Let the contestants take turns at one task, and say what an epoch takes."""
-    workers = {
-        name: in_child(serve, task, name, options, start="spawn")
-        for name in (PUBLISHED, FLUSHED, OURS)
-    }
-    times: dict[str, list[Times]] = {name: [] for name in workers}
-    for number in range(-1, options.rounds):  # the first is not counted
-        for name, worker in workers.items():
-            worker.send("go")
-            taken = worker.recv()
-            if number >= 0:
-                times[name].append(taken)
-    for worker in workers.values():
-        worker.send(None)
+    turns = {}
+    for name in (PUBLISHED, FLUSHED, OURS):
+        worker = in_child(serve, task, name, options, start="spawn")
+        turns[name] = Contestant(worker, "go", options.rounds)
     scale = UPDATES[task] / options.updates
     figures: dict[str, Any] = {}
-    for name, pairs in times.items():
+    for name, pairs in take_turns(turns).items():
         updates = [scale * seconds for seconds, _ in pairs]
         epochs = [scale * seconds + validation for seconds, validation in pairs]
         figures[name] = {
@@ -135,7 +99,7 @@ def compare(task: str, options: BenchOptions) -> dict[str, Any]:
     return figures
 
 
-def report(task: str, figures: dict[str, Any], options: BenchOptions) -> None:
+def report(task: str, figures: dict[str, Any], options: LoopOptions) -> None:
     print(f"\n{task}, p = {options.p:g}: seconds for {UPDATES[task]} updates, of which")
     print(f"{options.updates} were timed, and for an epoch with its validation; medians")
     ours = figures[OURS]
@@ -151,7 +115,7 @@ def report(task: str, figures: dict[str, Any], options: BenchOptions) -> None:
     print(f"the aim is {TARGETS[task]:g} times as quick as the authors' loop as published")
 
 
-def serve(connection: Connection, task: str, name: str, options: BenchOptions) -> None:
+def serve(connection: Connection, task: str, name: str, options: LoopOptions) -> None:
     """Answer every request with the times of one round, until nothing is asked."""
     torch.set_flush_denormal(name != PUBLISHED)  # before anything runs in parallel
     torch.set_num_threads(options.threads)
@@ -160,19 +124,19 @@ def serve(connection: Connection, task: str, name: str, options: BenchOptions) -
         connection.send(run())
 
 
-def contestant(task: str, name: str, options: BenchOptions) -> Callable[[], Times]:
+def contestant(task: str, name: str, options: LoopOptions) -> Callable[[], Times]:
     asked = {"p": options.p, "updates": options.updates, "epochs": 1}
+    work: CopyingTask | PixelsTask
+    config: CopyingConfig | PixelsConfig
     if task == "copying":
         config = CopyingConfig.from_json({**asked, "delay": options.delay})
-        copying = CopyingTask(config, CPU)
-        if name == OURS:
-            return partial(time_ours, copying, config)
-        return partial(time_authors_copying, copying, options)
-    pixels_config = PixelsConfig.from_json({**asked, "mnist": str(options.mnist)})
-    pixels = PixelsTask(pixels_config, CPU)
+        work = CopyingTask(config, CPU)
+    else:
+        config = PixelsConfig.from_json({**asked, "mnist": str(options.mnist)})
+        work = PixelsTask(config, CPU)
     if name == OURS:
-        return partial(time_ours, pixels, pixels_config)
-    return partial(time_authors_mnist, pixels, options)
+        return partial(time_ours, work, config)
+    return partial(time_authors, work, options)
 
 
 def time_ours(task: CopyingTask | PixelsTask, config: BenchmarkConfig) -> Times:
@@ -204,14 +168,11 @@ class AuthorsNet(nn.Module):
         h = o * c.tanh()
         return self.output(h), h, c
 
-    def start(self, rows: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros(rows, self.hidden), torch.zeros(rows, self.hidden)
-
 
 def authors_loss(net: AuthorsNet, batch: Batch, p: float, at_every_step: bool) -> Tensor:
     """Return the loss of a batch, computed step by step."""
     inputs, targets = batch
-    h, c = net.start(inputs.shape[1])
+    h = c = torch.zeros(inputs.shape[1], net.hidden)
     loss = torch.zeros(())
     for step, now in enumerate(inputs):
         if p > 0 and torch.rand(()).item() <= p:
@@ -224,40 +185,29 @@ def authors_loss(net: AuthorsNet, batch: Batch, p: float, at_every_step: bool) -
     return nn.functional.cross_entropy(scores, targets)
 
 
-def time_authors(
-    net: AuthorsNet, task: CopyingTask | PixelsTask, p: float, at_every_step: bool
-) -> float:
+def time_authors(task: CopyingTask | PixelsTask, options: LoopOptions) -> Times:
+    """Run the authors' loop over one epoch's batches, from the initial weights."""
+    is_copying = isinstance(task, CopyingTask)
+    net = AuthorsNet(1, 128, CLASSES) if is_copying else AuthorsNet(1, 100, 10)
     batches = list(task.batches(0))
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     start = time.perf_counter()
     for batch in batches:
-        loss = authors_loss(net, batch, p, at_every_step)
+        loss = authors_loss(net, batch, options.p, is_copying)
         net.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         loss.item()
-    return time.perf_counter() - start
-
-
-def time_authors_copying(task: CopyingTask, options: BenchOptions) -> Times:
-    net = AuthorsNet(1, 128, CLASSES)
-    updates = time_authors(net, task, options.p, True)
-    held_out = task.sequences(task.validation, options.delay)
+    updates = time.perf_counter() - start
+    if isinstance(task, CopyingTask):
+        held_out, count = task.sequences(task.validation, options.delay), 1
+    else:  # one as large as those of the validation
+        held_out, count = next(task.batches(1)), VALIDATION_BATCHES
     start = time.perf_counter()
     with torch.no_grad():
-        authors_loss(net, held_out, 0.0, True)
-    return updates, time.perf_counter() - start
-
-
-def time_authors_mnist(task: PixelsTask, options: BenchOptions) -> Times:
-    net = AuthorsNet(1, 100, 10)
-    updates = time_authors(net, task, options.p, False)
-    batch = next(task.batches(1))  # as large as one of the validation
-    start = time.perf_counter()
-    with torch.no_grad():
-        authors_loss(net, batch, 0.0, False)
-    return updates, VALIDATION_BATCHES * (time.perf_counter() - start)
+        authors_loss(net, held_out, 0.0, is_copying)
+    return updates, count * (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _DRAWN = 12  # images in the picture, spread over the test split
 
 
-def main(argv: Sequence[str] = ()) -> int:
-    """Run the demo and return the exit status of the first step that failed, else 0."""
-    return run_program("demo.py", lambda: demo(argv))
-
-
 def demo(training_options: Sequence[str]) -> int:
-    """Train, score and draw in a new folder, and return the first exit status that is not 0."""
+    """Run the demo and return the exit status of the first step that failed, else 0."""
     started = time.monotonic()
     run = new_run_folder(ROOT / "runs")
     best, scores, captions = run / "best", run / "scores_test.json", run / "captions_test.json"
@@ -85,4 +80,4 @@ def relative(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program("demo.py", lambda: demo(sys.argv[1:])))

@@ -4,7 +4,6 @@ python scripts/download_coco.py
 python scripts/download_coco.py --only split --out elsewhere/coco
 """
 
-import argparse
 import shutil
 import sys
 import zipfile
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from captioner.data.download import WebFile, fetch, part_of
 from captioner.data.karpathy import read_karpathy
 from captioner.errors import DataError, StorageError
+from captioner.options import Options, option, options_parser
 from captioner.program import run_program
 from captioner.progress import Progress
 
@@ -105,46 +105,43 @@ ARCHIVES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(Options):
+    out: Path = option(DEFAULT_FOLDER, "where it goes", metavar="FOLDER")
+    only: str | None = option(
+        None,
+        "fetch one part: the split (it holds captions too), COCO's own captions, the images",
+        choices=("captions", "images", "split"),
+    )
+    keep_zips: bool = option(False, "keep the archives once they are unpacked")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch what is missing, and return the exit status."""
-    arguments = parse_arguments(argv)
+    parser = options_parser(
+        DownloadOptions,
+        description="Fetch COCO 2014 (images and captions) and Karpathy's split of it. "
+        "The same command goes on where an earlier one stopped.",
+    )
     return run_program(
         "download_coco.py",
-        lambda: _fetch_all(arguments.out, arguments.only, arguments.keep_zips),
+        lambda: _fetch_all(DownloadOptions.from_json(vars(parser.parse_args(argv)))),
         when_interrupted="interrupted; the same command goes on from here",
     )
 
 
-def _fetch_all(folder: Path, only: str | None, keep_zips: bool) -> None:
+def _fetch_all(options: DownloadOptions) -> None:
+    folder, only = options.out, options.only
     with locked(folder):
-        for archive in missing(folder, only, keep_zips):
+        for archive in missing(folder, only, options.keep_zips):
             print(f"{archive.file.name} -> {folder / archive.folder}", flush=True)
             path = fetch(archive.file, folder)
             unpack(archive, path, folder)
-            if not keep_zips:
+            if not options.keep_zips:
                 path.unlink()
     print(f"{folder} is complete" + (f" ({only} only)" if only else ""))
     data = "coco" if folder == DEFAULT_FOLDER else folder
     print(f"next: python training/train_coco.py --p 0.4 --data {data}")
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Fetch COCO 2014 (images and captions) and Karpathy's split of it. "
-        "The same command goes on where an earlier one stopped."
-    )
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--only",
-        choices=sorted({archive.part for archive in ARCHIVES}),
-        help="fetch one part: the split (it holds captions too), COCO's own captions, the images",
-    )
-    parser.add_argument(
-        "--keep-zips", action="store_true", help="keep the archives once they are unpacked"
-    )
-    return parser.parse_args(argv)
 
 
 def missing(folder: Path, only: str | None, keep_zips: bool) -> list[Archive]:
@@ -216,7 +213,11 @@ def unpack(archive: Archive, path: Path, folder: Path) -> None:
             "run the same command again"
         )
     if archive.part == "split":
-        check_split(place / archive.members[0])
+        split = place / archive.members[0]
+        counts = read_karpathy(split).counts()
+        if counts != SPLIT_COUNTS:
+            split.unlink()
+            raise DataError(f"{split} has {counts} images, not {SPLIT_COUNTS}; it has been removed")
 
 
 def write(target: Path, content: bytes) -> None:
@@ -235,14 +236,6 @@ def write(target: Path, content: bytes) -> None:
             f"{target} cannot be written: {problem.strerror}; see to the disk and run the same "
             "command again, which goes on where it stopped"
         ) from problem
-
-
-def check_split(path: Path) -> None:
-    """Raise DataError, and remove the file, unless its images are divided as they should be."""
-    counts = read_karpathy(path).counts()
-    if counts != SPLIT_COUNTS:
-        path.unlink()
-        raise DataError(f"{path} has {counts} images, not {SPLIT_COUNTS}; it has been removed")
 
 
 @contextmanager

@@ -122,20 +122,8 @@ def install_uv() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pin:
         pin.writelines(lines[start : end + 1])
         pin.flush()
-        quiet = ["--quiet", "--disable-pip-version-check"]
-        run(
-            [
-                PYTHON,
-                "-m",
-                "pip",
-                "install",
-                *quiet,
-                "--no-deps",
-                "--require-hashes",
-                "-r",
-                pin.name,
-            ]
-        )
+        flags = "--quiet --disable-pip-version-check --no-deps --require-hashes"
+        run([PYTHON, "-m", "pip", "install", *flags.split(), "-r", pin.name])
 
 
 def settings_of_pip() -> dict[str, str]:

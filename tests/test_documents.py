@@ -56,7 +56,7 @@ def options_of_benchmarks() -> Iterator[str]:
 
 def options_of_scripts() -> Iterator[str]:
     """The flags of the scripts: words of their code, and fields made by `option`."""
-    for script in sorted((ROOT / "scripts").glob("*.py")):
+    for script in sorted((ROOT / "scripts").rglob("*.py")):
         text = script.read_text(encoding="utf-8")
         yield from re.findall(r'"(--[a-z][a-z-]*)"', text)
         fields = re.findall(r"^    (\w+): .+ = option\(", text, re.MULTILINE)

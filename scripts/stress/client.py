@@ -1,4 +1,4 @@
-"""Minimal HTTP client: one connection per request, no retries.
+"""Minimal HTTP client: one connection per request, no retries, and a load of many of them.
 
 It shares the machine with the service it measures, so it does as little as possible. Every picture
 in flight has its own size and every request its own id, so an answer to another request is noticed.
@@ -7,14 +7,13 @@ in flight has its own size and every request its own id, so an answer to another
 import asyncio
 import io
 import json
-import random
 import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from PIL import Image
 
 Address = tuple[str, int]
 TIMEOUT_SECONDS = 60.0  # beyond any deadline of the service
-STATED = (503, 504)  # the only statuses above 499 that a client may meet
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     failure: str = ""
-    was_sent: bool = False  # wholly, on a connection that was taken
     size: tuple[int, int] | None = None  # of the picture
 
     def json(self) -> Any:
@@ -76,22 +73,11 @@ def photographs(count: int, seed: int = 0) -> list[Picture]:
     return found
 
 
-def endless(pictures: Sequence[Picture], seed: int = 0) -> Iterator[Picture]:
-    """Return the pictures again and again, beginning anywhere."""
-    start = random.Random(seed).randrange(len(pictures))
-    return cycle([*pictures[start:], *pictures[:start]])
-
-
 def request_bytes(
-    body: bytes,
-    *,
-    path: str = "/caption",
-    kind: str = "image/jpeg",
-    request_id: str = "",
-    method: str = "POST",
+    body: bytes, *, path: str = "/caption", kind: str = "image/jpeg", request_id: str = ""
 ) -> bytes:
     head = (
-        f"{method} {path} HTTP/1.1\r\nHost: stress\r\nConnection: close\r\nContent-Type: {kind}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: stress\r\nConnection: close\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n"
     )
     if request_id:
@@ -104,27 +90,28 @@ async def ask(
 ) -> Exchange:
     """Send one request and return what came of it; nothing is raised for what the service does."""
     exchange = Exchange(uuid.uuid4().hex, began=time.perf_counter(), size=size)
-    writer = None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(*address)
-            writer.write(request_bytes(body, request_id=exchange.request_id, **head))
-            try:
-                await writer.drain()
-                exchange.was_sent = True
-            except ConnectionError:  # refused before the body was there: the answer says why
-                pass
-            await _read(reader, exchange)
+            with closing(writer):
+                writer.write(request_bytes(body, request_id=exchange.request_id, **head))
+                with suppress(ConnectionError):  # refused before the body was there: it says why
+                    await writer.drain()
+                answer = await reader.readuntil(b"\r\n\r\n")
+                first, *lines = answer.decode("latin-1").split("\r\n")
+                for line in lines:
+                    name, _, value = line.partition(":")
+                    exchange.headers[name.lower()] = value.strip()
+                length = int(exchange.headers.get("content-length", 0))
+                exchange.body = await reader.readexactly(length)
+                exchange.status = int(first.split()[1])
     except TimeoutError:
         exchange.failure = "no answer in time"
     except asyncio.IncompleteReadError:
         exchange.failure = "the connection ended before the answer"
     except OSError as problem:
         exchange.failure = type(problem).__name__
-    finally:
-        exchange.seconds = time.perf_counter() - exchange.began
-        if writer is not None:
-            writer.close()
+    exchange.seconds = time.perf_counter() - exchange.began
     return exchange
 
 
@@ -132,14 +119,29 @@ async def ask_for(address: Address, picture: Picture) -> Exchange:
     return await ask(address, picture.data, size=picture.size)
 
 
-async def _read(reader: asyncio.StreamReader, exchange: Exchange) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    for line in lines:
-        name, _, value = line.partition(":")
-        exchange.headers[name.lower()] = value.strip()
-    exchange.body = await reader.readexactly(int(exchange.headers.get("content-length", 0)))
-    exchange.status = int(first.split()[1])
+@asynccontextmanager
+async def busy_clients(
+    address: Address, pictures: Iterator[Picture], count: int, *, pause: float = 0.0
+) -> AsyncIterator[list[Exchange]]:
+    """Let clients send a request each as soon as their last one is answered; give the exchanges."""
+    exchanges: list[Exchange] = []
+    is_over = asyncio.Event()
+
+    async def client() -> None:
+        while not is_over.is_set():
+            exchange = await ask_for(address, next(pictures))
+            exchanges.append(exchange)
+            # A refused client waits as a polite one would, so that it does not only burn cores.
+            rest = pause if exchange.status == 200 else max(pause, 0.1)
+            if rest:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(is_over.wait(), rest)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(client())
+        yield exchanges
+        is_over.set()
 
 
 def statuses(exchanges: Iterable[Exchange]) -> dict[str, int]:

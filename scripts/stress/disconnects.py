@@ -1,17 +1,21 @@
 """Clients that hang up halfway, and slow clients that occupy what others need."""
 
-import argparse
 import asyncio
 import random
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
+from functools import partial
+from itertools import cycle
 
+from stress import StressOptions
 from stress.client import (
     Address,
+    Exchange,
     Picture,
     ask_for,
-    endless,
+    busy_clients,
     latency,
     percentile,
     photographs,
@@ -19,53 +23,55 @@ from stress.client import (
     seconds_of,
     statuses,
 )
-from stress.load import ClosedLoad
 from stress.report import Report
 from stress.target import Levels, Target
 
 HANG_UPS = 1000
-SLOW = 200
 CUT_SECONDS = 10.0 + 2.0 + 4.0  # the service's deadline, its time to close, ours to look
+GET = b"GET /version HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+LENGTH = POST + b"Content-Length: 1000\r\n\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-async def hang_ups(target: Target, report: Report, given: argparse.Namespace) -> None:
+async def hang_ups(target: Target, report: Report, options: StressOptions) -> None:
     """Report on 1,000 clients that hang up, over `seconds`, beside some that do not."""
-    seconds: float = given.seconds
-    pictures = endless(photographs(400))
-    undisturbed = ClosedLoad(target.address, pictures, clients=2, pause=0.2)
-    async with undisturbed:
-        await asyncio.sleep(max(10.0, seconds / 2))
-    report.figure("undisturbed, seconds", latency(undisturbed.exchanges))
-    before = await asyncio.to_thread(target.settled_levels)
+    pictures = cycle(photographs(400))
+    async with busy_clients(target.address, pictures, 2, pause=0.2) as undisturbed:
+        await asyncio.sleep(max(10.0, options.seconds / 2))
+    report.figure("undisturbed, seconds", latency(undisturbed))
+    before = await target.settled_levels()
     cancelled = await asyncio.to_thread(target.metric, "caption_cancelled_total")
-    good = ClosedLoad(target.address, pictures, clients=2, pause=0.2)
-    async with good:
-        tasks = []
+    async with (
+        busy_clients(target.address, pictures, 2, pause=0.2) as good,
+        asyncio.TaskGroup() as group,
+    ):
         for index in range(HANG_UPS):
-            tasks.append(asyncio.create_task(hang_up(target.address, next(pictures), index)))
-            await asyncio.sleep(seconds / HANG_UPS)
-        await asyncio.gather(*tasks)
-    report.figure("beside hang-ups, seconds", latency(good.exchanges))
-    report.figure("good traffic", statuses(good.exchanges))
-    others = [one for one in good.exchanges if one.status != 200]
-    report.demand("all good traffic is answered", len(others), not others)
-    ratio = percentile(seconds_of(good.exchanges), 0.99) / percentile(
-        seconds_of(undisturbed.exchanges), 0.99
-    )
+            group.create_task(hang_up(target.address, next(pictures), index))
+            await asyncio.sleep(options.seconds / HANG_UPS)
+    _demand_good_traffic(good, report)
+    alone, beside = seconds_of(undisturbed), seconds_of(good)
+    ratio = percentile(beside, 0.99) / percentile(alone, 0.99)
     report.demand("p99 of good traffic at most doubles", ratio, ratio <= 2.0)
     drained = await _drain(target, pictures_at_once=[next(pictures) for _ in range(60)])
-    alone = percentile(seconds_of(undisturbed.exchanges), 0.5)
     report.figure("a request right after 60 queued ones hung up, seconds", drained)
-    limit = 8 * alone + 1.0  # the batch that the model was at cannot be taken back
+    # The batch that the model was at cannot be taken back.
+    limit = 8 * percentile(alone, 0.5) + 1.0
     report.demand(f"the queue drains at once: below {limit:.2g} s", drained, drained < limit)
     counted = await asyncio.to_thread(target.metric, "caption_cancelled_total")
     report.figure("counted as cancelled", counted - cancelled)
     await demand_no_descriptor_stays(target, before, report)
 
 
+def _demand_good_traffic(good: list[Exchange], report: Report) -> None:
+    report.figure("good traffic beside them", statuses(good))
+    report.figure("good traffic beside them, seconds", latency(good))
+    others = sum(one.status != 200 for one in good)
+    report.demand("all good traffic is answered", others, not others)
+
+
 async def demand_no_descriptor_stays(target: Target, before: Levels, report: Report) -> None:
-    after = await asyncio.to_thread(target.settled_levels)
+    after = await target.settled_levels()
     more = after.descriptors - before.descriptors
     report.demand("no descriptor stays", more, more <= 0)
 
@@ -103,37 +109,18 @@ async def _drain(target: Target, pictures_at_once: list[Picture]) -> float:
     return time.monotonic() - began
 
 
-async def slow(target: Target, report: Report, _: argparse.Namespace) -> None:
-    """Report on 200 clients of each kind that are slow in their own way."""
-    pictures = endless(photographs(100))
-    async with ClosedLoad(target.address, pictures, clients=2, pause=0.5):
+async def slow(target: Target, report: Report, _: StressOptions) -> None:
+    """Report on 200 clients of each kind that are slow in their own way, or fewer."""
+    pictures = cycle(photographs(100))
+    async with busy_clients(target.address, pictures, 2, pause=0.5):
         await asyncio.sleep(5)
-    before = await asyncio.to_thread(target.settled_levels)
-    good = ClosedLoad(target.address, pictures, clients=2, pause=0.5)
-    kinds = {
-        "slow headers": (dripping, b"GET /version HTTP/1.1\r\nX-Endless: ", b"x"),
-        "silent connections": (dripping, b"", b""),
-        "slow bodies": (dripping, POST + b"Content-Length: 1000\r\n\r\n", b"x"),
-        "slow chunks": (
-            dripping,
-            POST + b"Transfer-Encoding: chunked\r\n\r\n",
-            b"1\r\nx\r\n",
-        ),
-        "endless chunks": (flooding, POST + b"Transfer-Encoding: chunked\r\n\r\n", b""),
-        "slow readers": (not_reading, b"", b""),
-    }
-    async with good:
-        for name, (attack, start, drop) in kinds.items():
-            count = 10 if attack is flooding else SLOW // (4 if attack is not_reading else 1)
-            held = await asyncio.gather(
-                *(attack(target.address, start, drop) for _ in range(count))
-            )
-            late = sum(one > CUT_SECONDS for one in held)
-            report.demand(f"{count} {name} are cut within {CUT_SECONDS:g} s", max(held), not late)
-    report.figure("good traffic beside them", statuses(good.exchanges))
-    report.figure("good traffic beside them, seconds", latency(good.exchanges))
-    others = [one for one in good.exchanges if one.status != 200]
-    report.demand("all good traffic is answered", len(others), not others)
+    before = await target.settled_levels()
+    async with busy_clients(target.address, pictures, 2, pause=0.5) as good:
+        for name, (count, attack) in SLOW.items():
+            held = await asyncio.gather(*(attack(target.address) for _ in range(count)))
+            is_cut = max(held) <= CUT_SECONDS
+            report.demand(f"{count} {name} are cut within {CUT_SECONDS:g} s", max(held), is_cut)
+    _demand_good_traffic(good, report)
     await demand_no_descriptor_stays(target, before, report)
 
 
@@ -142,7 +129,7 @@ async def dripping(address: Address, start: bytes, drop: bytes) -> float:
     began = time.monotonic()
     with suppress(OSError):
         reader, writer = await asyncio.open_connection(*address)
-        try:
+        with closing(writer):
             writer.write(start)
             while time.monotonic() - began < 2 * CUT_SECONDS:
                 with suppress(TimeoutError):
@@ -151,18 +138,16 @@ async def dripping(address: Address, start: bytes, drop: bytes) -> float:
                             pass
                         break
                 writer.write(drop)
-        finally:
-            writer.close()
     return time.monotonic() - began
 
 
-async def flooding(address: Address, start: bytes, _: bytes) -> float:
+async def flooding(address: Address) -> float:
     """Return after how many seconds a body without end is cut."""
     began = time.monotonic()
     with suppress(OSError):
-        _reader, writer = await asyncio.open_connection(*address)
+        _, writer = await asyncio.open_connection(*address)
         try:
-            writer.write(start)
+            writer.write(CHUNKED)
             while time.monotonic() - began < 2 * CUT_SECONDS:
                 writer.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
                 async with asyncio.timeout(2 * CUT_SECONDS):
@@ -172,7 +157,7 @@ async def flooding(address: Address, start: bytes, _: bytes) -> float:
     return time.monotonic() - began
 
 
-async def not_reading(address: Address, _: bytes, __: bytes) -> float:
+async def not_reading(address: Address) -> float:
     """Return after how many seconds a connection is cut that asks much and reads nothing."""
     loop = asyncio.get_running_loop()
     connection = socket.socket()
@@ -189,3 +174,13 @@ async def not_reading(address: Address, _: bytes, __: bytes) -> float:
             # More requests are refused once the connection is gone, without reading an answer.
             await loop.sock_sendall(connection, b"\r\n")
     return time.monotonic() - began
+
+
+SLOW: dict[str, tuple[int, Callable[[Address], Awaitable[float]]]] = {  # how many of each
+    "slow headers": (200, partial(dripping, start=GET + b"X-Endless: ", drop=b"x")),
+    "silent connections": (200, partial(dripping, start=b"", drop=b"")),
+    "slow bodies": (200, partial(dripping, start=LENGTH, drop=b"x")),
+    "slow chunks": (200, partial(dripping, start=CHUNKED, drop=b"1\r\nx\r\n")),
+    "endless chunks": (10, flooding),
+    "slow readers": (50, not_reading),
+}

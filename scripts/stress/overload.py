@@ -1,12 +1,22 @@
 """Ten times more requests than the service can answer."""
 
-import argparse
 import asyncio
 import statistics
+from collections.abc import Iterator
+from itertools import cycle
 
-from stress.client import STATED, ask_for, endless, latency, percentile, photographs, seconds_of
-from stress.client import statuses as statuses_of
-from stress.load import capacity, open_load
+from captioner.progress import Progress
+from stress import StressOptions
+from stress.client import (
+    Address,
+    Exchange,
+    Picture,
+    ask_for,
+    busy_clients,
+    percentile,
+    photographs,
+    seconds_of,
+)
 from stress.report import Report
 from stress.target import Target
 
@@ -16,33 +26,24 @@ LEAST_GOODPUT = 0.9  # of the peak
 MOST_GROWTH_MIB = 50.0
 
 
-async def overload(target: Target, report: Report, given: argparse.Namespace) -> None:
+async def overload(target: Target, report: Report, options: StressOptions) -> None:
     """Report on `seconds` at ten times the capacity, which is measured first."""
-    seconds: float = given.seconds
-    pictures = endless(photographs(2000))
+    seconds, pictures = options.seconds, cycle(photographs(2000))
     peak = await capacity(target.address, pictures, min(15.0, seconds))
     report.figure("capacity, captions/s", peak)
-    before = await asyncio.to_thread(target.settled_levels)
+    before = await target.settled_levels()
     report.figure("before", before.text())
-    found = await open_load(
-        lambda: ask_for(target.address, next(pictures)),
-        rate=10 * peak,
-        seconds=seconds,
-        description="overload",
-    )
-    report.figure("statuses", statuses_of(found))
+    found = await at_a_rate(target.address, pictures, 10 * peak, seconds)
+    report.answers(found)
     accepted = [one for one in found if one.status == 200]
     refused = seconds_of(found, 429)
-    report.figure("accepted, seconds", latency(found))
     report.figure(
         "429, seconds",
         {"median": statistics.median(refused or [0.0]), "p99": percentile(refused, 0.99)},
     )
-    unstated = [one.status for one in found if one.status not in (200, 429, *STATED)]
+    unstated = [one.status for one in found if one.status not in (200, 429, 503, 504)]
     report.demand("every request is answered with 200, 429, 503 or 504", unstated[:5], not unstated)
-    foreign = sum(not one.is_its_own() for one in accepted)
-    report.demand("every answer belongs to its request and picture", foreign, not foreign)
-    if target.has_log:
+    if target.log is not None:
         answered = target.answered()
         lost = sum(answered[one.request_id] != 1 for one in accepted)
         known = {one.request_id for one in found}
@@ -66,20 +67,35 @@ async def overload(target: Target, report: Report, given: argparse.Namespace) ->
         goodput / peak,
         goodput >= LEAST_GOODPUT * peak,
     )
-    after = await asyncio.to_thread(target.settled_levels, 15.0)
+    after = await target.settled_levels(15.0)
     report.figure("after", after.text())
-    growth = after.memory_mib - before.memory_mib
+    growth, *more = (now - earlier for now, earlier in zip(after, before, strict=True))
     report.demand(
         f"memory grows by less than {MOST_GROWTH_MIB:g} MiB", growth, growth < MOST_GROWTH_MIB
     )
-    report.demand(
-        "no descriptor, thread or process stays",
-        [
-            after.descriptors - before.descriptors,
-            after.threads - before.threads,
-            after.processes - before.processes,
-        ],
-        after.descriptors <= before.descriptors
-        and after.threads <= before.threads
-        and after.processes <= before.processes,
-    )
+    report.demand("no descriptor, thread or process stays", more, max(more) <= 0)
+
+
+async def capacity(address: Address, pictures: Iterator[Picture], seconds: float) -> float:
+    """Return the captions per second that as many clients get as fill two batches."""
+    async with busy_clients(address, pictures, 16) as exchanges:
+        await asyncio.sleep(min(3.0, seconds))
+        before = len(exchanges)
+        await asyncio.sleep(seconds)
+        done = sum(one.status == 200 for one in exchanges[before:])
+    return done / seconds
+
+
+async def at_a_rate(
+    address: Address, pictures: Iterator[Picture], rate: float, seconds: float
+) -> list[Exchange]:
+    """Return what came of requests that are sent at a steady rate for some seconds."""
+    loop = asyncio.get_running_loop()
+    began, count = loop.time(), round(rate * seconds)
+    tasks: list[asyncio.Task[Exchange]] = []
+    with Progress(count, "overload", unit="requests") as progress:
+        for index in range(count):
+            await asyncio.sleep(max(0.0, began + index / rate - loop.time()))
+            tasks.append(asyncio.create_task(ask_for(address, next(pictures))))
+            progress.advance(in_flight=sum(not one.done() for one in tasks[-2000:]))
+        return await asyncio.gather(*tasks)

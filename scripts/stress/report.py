@@ -4,8 +4,11 @@ Everything is printed as soon as it is known, so a run that is cut short has sti
 something.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from stress.client import Exchange, latency, statuses
 
 
 @dataclass
@@ -26,18 +29,20 @@ class Report:
         self.demands.append({"demand": name, "value": value, "is_met": is_met})
         print(f"  {'ok' if is_met else 'FAILS':5} {name}: {_text(value)}", flush=True)
 
+    def answers(self, exchanges: Sequence[Exchange]) -> None:
+        """Report what became of requests, and demand that none got the answer of another."""
+        self.figure("answers", statuses(exchanges))
+        self.figure("answered, seconds", latency(exchanges))
+        foreign = sum(one.status == 200 and not one.is_its_own() for one in exchanges)
+        self.demand("every answer belongs to its request and picture", foreign, not foreign)
+
     @property
     def is_met(self) -> bool:
         """Whether every demand is, and there was one."""
         return bool(self.demands) and all(one["is_met"] for one in self.demands)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "scenario": self.scenario,
-            "is_met": self.is_met,
-            "figures": self.figures,
-            "demands": self.demands,
-        }
+        return {**asdict(self), "is_met": self.is_met}
 
 
 def _text(value: Any) -> str:

@@ -1,16 +1,18 @@
 """Kills, shutdowns and reloads under load."""
 
-import argparse
 import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from itertools import cycle
 
-from stress.client import Exchange, endless, latency, photographs, statuses
-from stress.load import ClosedLoad
+from stress import StressOptions
+from stress.client import Exchange, busy_clients, photographs
 from stress.report import Report
-from stress.target import Target
+from stress.target import Target, seconds_until
 
 CLIENTS = 8
 LEAST_WORKERS = 2
@@ -18,22 +20,19 @@ SOON_SECONDS = 15.0  # "within seconds", on a machine whose cores are all busy
 QUIET_SECONDS = 3.0  # of load before and after
 
 
-async def kill_decoder(target: Target, report: Report, _: argparse.Namespace) -> None:
+async def kill_decoder(target: Target, report: Report, _: StressOptions) -> None:
     """Report on decoding processes that are killed while they work."""
-    load = _load(target)
     rounds, waits = 5, []
     whole = len(target.decoders())
-    async with load:
+    async with _load(target) as exchanges:
         await asyncio.sleep(QUIET_SECONDS)
         for _round in range(rounds):
             victim = target.decoders()[0]
             os.kill(victim, signal.SIGKILL)
-            waits.append(
-                await _until(lambda dead=victim: _is_replaced(target, dead, whole))  # type: ignore[misc]
-            )
+            waits.append(await _until(partial(_is_replaced, target, victim, whole)))
         await asyncio.sleep(QUIET_SECONDS)
-    _answers(report, load.exchanges)
-    failed = [one for one in load.exchanges if one.status != 200]
+    report.answers(exchanges)
+    failed = [one for one in exchanges if one.status != 200]
     report.demand(f"requests that fail beside {rounds} kills", len(failed), len(failed) <= rounds)
     report.demand("another decodes within seconds", waits, max(waits) < SOON_SECONDS)
     report.demand("ready at the end", target.is_ready(), target.is_ready())
@@ -44,14 +43,13 @@ def _is_replaced(target: Target, dead: int, whole: int) -> bool:
     return dead not in now and len(now) >= whole
 
 
-async def kill_worker(target: Target, report: Report, _: argparse.Namespace) -> None:
+async def kill_worker(target: Target, report: Report, _: StressOptions) -> None:
     """Report on a serving process that is killed beside another."""
-    load = _load(target)
     # One that still loads says 503; that is for the start, not for a death.
-    await _until(lambda: len(target.workers()) >= LEAST_WORKERS, 60.0)
+    await _until(lambda: len(target.workers()) >= LEAST_WORKERS)
     await asyncio.sleep(QUIET_SECONDS)
     workers = target.workers()
-    async with load:
+    async with _load(target) as exchanges:
         await asyncio.sleep(QUIET_SECONDS)
         in_flight = target.connections(workers[0])
         os.kill(workers[0], signal.SIGKILL)
@@ -59,55 +57,53 @@ async def kill_worker(target: Target, report: Report, _: argparse.Namespace) -> 
         ready = await _until(target.is_ready)
         whole = await _until(lambda: len(set(target.workers()) - {workers[0]}) >= len(workers))
         await asyncio.sleep(2 * QUIET_SECONDS)
-    _answers(report, load.exchanges)
-    failed = [one for one in load.exchanges if one.status is None]
+    report.answers(exchanges)
+    failed = [one for one in exchanges if one.status is None]
     later = [one for one in failed if one.began > killed]
     report.demand(
         f"at most the {in_flight} in flight there fail", len(failed), len(failed) <= in_flight
     )
     report.demand("none that came later fails", len(later), not later)
-    refused = [one.status for one in load.exchanges if one.status not in (None, 200)]
+    refused = [one.status for one in exchanges if one.status not in (None, 200)]
     report.demand("none is refused meanwhile", refused, not refused)
     report.demand("ready again after, seconds", ready, ready < SOON_SECONDS)
     report.demand("all workers there after, seconds", whole, whole < SOON_SECONDS)
 
 
-async def terminate(target: Target, report: Report, _: argparse.Namespace) -> None:
+async def terminate(target: Target, report: Report, _: StressOptions) -> None:
     """Report on the end of the service under load."""
-    load = _load(target, clients=2 * CLIENTS)
-    async with load:
+    async with _load(target, 2 * CLIENTS) as exchanges:
         await asyncio.sleep(QUIET_SECONDS)
         told = time.perf_counter()
-        target.send(signal.SIGTERM)
-        took = await _until(lambda: target.process.poll() is not None, 60.0)
-    _answers(report, load.exchanges)
+        target.main.send_signal(signal.SIGTERM)
+        took = await _until(lambda: target.process.poll() is not None)
+    report.answers(exchanges)
     report.figure("seconds from SIGTERM to the end", took)
     status = target.process.returncode
     report.demand("exit status 0", status, status == 0)
-    earlier = [one for one in load.exchanges if one.status is None and one.began < told]
+    earlier = [one for one in exchanges if one.status is None and one.began < told]
     report.demand("requests sent before it that got no answer", len(earlier), not earlier)
-    got = {one.request_id for one in load.exchanges if one.status == 200}
+    got = {one.request_id for one in exchanges if one.status == 200}
     lost = set(target.answered()) - got
     report.demand("captions made that no client got", len(lost), not lost)
-    unstated = [one.status for one in load.exchanges if one.status not in (None, 200, 503)]
+    unstated = [one.status for one in exchanges if one.status not in (None, 200, 503)]
     report.demand("only 200 and 503 are answered", unstated, not unstated)
     report.demand("unforeseen failures in the log", target.failures(), not target.failures())
 
 
-async def reload(target: Target, report: Report, _: argparse.Namespace) -> None:
+async def reload(target: Target, report: Report, _: StressOptions) -> None:
     """Report on checkpoints that are loaded anew under load."""
-    load = _load(target)
     rounds, waits = 3, []
-    async with load:
+    async with _load(target) as exchanges:
         for _round in range(rounds):
             await asyncio.sleep(QUIET_SECONDS)
             before = _loaded(target)
-            target.send(signal.SIGHUP)
+            target.main.send_signal(signal.SIGHUP)
             waits.append(await _until(lambda count=before: _loaded(target) > count))  # type: ignore[misc]
         await asyncio.sleep(QUIET_SECONDS)
-    _answers(report, load.exchanges)
+    report.answers(exchanges)
     report.figure("seconds until the new model serves", waits)
-    failed = [one for one in load.exchanges if one.status != 200]
+    failed = [one for one in exchanges if one.status != 200]
     report.demand(f"requests that fail beside {rounds} reloads", len(failed), not failed)
     report.demand("every reload happens", max(waits), max(waits) < 4 * SOON_SECONDS)
 
@@ -116,22 +112,9 @@ def _loaded(target: Target) -> int:
     return sum(line.get("event") == "model loaded" for line in target.log_lines())
 
 
-def _load(target: Target, clients: int = CLIENTS) -> ClosedLoad:
-    return ClosedLoad(target.address, endless(photographs(400)), clients=clients)
+def _load(target: Target, count: int = CLIENTS) -> AbstractAsyncContextManager[list[Exchange]]:
+    return busy_clients(target.address, cycle(photographs(400)), count)
 
 
-def _answers(report: Report, exchanges: list[Exchange]) -> None:
-    report.figure("answers", statuses(exchanges))
-    report.figure("answered, seconds", latency(exchanges))
-    foreign = sum(one.status == 200 and not one.is_its_own() for one in exchanges)
-    report.demand("every answer belongs to its request and picture", foreign, not foreign)
-
-
-async def _until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
-    """Return after how many seconds something is so; infinity where it never is."""
-    began = time.monotonic()
-    while not await asyncio.to_thread(condition):
-        if time.monotonic() - began > seconds:
-            return float("inf")
-        await asyncio.sleep(0.05)
-    return time.monotonic() - began
+async def _until(condition: Callable[[], bool]) -> float:
+    return await asyncio.to_thread(seconds_until, condition)

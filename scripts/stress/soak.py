@@ -1,6 +1,5 @@
 """An hour of good and hostile traffic, and the memory of the service's processes over it."""
 
-import argparse
 import asyncio
 import base64
 import itertools
@@ -11,17 +10,17 @@ import time
 from collections import Counter
 
 from captioner.progress import duration
-from stress.attacks import Attack, attacks, carry_out, is_sane
+from stress import StressOptions
+from stress.attacks import attacks, carry_out, is_sane
 from stress.client import Exchange, Picture, ask, ask_for, latency, photographs
-from stress.disconnects import POST, dripping, hang_up, not_reading
-from stress.hostile_images import bombs, mutation, originals
+from stress.disconnects import SLOW, hang_up
+from stress.hostile_images import ALLOWED, bombs, mutation, originals
 from stress.report import Report
 from stress.target import Levels, Target
 
 GOOD_SHARE = 0.6
 MOST_GROWTH_MIB = 50.0
 WARM_UP_SHARE = 0.08  # of the time: buffers, arenas and threads come with the first requests
-IMAGE_STATUSES = (200, 413, 415, 422, 429)
 
 
 class _Traffic:
@@ -34,26 +33,16 @@ class _Traffic:
         self.pictures = itertools.cycle(photographs(300, seed))
         self.originals = originals()
         self.bombs = list(bombs().items())
-        self.attacks = attacks(next(self.pictures).data)
+        self.attacks = list(attacks(next(self.pictures).data).items())
         self.good: list[Exchange] = []
         self.kinds: Counter[str] = Counter()
         self.wrong: list[str] = []
 
     async def one(self, index: int) -> None:
+        good = (self._caption, self._json, self._form, self._openai)
+        bad = (self._mutation, self._bomb, self._attack, self._hang_up, self._slow)
         is_good = self.source.random() < GOOD_SHARE
-        kinds = (
-            (self._caption, self._json, self._form, self._openai)
-            if is_good
-            else (
-                self._mutation,
-                self._mutation,
-                self._bomb,
-                self._attack,
-                self._hang_up,
-                self._slow,
-            )
-        )
-        kind = self.source.choice(kinds)
+        kind = self.source.choice(good if is_good else (self._mutation, *bad))
         self.kinds[kind.__name__.strip("_")] += 1
         await kind(index)
 
@@ -90,23 +79,17 @@ class _Traffic:
         self._judge(name, await ask(self.address, data))
 
     async def _attack(self, _: int) -> None:
-        attack: Attack = self.source.choice(self.attacks)
-        effect = await carry_out(self.address, attack)
-        if not is_sane(attack, effect):
-            self.wrong.append(f"{attack.name}: {effect.statuses} {effect.received[-100:]!r}")
+        name, data = self.source.choice(self.attacks)
+        effect = await carry_out(self.address, data)
+        if not is_sane(name, effect):
+            self.wrong.append(f"{name}: {effect.statuses} {effect.received[-100:]!r}")
 
     async def _hang_up(self, index: int) -> None:
         await hang_up(self.address, next(self.pictures), index)
 
     async def _slow(self, index: int) -> None:
-        body = POST + b"Content-Length: 1000\r\n\r\n"
-        match index % 3:
-            case 0:
-                await dripping(self.address, b"GET /version HTTP/1.1\r\nX: ", b"x")
-            case 1:
-                await dripping(self.address, body, b"x")
-            case _:
-                await not_reading(self.address, b"", b"")
+        _, attack = SLOW[("slow headers", "slow bodies", "slow readers")[index % 3]]
+        await attack(self.address)
 
     def _keep(self, found: Exchange) -> None:
         self.good.append(found)
@@ -116,14 +99,14 @@ class _Traffic:
             self.wrong.append(f"good request: {found.status} {found.failure}")
 
     def _judge(self, name: str, found: Exchange) -> None:
-        if found.status not in IMAGE_STATUSES:
+        if found.status not in (*ALLOWED, 429):
             self.wrong.append(f"{name}: {found.status} {found.failure}")
 
 
-async def soak(target: Target, report: Report, given: argparse.Namespace) -> None:
+async def soak(target: Target, report: Report, options: StressOptions) -> None:
     """Report on `minutes` of mixed traffic at `rate` requests per second."""
-    traffic, rate = _Traffic(target, given.seed), given.rate
-    seconds, every = given.minutes * 60, max(5.0, given.minutes)
+    traffic, rate = _Traffic(target, options.seed), options.rate
+    seconds, every = options.minutes * 60, max(5.0, options.minutes)
     began = time.monotonic()
     samples: list[tuple[float, Levels]] = []
     running: set[asyncio.Task[None]] = set()
@@ -146,16 +129,7 @@ async def soak(target: Target, report: Report, given: argparse.Namespace) -> Non
                 flush=True,
             )
     await asyncio.gather(*running, return_exceptions=True)
-    _judge(target, report, traffic, samples, await asyncio.to_thread(target.settled_levels, 15.0))
-
-
-def _judge(
-    target: Target,
-    report: Report,
-    traffic: _Traffic,
-    samples: list[tuple[float, Levels]],
-    end: Levels,
-) -> None:
+    end = await target.settled_levels(15.0)
     total = samples[-1][0]
     few = len(samples) // 6 + 1
     early = [one for passed, one in samples if passed >= WARM_UP_SHARE * total][:few]
@@ -169,21 +143,20 @@ def _judge(
     report.figure("at the end, without traffic", end.text())
     report.demand("every answer is as stated", traffic.wrong[:10], not traffic.wrong)
     report.demand("unforeseen failures in the log", target.failures(), not target.failures())
-    growth = _median(late, "memory_mib") - _median(early, "memory_mib")
+    grown = {
+        name: statistics.median(getattr(one, name) for one in late)
+        - statistics.median(getattr(one, name) for one in early)
+        for name in Levels._fields
+    }
+    growth = grown.pop("memory_mib")
     report.demand(
         f"memory grows by less than {MOST_GROWTH_MIB:g} MiB", growth, growth < MOST_GROWTH_MIB
     )
-    for name in ("descriptors", "threads", "processes"):
-        more = _median(late, name) - _median(early, name)
+    for name, more in grown.items():
         least = min(getattr(one, name) for one in early)
         report.demand(f"{name} do not grow", more, more <= 0.1 * least)
-        report.demand(
-            f"{name} at the end as before", getattr(end, name) - least, getattr(end, name) <= least
-        )
-
-
-def _median(levels: list[Levels], name: str) -> float:
-    return statistics.median(getattr(one, name) for one in levels)
+        beyond = getattr(end, name) - least
+        report.demand(f"{name} at the end as before", beyond, beyond <= 0)
 
 
 def _base64(picture: Picture) -> str:

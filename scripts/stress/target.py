@@ -5,26 +5,25 @@ and whether anything failed unexpectedly. A service that is already running, giv
 process number, shows everything but its log.
 """
 
+import asyncio
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import psutil
 
 from captioner.errors import ToolError
+from stress import StressOptions
 
 START_SECONDS = 180.0
 END_SECONDS = 60.0
@@ -32,8 +31,7 @@ MIB = 1 << 20
 DECODER, WORKER = "serving.images.decode_worker", "multiprocessing.forkserver"
 
 
-@dataclass(frozen=True)
-class Levels:
+class Levels(NamedTuple):
     """What the service's processes hold together."""
 
     memory_mib: float  # their own, not that of files; pages that processes share count once
@@ -42,7 +40,7 @@ class Levels:
     processes: int
 
     def text(self) -> dict[str, Any]:
-        return {**asdict(self), "memory_mib": round(self.memory_mib, 1)}
+        return {**self._asdict(), "memory_mib": round(self.memory_mib, 1)}
 
 
 class Target:
@@ -52,24 +50,12 @@ class Target:
         parts = urlsplit(url)
         self.url = url
         self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self.process = process
-        self._main = psutil.Process(pid)
-        self._log = log
-
-    @property
-    def pid(self) -> int:
-        return self._main.pid
-
-    @property
-    def has_log(self) -> bool:
-        return self._log is not None
+        self.log, self.process = log, process
+        self.main = psutil.Process(pid)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log so far."""
-        if self._log is None:
-            return []
-        text = self._log.read_text(encoding="ascii", errors="replace")
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return [] if self.log is None else _json_lines(self.log)
 
     def answered(self) -> Counter[str]:
         """Return how often the log has each request that was answered with captions."""
@@ -88,15 +74,21 @@ class Target:
         ]
 
     def decoders(self) -> list[int]:
-        return [one.pid for one in self._tree() if DECODER in _command(one)]
+        return [pid for pid, _, command in self._commands() if DECODER in command]
 
     def workers(self) -> list[int]:
         """Return the serving processes below a supervisor, which share a fork server."""
-        return [
-            one.pid
-            for one in self._tree()
-            if WORKER in _command(one) and any(DECODER in _command(two) for two in _children(one))
-        ]
+        commands = self._commands()
+        decoding = {parent for _, parent, command in commands if DECODER in command}
+        return [pid for pid, _, command in commands if WORKER in command and pid in decoding]
+
+    def _commands(self) -> list[tuple[int, int, str]]:
+        """Return the number, the parent's number and the command of each process."""
+        found = []
+        for one in self._tree():
+            with suppress(psutil.Error):
+                found.append((one.pid, one.ppid(), " ".join(one.cmdline())))
+        return found
 
     def connections(self, pid: int) -> int:
         """Return how many clients one process is connected with."""
@@ -109,16 +101,16 @@ class Target:
         memory = descriptors = threads = processes = 0
         for one in self._tree():
             with suppress(psutil.Error, OSError):
-                memory += _proportional_bytes(one.pid)
+                memory += _own_bytes(one.pid)
                 descriptors += one.num_fds()
                 threads += one.num_threads()
                 processes += 1
         return Levels(memory / MIB, descriptors, threads, processes)
 
-    def settled_levels(self, least_seconds: float = 8.0) -> Levels:
+    async def settled_levels(self, least_seconds: float = 8.0) -> Levels:
         """Return the levels when connections have had time to end."""
-        time.sleep(least_seconds)
-        return self.levels()
+        await asyncio.sleep(least_seconds)
+        return await asyncio.to_thread(self.levels)
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""
@@ -134,100 +126,82 @@ class Target:
         except OSError:
             return False
 
-    def wait_until_ready(self, seconds: float = START_SECONDS) -> float:
-        """Return after how many seconds it is ready."""
-        began = time.monotonic()
-        while not self.is_ready():
-            if self.process is not None and self.process.poll() is not None:
-                raise ToolError(f"the service ended with status {self.process.returncode}")
-            if time.monotonic() - began > seconds:
-                raise ToolError(f"the service is not ready after {seconds:g} seconds")
-            time.sleep(0.05)
-        return time.monotonic() - began
-
-    def send(self, number: int) -> None:
-        self._main.send_signal(number)
-
     def _tree(self) -> list[psutil.Process]:
-        return [self._main, *self._main.children(recursive=True)]
+        return [self.main, *self.main.children(recursive=True)]
 
 
 @contextmanager
-def started(checkpoint: Path, *arguments: str) -> Iterator[Target]:
-    """Start a service on a free port, and end it whatever happens.
+def service(options: StressOptions, workers: int) -> Iterator[Target]:
+    """Give the service that is asked for: a running one, or one that ends with the block.
 
     Raises:
         ToolError: it does not become ready.
     """
+    if options.url is not None:
+        assert options.pid is not None
+        target = Target(options.url.rstrip("/"), options.pid, None)
+        _wait_until_ready(target, 10.0)
+        yield target
+        return
     with tempfile.TemporaryDirectory(prefix="captioner-stress-") as folder:
-        log = Path(folder) / "log"
-        errors = Path(folder) / "errors"
-        command = [sys.executable, "-m", "serving", "--checkpoint", str(checkpoint), "--port", "0"]
+        log, errors = Path(folder, "log"), Path(folder, "errors")
+        command = [sys.executable, "-m", "serving", "--checkpoint", str(options.checkpoint)]
+        command += ["--port", "0", "--workers", str(workers)]
         with log.open("wb") as out, errors.open("wb") as err:
-            process = subprocess.Popen([*command, *arguments], stdout=out, stderr=err)
+            process = subprocess.Popen(command, stdout=out, stderr=err)
         try:
             target = Target(_url(log, errors, process), process.pid, log, process)
-            target.wait_until_ready()
+            _wait_until_ready(target, START_SECONDS)
             yield target
         finally:
-            _end(process)
+            process.terminate()  # nothing, if it has ended
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def found(url: str, pid: int) -> Target:
-    """Return a service that somebody else started."""
-    target = Target(url.rstrip("/"), pid, None)
-    target.wait_until_ready(10.0)
-    return target
+def seconds_until(condition: Callable[[], bool], most: float = 60.0) -> float:
+    """Return after how many seconds something is so; infinity where it never is."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > most:
+            return float("inf")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def _wait_until_ready(target: Target, most: float) -> None:
+    process = target.process
+    seconds_until(lambda: target.is_ready() or (process and process.poll() is not None), most)
+    if process is not None and process.poll() is not None:
+        raise ToolError(f"the service ended with status {process.returncode}")
+    if not target.is_ready():
+        raise ToolError(f"the service is not ready after {most:g} seconds")
 
 
 def _url(log: Path, errors: Path, process: "subprocess.Popen[bytes]") -> str:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        for line in log.read_text(encoding="ascii").splitlines():
-            if line.endswith("}") and (url := json.loads(line).get("url")):
-                return str(url)
-        time.sleep(0.05)
+    def urls() -> list[str]:
+        return [line["url"] for line in _json_lines(log) if line.get("url")]
+
+    seconds_until(lambda: bool(urls()) or process.poll() is not None, START_SECONDS)
+    if process.poll() is None and urls():
+        return urls()[0]
     raise ToolError(f"the service does not start: {errors.read_text()[-500:].strip()}")
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _json_lines(log: Path) -> list[dict[str, Any]]:
+    text = log.read_text(encoding="ascii", errors="replace")
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
-def _children(process: psutil.Process) -> Sequence[psutil.Process]:
-    try:
-        return process.children()
-    except psutil.Error:
-        return []
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _proportional_bytes(pid: int) -> int:
+def _own_bytes(pid: int) -> int:
     """Return the memory that a process holds itself.
 
     Pages of files, such as PyTorch's libraries, are left out: how they are shared out changes with
     whoever else on the machine happens to use the same file.
     """
-    own = 0
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(("Pss_Anon:", "Pss_Shmem:", "SwapPss:")):
-                own += int(line.split()[1]) * 1024
-    return own
-
-
-def machine() -> dict[str, Any]:
-    """Return what figures depend on."""
-    return {"cores": len(os.sched_getaffinity(0)), "load_before": os.getloadavg()[0]}
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    own = [line for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))]
+    return sum(int(line.split()[1]) for line in own) * 1024

@@ -65,6 +65,6 @@ def test_growth_is_drawn(folder: Path) -> None:
 def test_bad_options_are_one_line_and_status_2(folder: Path) -> None:
     said = (folder / "err").read_text().splitlines()
     assert len(said) == 2
-    assert said[0].startswith("--rounds is 0")
+    assert said[0].startswith("bench_lstm.py: --rounds is 0")
     assert "backend is 'cpp'" in said[1]
     assert (folder / "out").read_text().split()[:2] == ["2", "2"]

@@ -1,14 +1,12 @@
 """The benchmark of a training step: what is a fair share, and one round at a size of seconds."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_training.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 TINY = [
     *("--feature-size", "8", "--positions", "4", "--vocabulary-size", "40", "--batch-size", "2"),
     *("--textbook-captions", "4", "--rounds", "1", "--warmup", "0", "--threads", "1"),
@@ -17,14 +15,11 @@ TINY = [
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    description = importlib.util.spec_from_file_location("bench_training", SCRIPT)
-    assert description is not None
-    assert description.loader is not None
-    module = importlib.util.module_from_spec(description)
-    monkeypatch.setitem(sys.modules, "bench_training", module)  # dataclasses look there
-    description.loader.exec_module(module)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import bench_training
+
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    return module
+    return bench_training
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_stand_in_has_the_loss_and_gradients_of_our_model(bench: ModuleType)
 def test_a_round_gives_the_seconds_of_updates_and_of_a_validation(
     bench: ModuleType, name: str
 ) -> None:
-    options = bench.BenchOptions(updates=2, delay=1)
+    options = bench.LoopOptions(updates=2, delay=1)
     updates, validation = bench.contestant("copying", getattr(bench, name), options)()
     assert updates > 0
     assert validation > 0
