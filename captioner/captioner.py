@@ -127,7 +127,7 @@ class Captioner:
         """Return the captions of one batch of images that were made ready elsewhere.
 
         With a configuration for each, all are still searched for in one batch. An image gets the
-        same captions and figures alone and in any batch.
+        same captions in any batch, but for near ties.
 
         Shapes:
             pixels: for each image uint8 [3, height, width], as `preprocessing.read` gives it.
@@ -135,7 +135,7 @@ class Captioner:
         return self.captions_of_features(self.features_of_pixels(pixels), config)
 
     def features_of_pixels(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images, of each the same bits whatever the others are."""
+        """Return the features of images, each uint8 [3, height, width]."""
         return self.engine.encode(pixels)
 
     def captions_of_features(

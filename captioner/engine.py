@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioner.devices import choose_device
-from captioner.encoder.interface import Encoder, rows_by_size
+from captioner.encoder.interface import Encoder
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
 from captioner.features import Features
@@ -23,8 +23,6 @@ from captioner.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from captioner.decoders import Decoder
-
-ENCODED_TOGETHER = 8  # images, except on a CPU
 
 
 class Engine(ABC):
@@ -46,10 +44,9 @@ class Engine(ABC):
 
     @abstractmethod
     def encode(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images, of each the same bits whatever the others are.
+        """Return the features of images, each uint8 [3, height, width] as `preprocessing` reads it.
 
-        The work is done when this returns. `pixels` holds for each image uint8 [3, height, width]
-        as `preprocessing` reads it.
+        The work is done when this returns.
         """
 
     @abstractmethod
@@ -96,24 +93,9 @@ class TorchEngine(Engine):
         return LoadedEngine(engine, checkpoint.vocabulary, checkpoint.hash, checkpoint.summary)
 
     def encode(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images, as every engine does.
-
-        A convolution of several images may be summed in another order than that of one. So the
-        network always sees the same number: one on a CPU, where more gain little, and elsewhere
-        eight, some of them twice.
-        """
-        together = 1 if self.device.type == "cpu" else ENCODED_TOGETHER
         if not pixels:
             return Features(torch.empty(0, device=self.device))
-        parts, order = [], []
-        for alike in rows_by_size(pixels):
-            for start in range(0, len(alike), together):
-                rows = alike[start : start + together]
-                filled = rows + rows[:1] * (together - len(rows))
-                encoded = self.encoder.encode([pixels[row] for row in filled])
-                parts.append(encoded.select(slice(len(rows))))
-                order += rows
-        features = Features.in_order(parts, order)
+        features = self.encoder.encode(pixels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return features

@@ -11,7 +11,7 @@ always a caption.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,8 +50,8 @@ def search(
 
     All images share one batch, also where each has a configuration of its own. An image gets fewer
     than `num_captions` only where the vocabulary allows no more; all differ. Equal scores are
-    ordered by length, then by word id, so a result is repeatable; with a decoder whose rows do not
-    depend on each other it is the same, to the last bit, alone and beside any other images.
+    ordered by length, then by word id, so a result is repeatable. Other images of the batch change
+    it in rounding alone.
 
     Raises:
         CaptionerError: the decoder's logits are not numbers, or allow no word.
@@ -94,7 +94,8 @@ def _search(
     images, beams = len(configs), max(one.beam_size for one in configs)
     steps = max(one.max_length for one in configs)
     last_steps = {one.max_length for one in configs}
-    memory, state = _begin(decoder, features)
+    memory = decoder.prepare(features)
+    state = decoder.start(memory)
     device = state[0].device
     limits = _Limits.of(configs, device)
     pool = _Pool.empty(images, beams, device)
@@ -155,17 +156,6 @@ def _search(
 
     counts = [one.num_captions for one in configs]
     return _captions(pool, history, steps=step + 1, counts=counts)
-
-
-def _begin(decoder: "Decoder", features: "Features") -> tuple[Any, Any]:
-    """Return memory and state of the images, each made alone so that none changes another's."""
-    alone = [features.select(slice(image, image + 1)) for image in range(len(features))]
-    memories = [decoder.prepare(one) for one in alone]
-    states = [decoder.start(memory) for memory in memories]
-    memory, state = (
-        type(parts[0])(*map(torch.cat, zip(*parts, strict=True))) for parts in (memories, states)
-    )
-    return memory, state
 
 
 def select_images(tensors: Bundle, images: Tensor) -> Bundle:

@@ -79,11 +79,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def step(self, words: Tensor, state: Any, memory: Any) -> Step:
-        """Return the logits of the next word: words [B, K] with a state of as many rows.
-
-        For the same bits in any batch, a row must not depend on the rows and images beside it
-        (module `batch_invariance`).
-        """
+        """Return the logits of the next word: words [B, K] with a state of as many rows."""
 
     def detached(self, state: Any) -> Any:
         """Return the state as it enters a step at which h-detach cuts the hidden state.

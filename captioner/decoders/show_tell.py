@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from captioner.decoders.batch import CaptionBatch
-from captioner.decoders.batch_invariance import in_blocks
 from captioner.decoders.interface import (
     Decoder,
     DecoderOptions,
@@ -21,7 +20,7 @@ from captioner.decoders.interface import (
     keep_values,
 )
 from captioner.features import Features
-from captioner.hdetach.gates import activate_gates
+from captioner.hdetach.gates import lstm_state
 from captioner.hdetach.packed_lstm import packed_lstm
 from captioner.hdetach.products import linear
 
@@ -85,17 +84,9 @@ class ShowTell(Decoder):
         return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
 
     def step(self, words: Tensor, state: LSTMState, memory: ImageState) -> Step:  # noqa: ARG002
-        shape = words.shape
-        rows = (words.flatten(), *(one.flatten(0, 1) for one in state))
-        hidden, cell, logits = in_blocks(self._advance, self.options.hidden_size, *rows)
-        state = LSTMState(hidden.view(*shape, -1), cell.view(*shape, -1))
-        return Step(logits.view(*shape, -1), state, None)
-
-    def _advance(self, words: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-        """Return hidden state, cell and logits after a word."""
-        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(hidden)
-        hidden, cell, _ = activate_gates(gates, cell)
-        return hidden, cell, self.output(hidden)
+        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(state.h)
+        hidden, cell = lstm_state(gates, state.c)
+        return Step(self.output(hidden), LSTMState(hidden, cell), None)
 
     def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state after the image's step; with a zero state the forget gate is idle."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captioner.decoders.additive_attention import score_keys
 from captioner.decoders.attention_lstm import AttentionWeights, Unrolling, attention_lstm
 from captioner.decoders.batch import CaptionBatch
-from captioner.decoders.batch_invariance import attend, in_blocks
 from captioner.decoders.interface import (
     Decoder,
     DecoderOptions,
@@ -24,7 +24,7 @@ from captioner.decoders.interface import (
     keep_values,
 )
 from captioner.features import Features
-from captioner.hdetach.gates import activate_gates
+from captioner.hdetach.gates import lstm_state
 from captioner.hdetach.products import linear
 from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option
 
@@ -44,7 +44,9 @@ class SoftAttentionOptions(DecoderOptions):
 
 class AttentionMemory(NamedTuple):
     keys: Tensor  # [B, P, A], what the attention's query is compared with
-    values: Tensor  # [B, P, D], what is looked at
+    value_gates: Tensor  # [B, P, 4H], what each position adds to the gates where all look at it
+    h: Tensor  # [B, H], the state before the start token
+    c: Tensor  # [B, H]
 
 
 class SoftAttention(Decoder):
@@ -97,16 +99,24 @@ class SoftAttention(Decoder):
         hidden, cell = self._initial(values)
         words = self.embedding(batch.words)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
-        context_weight: Tensor | None = self.context_gates.weight
+        looked_at, context_weight = values, self.context_gates.weight
         if _projecting_values_is_cheaper(batch, values):
-            context_weight = None
+            looked_at, context_weight = linear(values, context_weight, None, dtype), None
         outputs, attention = attention_lstm(
             nn.functional.embedding(batch.word_index, word_gates),
             hidden.index_select(0, batch.first_images),
             cell.index_select(0, batch.first_images),
             keys,
-            values if context_weight is not None else self._value_gates(values, dtype),
-            self._recurrence(context_weight),
+            looked_at,
+            AttentionWeights(
+                recurrent=self.recurrent_gates.weight,
+                query=self.attention_query.weight,
+                query_bias=self.attention_query.bias,
+                score=self.attention_score.weight[0],
+                gate=self.context_gate.weight,
+                gate_bias=self.context_gate.bias,
+                context=context_weight,
+            ),
             Unrolling(
                 batch, keep_values(keep, batch.steps), self.options.detach_attention, product_dtype
             ),
@@ -117,35 +127,22 @@ class SoftAttention(Decoder):
 
     def prepare(self, features: Features) -> AttentionMemory:
         values = self._values(features.grid, None)
-        return AttentionMemory(self.attention_keys(values), values)
+        keys, value_gates = self.attention_keys(values), self.context_gates(values)
+        return AttentionMemory(keys, value_gates, *self._initial(values))
 
     def start(self, memory: AttentionMemory) -> LSTMState:
-        hidden, cell = self._initial(memory.values)
-        return LSTMState(hidden.unsqueeze(1), cell.unsqueeze(1))
+        return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
 
     def step(self, words: Tensor, state: LSTMState, memory: AttentionMemory) -> Step:
-        size, shape = self.options.hidden_size, words.shape
-        query, beta = in_blocks(self._ask, size, state.h.flatten(0, 1))
+        hidden, cell = state
+        query = self.attention_query(hidden).unsqueeze(2)
         score = self.attention_score.weight[0]
-        context, attention = attend(memory.keys, memory.values, query.view(*shape, -1), score)
-        rows = (words.flatten(), context.flatten(0, 1), beta, *(one.flatten(0, 1) for one in state))
-        hidden, cell, logits = in_blocks(self._advance, size, *rows)
-        state = LSTMState(hidden.view(*shape, -1), cell.view(*shape, -1))
-        return Step(logits.view(*shape, -1), state, attention)
-
-    def _ask(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Return what rows ask the attention, and how much they want of its answer."""
-        gate = (hidden * self.context_gate.weight[0]).sum(1, keepdim=True)
-        return self.attention_query(hidden), (gate + self.context_gate.bias).sigmoid()
-
-    def _advance(
-        self, words: Tensor, context: Tensor, beta: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return hidden state, cell and logits after a word."""
-        gates = self.word_gates(self.embedding(words)) + self.context_gates(context * beta)
-        gates = gates + self.recurrent_gates(hidden)
-        hidden, cell, _ = activate_gates(gates, cell)
-        return hidden, cell, self.output(hidden)
+        attention = score_keys(memory.keys.unsqueeze(1), query, score).softmax(-1)
+        # The gates of a mean are the mean of the gates, and beta is one number for all of them.
+        context = self.context_gate(hidden).sigmoid() * (attention @ memory.value_gates)
+        gates = self.word_gates(self.embedding(words)) + context + self.recurrent_gates(hidden)
+        hidden, cell = lstm_state(gates, cell)
+        return Step(self.output(hidden), LSTMState(hidden, cell), attention)
 
     def _values(self, grid: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:
@@ -156,20 +153,6 @@ class SoftAttention(Decoder):
     def _initial(self, values: Tensor) -> tuple[Tensor, Tensor]:
         hidden, cell = torch.tanh(self.initial_state(values.mean(1))).chunk(2, dim=1)
         return hidden, cell
-
-    def _value_gates(self, values: Tensor, dtype: torch.dtype | None) -> Tensor:
-        return linear(values, self.context_gates.weight, None, dtype)
-
-    def _recurrence(self, context_weight: Tensor | None) -> AttentionWeights:
-        return AttentionWeights(
-            recurrent=self.recurrent_gates.weight,
-            query=self.attention_query.weight,
-            query_bias=self.attention_query.bias,
-            score=self.attention_score.weight[0],
-            gate=self.context_gate.weight,
-            gate_bias=self.context_gate.bias,
-            context=context_weight,
-        )
 
 
 def _projecting_values_is_cheaper(batch: CaptionBatch, values: Tensor) -> bool:

@@ -26,6 +26,17 @@ def activate_gates(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return out * squashed, new_cell, squashed
 
 
+def lstm_state(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden and cell state after a step; autograd and exporters can follow.
+
+    Shapes:
+        gates [..., 4 * hidden] before activation, cell [..., hidden] -> two of [..., hidden].
+    """
+    into, forget, candidate, out = gates.chunk(4, dim=-1)
+    cell = forget.sigmoid() * cell + into.sigmoid() * candidate.tanh()
+    return out.sigmoid() * cell.tanh(), cell
+
+
 def gate_gradients(
     gates: Tensor,
     cell: Tensor,
