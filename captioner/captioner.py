@@ -9,11 +9,10 @@ here.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from captioner.vocabulary import Vocabulary
 
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +113,8 @@ class Captioner:
             length_power=length_power,
         )
         result = []
-        for batch in _batches(images, batch_size):
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
             # Resized one by one: a batch of opened photographs could fill the memory.
             pixels = [self.preprocessing.read(image) for image in batch]
             result += self.captions_of_pixels(pixels, config)
@@ -175,9 +174,3 @@ def load(
     """
     loaded = load_engine(engine, find_checkpoint(Path(folder)), str(device))
     return Captioner(loaded.engine, loaded.vocabulary, loaded.hash)
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch

@@ -1,9 +1,4 @@
-"""Checkpoint of a captioner: a folder of safetensors and JSON.
-
-The folder appears complete or not at all, and `hashes.json` holds every file's hash, so a truncated
-or altered file is named before anything is loaded. Loading runs no code from the folder and needs
-neither a network nor the training code.
-"""
+"""Checkpoint of a captioner: a hashed folder, loaded without a network or the training code."""
 
 import hashlib
 import os
@@ -32,6 +27,7 @@ from captioner.hashed_folder import (
     write_extras,
     write_tensors,
 )
+from captioner.text import in_one_line
 from captioner.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
@@ -82,7 +78,14 @@ def save_checkpoint(
             "format_version": FORMAT_VERSION,
             "encoder": {"config": asdict(encoder.config), "weights_hash": weights_hash},
             "preprocessing": encoder.preprocessing.to_json(),
-            "decoder": {"name": decoder.name, "config": _config(decoder)},
+            "decoder": {
+                "name": decoder.name,
+                "config": {
+                    "vocabulary_size": decoder.vocabulary_size,
+                    "feature_size": decoder.feature_size,
+                    **decoder.options.to_json(),
+                },
+            },
             "summary": dict(summary),
         }
         write_json(aside / MODEL, model)
@@ -124,10 +127,9 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         decoder.load_state_dict(load_file(folder / DECODER))
         summary = model["summary"]
     except (CaptionerError, KeyError, TypeError, RuntimeError, SafetensorError) as problem:
-        reason = " ".join(str(problem).split())
         raise CheckpointError(
             f"the parts of checkpoint {folder} do not fit together "
-            f"({type(problem).__name__}: {reason[:300]}); take another checkpoint"
+            f"({type(problem).__name__}: {in_one_line(problem)[:300]}); take another checkpoint"
         ) from problem
     _check_sizes(folder, encoder, decoder, vocabulary)
     return Checkpoint(
@@ -138,11 +140,6 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         folder=folder,
         hash=hashlib.sha256((folder / HASHES).read_bytes()).hexdigest(),
     )
-
-
-def _config(decoder: Decoder) -> dict[str, Any]:
-    sizes = {"vocabulary_size": decoder.vocabulary_size, "feature_size": decoder.feature_size}
-    return sizes | decoder.options.to_json()
 
 
 def _build(name: str, config: dict[str, Any]) -> Decoder:

@@ -24,21 +24,10 @@ from captioner.errors import CaptionerError, StorageError
 
 _AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the current folder
 _RENAME_EXCHANGE = 2  # linux/fs.h: swap the two names in one step
-_HASH_BLOCK_BYTES = 1 << 20
 _LEFTOVER_SECONDS = 10.0  # younger ones may not have been locked yet
-_DISK_ERRORS = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ENOSPC,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_ERRORS = (*_FULL, *_DENIED, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -60,8 +49,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     path = path.resolve()
     with _explained(path):
-        _prepare(path)
-        aside = _name_aside(path)
+        aside = _prepare(path)
         try:
             with open(aside, "xb") as file:
                 _lock(file.fileno())
@@ -90,9 +78,8 @@ def folder_written_aside(target: Path, *, durable: bool = True) -> Iterator[Path
     """
     target = target.resolve()
     with _explained(target):
-        _prepare(target)
+        aside = _prepare(target)
         recover_folder(target)
-        aside = _name_aside(target)
         aside.mkdir()
         lock = os.open(aside, os.O_RDONLY)
         try:
@@ -150,11 +137,8 @@ def read_json(path: Path, what: str, error: type[CaptionerError]) -> Any:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of the file's content in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -166,11 +150,9 @@ def _explained(path: Path) -> Iterator[None]:
         code = _disk_error(problem, path)
         if code is None:
             raise
-        remedy = (
-            "free some space and try again"
-            if code in (errno.ENOSPC, errno.EDQUOT)
-            else "check the disk and the permissions"
-        )
+        remedy = "check the disk and the permissions"
+        if code in _FULL:
+            remedy = "free some space and try again"
         raise StorageError(
             f"{path} could not be written: {os.strerror(code)}; "
             f"what was there before is untouched; {remedy}"
@@ -190,10 +172,6 @@ def _disk_error(problem: Exception, path: Path) -> int | None:
     return next((code for code in _DISK_ERRORS if f"(os error {code})" in text), None)
 
 
-def _name_aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-
-
 def _previous(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
@@ -207,8 +185,8 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _prepare(target: Path) -> None:
-    """Make the folder that `target` lies in, and remove what killed writers left there."""
+def _prepare(target: Path) -> Path:
+    """Return a new name beside `target`, after removing what killed writers left there."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as problem:
@@ -218,16 +196,19 @@ def _prepare(target: Path) -> None:
     leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.part")
     for entry in target.parent.iterdir():
         if leftover.fullmatch(entry.name):
-            with suppress(OSError):
-                _remove_unless_locked(entry)
+            with suppress(OSError), _descriptor(entry) as descriptor:
+                age = time.time() - os.fstat(descriptor).st_mtime
+                if age > _LEFTOVER_SECONDS and _lock(descriptor):
+                    _remove(entry)
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
 
 
-def _remove_unless_locked(entry: Path) -> None:
-    descriptor = os.open(entry, os.O_RDONLY)
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    """Open a file or folder to lock it or to flush it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        age = time.time() - os.fstat(descriptor).st_mtime
-        if age > _LEFTOVER_SECONDS and _lock(descriptor):
-            _remove(entry)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -241,32 +222,24 @@ def _remove(path: Path) -> None:
 
 def _put_in_place(aside: Path, target: Path) -> None:
     """Rename `aside` to `target`; afterwards `aside` is the old folder or is gone."""
+    previous = _previous(target)
     while True:
-        if not target.exists():
-            if _is_renamed(aside, target):
+        is_replaced = target.exists()
+        if is_replaced:
+            if _exchange(aside, target):
                 return
-            continue  # another writer was quicker
-        if _exchange(aside, target):
-            return
-        previous = _previous(target)
-        _remove(previous)
-        target.rename(previous)
-        if not _is_renamed(aside, target):
-            continue  # a reader brought the previous one back in that moment
-        # Not removed under this name: half of it must never be taken for a folder to bring back.
-        previous.rename(aside)
+            _remove(previous)
+            target.rename(previous)
+        try:
+            aside.rename(target)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            continue  # another writer was quicker, or a reader brought the previous one back
+        if is_replaced:
+            # Not removed under this name: half of it must never be taken for one to bring back.
+            previous.rename(aside)
         return
-
-
-def _is_renamed(aside: Path, target: Path) -> bool:
-    """Rename `aside` and return True, or False where there is a full folder `target` by now."""
-    try:
-        aside.rename(target)
-    except OSError as problem:
-        if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -274,10 +247,8 @@ def _exchange(first: Path, second: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    status = renameat2(
-        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
-    )
-    return bool(status == 0)
+    names = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second)
+    return bool(renameat2(*names, _RENAME_EXCHANGE) == 0)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -289,8 +260,5 @@ def _sync_tree(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Flush a file's content, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with _descriptor(path) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

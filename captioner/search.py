@@ -268,14 +268,10 @@ def _captions(
                 break
             looked = None if attention is None else attention[image, k, :end].clone()
             hypotheses.append(Hypothesis(tuple(ids[:end]), probability, ranked_by, looked))
-        _check(hypotheses)
+        if not hypotheses or any(math.isnan(one.log_prob) for one in hypotheses):
+            raise CaptionerError(
+                "the decoder gives no word a probability: its logits are not numbers or its "
+                "vocabulary is empty; use a checkpoint from before its training went wrong"
+            )
         result.append(hypotheses)
     return result
-
-
-def _check(hypotheses: Sequence[Hypothesis]) -> None:
-    if not hypotheses or any(math.isnan(one.log_prob) for one in hypotheses):
-        raise CaptionerError(
-            "the decoder gives no word a probability: its logits are not numbers or its "
-            "vocabulary is empty; use a checkpoint from before its training went wrong"
-        )

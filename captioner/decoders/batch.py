@@ -75,10 +75,6 @@ class CaptionBatch:
         return len(self.timeline)
 
     @property
-    def num_images(self) -> int:
-        return len(self.image_order)
-
-    @property
     def num_captions(self) -> int:
         return len(self.first_images)
 
@@ -156,6 +152,6 @@ class CaptionBatch:
 
     def by_image(self, packed: Tensor) -> Tensor:
         """Spread [tokens, size] to [images, tokens_per_image, size], zero where there is none."""
-        grid = packed.new_zeros(self.num_images * self.tokens_per_image, packed.shape[1])
-        grid.index_copy_(0, self.image_cells, packed)
-        return grid.view(self.num_images, self.tokens_per_image, -1)
+        images, tokens = len(self.image_order), self.tokens_per_image
+        grid = packed.new_zeros(images * tokens, packed.shape[1])
+        return grid.index_copy_(0, self.image_cells, packed).view(images, tokens, -1)

@@ -99,9 +99,11 @@ class SoftAttention(Decoder):
         hidden, cell = self._initial(values)
         words = self.embedding(batch.words)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
-        looked_at, context_weight = values, self.context_gates.weight
+        looked_at = values
+        context_weight: Tensor | None = self.context_gates.weight
         if _projecting_values_is_cheaper(batch, values):
-            looked_at, context_weight = linear(values, context_weight, None, dtype), None
+            looked_at = linear(values, self.context_gates.weight, None, dtype)
+            context_weight = None
         outputs, attention = attention_lstm(
             nn.functional.embedding(batch.word_index, word_gates),
             hidden.index_select(0, batch.first_images),

@@ -58,6 +58,6 @@ def preprocessing_for(config: EncoderConfig, stated: dict[str, Any]) -> Preproce
         image_mode=mode,
         crop_fraction=stated["crop_pct"] if as_stated else 1.0,
         interpolation=stated["interpolation"],
-        mean=stated["mean"],
-        std=stated["std"],
+        mean=tuple(map(float, stated["mean"])),
+        std=tuple(map(float, stated["std"])),
     )

@@ -82,8 +82,11 @@ class Encoder(nn.Module, ABC):
     def forward_by_size(self, pixels: Sequence[Tensor]) -> Features:
         """Return `forward` of images as `preprocessing` reads them, in their order, in float32."""
         device = next(self.parameters()).device
+        rows_by_size: dict[torch.Size, list[int]] = {}
+        for row, image in enumerate(pixels):
+            rows_by_size.setdefault(image.shape, []).append(row)
         parts, order = [], []
-        for rows in rows_by_size(pixels):
+        for rows in rows_by_size.values():
             stack = torch.stack([pixels[row] for row in rows]).to(device)
             parts.append(self(self.preprocessing.normalise(stack)).float())
             order += rows
@@ -118,11 +121,3 @@ class Encoder(nn.Module, ABC):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's weights and statistics."""
         return state_hash(self.network)
-
-
-def rows_by_size(pixels: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of images [3, h, w] in lists of images of one size."""
-    rows: dict[torch.Size, list[int]] = {}
-    for row, image in enumerate(pixels):
-        rows.setdefault(image.shape, []).append(row)
-    return list(rows.values())

@@ -7,14 +7,15 @@ this does not import torch, so a process that only reads photographs stays small
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from captioner.data.images import ImageSource, open_image
-from captioner.errors import OptionError
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, Options, Range, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,44 +30,40 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Colour = tuple[float, float, float]
+CROP_FRACTION = Range("it must be above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Options):
     """How an image becomes a tensor; the defaults are those of most ImageNet models."""
 
-    image_size: int = 224  # side of the square, or in mode "whole" the limit of the longest side
-    image_mode: str = "crop"
-    crop_fraction: float = 0.875  # of the resized image that is kept; "whole" keeps all
-    interpolation: str = "bicubic"
-    mean: Colour = (0.485, 0.456, 0.406)  # red, green, blue on the scale 0 to 1
-    std: Colour = (0.229, 0.224, 0.225)
+    image_size: int = option(
+        224,
+        'pixels: side of the square, or in mode "whole" the limit of the longest side',
+        within=AT_LEAST_ONE,
+    )
+    image_mode: str = option("crop", "how an image becomes the input", choices=IMAGE_MODES)
+    crop_fraction: float = option(
+        0.875, 'part of the resized image that is kept; "whole" keeps all', within=CROP_FRACTION
+    )
+    interpolation: str = option("bicubic", "filter of the resizing", choices=tuple(INTERPOLATIONS))
+    mean: tuple[float, ...] = option(
+        (0.485, 0.456, 0.406), "of red, green and blue on the scale 0 to 1"
+    )
+    std: tuple[float, ...] = option(
+        (0.229, 0.224, 0.225), "of red, green and blue", within=ABOVE_ZERO
+    )
 
-    def __post_init__(self) -> None:
-        if self.image_mode not in IMAGE_MODES:
-            raise OptionError(
-                f"image_mode is {self.image_mode!r}; choose one of {', '.join(IMAGE_MODES)}"
-            )
-        least = WHOLE_MULTIPLE if self.image_mode == "whole" else 1
-        if self.image_size < least:
-            raise OptionError(f"image_size is {self.image_size} pixels; give at least {least}")
-        if not 0.0 < self.crop_fraction <= 1.0:
-            raise OptionError(
-                f"crop_fraction is {self.crop_fraction}; it must be above 0 and at most 1"
-            )
-        if self.interpolation not in INTERPOLATIONS:
-            raise OptionError(
-                f"interpolation is {self.interpolation!r}; choose one of "
-                f"{', '.join(INTERPOLATIONS)}"
-            )
+    @classmethod
+    def label(cls, name: str) -> str:
+        return name
+
+    def contradictions(self) -> Iterable[str]:
+        if self.image_mode == "whole" and self.image_size < WHOLE_MULTIPLE:
+            yield f"image_size is {self.image_size} pixels; give at least {WHOLE_MULTIPLE}"
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != len(get_args(Colour)):
-                raise OptionError(f"{name} is {values}; give one number each for red, green, blue")
-            object.__setattr__(self, name, tuple(float(value) for value in values))
-        if min(self.std) <= 0.0:
-            raise OptionError(f"std is {self.std}; all three must be above 0")
+            if len(values := getattr(self, name)) != 3:
+                yield f"{name} is {values}; give one number each for red, green, blue"
 
     def __call__(self, image: Image.Image) -> "Tensor":
         """Return what the encoder takes: float32 [3, height, width]."""
@@ -121,15 +118,6 @@ class Preprocessing:
             for values in (self.mean, self.std)
         )
         return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as a value that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Preprocessing":
-        """Return the settings that `to_json` wrote."""
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
 
     def _crop(self, image: Image.Image) -> Image.Image:
         """Resize the shorter side and keep the centre."""

@@ -20,6 +20,7 @@ from captioner.encoder.preprocessing import Preprocessing
 from captioner.encoder.weights import download_options, load_state, read_state
 from captioner.errors import EncoderError
 from captioner.features import Features
+from captioner.text import in_one_line
 
 
 class TimmEncoder(Encoder):
@@ -43,7 +44,10 @@ class TimmEncoder(Encoder):
         path = None if config.weights in (PRETRAINED, NONE) else Path(config.weights).expanduser()
         state = None if path is None else read_state(path)
         network = _network(config, generator)
-        unused = _classifiers(network) + tuple(network.state_dict())
+        classifiers = network.pretrained_cfg.get("classifier") or ()
+        if isinstance(classifiers, str):
+            classifiers = (classifiers,)
+        unused = (*classifiers, *network.state_dict())
         _prune(network, config)
         if state is not None:
             load_state(network, state, unused, f"encoder weights {path}")
@@ -124,7 +128,9 @@ class TimmEncoder(Encoder):
             )[0]
         output = self.network.forward_features(pixels)
         if isinstance(output, Tensor) and output.ndim == 3:
-            return _tokens_as_map(output, _count_prefix_tokens(self.network))
+            has_class_token = getattr(self.network, "cls_token", None) is not None
+            prefix = int(getattr(self.network, "num_prefix_tokens", has_class_token))
+            return _tokens_as_map(output, prefix)
         if isinstance(output, Tensor) and output.ndim == 4:
             last = str(getattr(self.network, "output_fmt", "NCHW")) == "NHWC"
             return output.permute(0, 3, 1, 2) if last else output
@@ -144,10 +150,9 @@ class TimmEncoder(Encoder):
             with torch.inference_mode():
                 return self(torch.zeros(1, 3, side, side)).grid.shape[-1]
         except Exception as problem:  # whatever the network says, in one line
-            reason = " ".join(str(problem).split()) or type(problem).__name__
             raise EncoderError(
                 f"encoder {self.config.name} gives no grid of features for images of {side} "
-                f"pixels: {reason[:200]}; choose another encoder, stage or image size"
+                f"pixels: {in_one_line(problem)[:200]}; choose another encoder, stage or image size"
             ) from problem
 
 
@@ -174,7 +179,12 @@ def _network(config: EncoderConfig, generator: torch.Generator | None) -> Any:
         ) from None
     options: dict[str, Any] = {}
     if stated is not None and stated.fixed_input_size:
-        options["img_size"] = _fixed_size(config)
+        if config.image_mode == "whole":
+            raise EncoderError(
+                f"encoder {config.name} takes squares of one size; choose --image-mode crop or "
+                "squash"
+            )
+        options["img_size"] = config.image_size
     if config.weights == PRETRAINED:
         options |= download_options(config.name, stated)
     seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator))
@@ -183,28 +193,12 @@ def _network(config: EncoderConfig, generator: torch.Generator | None) -> Any:
         try:
             return timm.create_model(config.name, num_classes=0, **options)
         except Exception as problem:
-            reason = " ".join(str(problem).split()) or type(problem).__name__
-            remedy = (
-                "; give --encoder-weights FILE or none"
-                if config.weights == PRETRAINED
-                else "; choose another encoder or image size"
-            )
+            remedy = "choose another encoder or image size"
+            if config.weights == PRETRAINED:
+                remedy = "give --encoder-weights FILE or none"
             raise EncoderError(
-                f"encoder {config.name} cannot be made: {reason[:300]}{remedy}"
+                f"encoder {config.name} cannot be made: {in_one_line(problem)[:300]}; {remedy}"
             ) from problem
-
-
-def _classifiers(network: Any) -> tuple[str, ...]:
-    stated = network.pretrained_cfg.get("classifier") or ()
-    return (stated,) if isinstance(stated, str) else tuple(stated)
-
-
-def _fixed_size(config: EncoderConfig) -> int | None:
-    if config.image_mode == "whole":
-        raise EncoderError(
-            f"encoder {config.name} takes squares of one size; choose --image-mode crop or squash"
-        )
-    return config.image_size
 
 
 def _prune(network: Any, config: EncoderConfig) -> None:
@@ -222,12 +216,6 @@ def _prune(network: Any, config: EncoderConfig) -> None:
             "one of them; change --encoder-stage"
         )
     network.prune_intermediate_layers([config.stage], prune_norm=True, prune_head=True)
-
-
-def _count_prefix_tokens(network: Any) -> int:
-    """Return how many tokens, such as the class token, stand before those of the grid."""
-    has_class_token = getattr(network, "cls_token", None) is not None
-    return int(getattr(network, "num_prefix_tokens", has_class_token))
 
 
 def _tokens_as_map(tokens: Tensor, prefix: int) -> Tensor:

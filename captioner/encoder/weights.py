@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captioner.errors import EncoderError
+from captioner.text import in_one_line
 
 CONNECT_SECONDS = 5.0
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the weights
@@ -43,13 +44,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, ValueError) as problem:
-        raise EncoderError(f"encoder weights {path} cannot be read: {_in_one_line(problem)}") from (
-            problem
-        )
+        reason = in_one_line(problem)
+        raise EncoderError(f"encoder weights {path} cannot be read: {reason}") from problem
     except Exception as problem:  # torch.load raises nearly anything for files it did not write
         raise EncoderError(
             f"encoder weights {path} are no weights saved by torch.save, or hold more than "
-            f"weights ({_in_one_line(problem)[:120]}); save the state_dict alone, best as "
+            f"weights ({in_one_line(problem)[:120]}); save the state_dict alone, best as "
             ".safetensors"
         ) from problem
     for key in WRAPPERS:
@@ -122,14 +122,16 @@ def download_options(name: str, stated: Any) -> dict[str, Any]:
     Raises:
         EncoderError: there are no such weights, or they are not in the cache and nothing answers.
     """
-    what = f"the pretrained weights of {name}"
+    from huggingface_hub import constants
+
     if stated is None or not stated.has_weights:
         raise EncoderError(
             f"timm has no pretrained weights of {name}; give --encoder-weights FILE or none"
         )
     cached = stated.hf_hub_id and cached_on_disk(stated.hf_hub_id, stated.hf_hub_filename)
     if not cached:
-        check_reachable(hub_address() if stated.hf_hub_id else stated.url, what)
+        address = constants.ENDPOINT if stated.hf_hub_id else stated.url
+        check_reachable(address, f"the pretrained weights of {name}")
     elif not stated.custom_load:
         return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(cached)}}
     return {"pretrained": True}
@@ -147,13 +149,6 @@ def cached_on_disk(repository: str, filename: str | None) -> Path | None:
     return None
 
 
-def hub_address() -> str:
-    """Return where the hub is, which users may have redirected to a mirror."""
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
-
-
 def check_reachable(address: str, what: str) -> None:
     """Return if a server answers at all, so that what follows cannot wait for minutes.
 
@@ -166,12 +161,8 @@ def check_reachable(address: str, what: str) -> None:
     except HTTPError:
         pass  # an answer, whatever it says
     except (OSError, ValueError) as problem:
-        reason = _in_one_line(getattr(problem, "reason", problem))
+        reason = in_one_line(getattr(problem, "reason", problem))
         raise EncoderError(
             f"{what} must be downloaded and there is no network ({reason}); give "
             "--encoder-weights FILE with weights at hand, or --encoder-weights none"
         ) from problem
-
-
-def _in_one_line(problem: object) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__

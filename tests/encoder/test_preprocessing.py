@@ -113,14 +113,14 @@ def test_settings_survive_json() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image_mode": "fit"}, "image_mode is 'fit'; choose one of crop, squash, whole"),
-        ({"image_size": 0}, "image_size is 0 pixels; give at least 1"),
+        ({"image_mode": "fit"}, "image_mode is 'fit'; it can be crop or squash or whole"),
+        ({"image_size": 0}, "image_size is 0; it must be at least 1"),
         ({"image_size": 31, "image_mode": "whole"}, "image_size is 31 pixels; give at least 32"),
         ({"crop_fraction": 0.0}, "crop_fraction is 0.0; it must be above 0 and at most 1"),
         ({"crop_fraction": 1.5}, "crop_fraction is 1.5; it must be above 0 and at most 1"),
-        ({"interpolation": "best"}, "interpolation is 'best'; choose one of nearest, bilinear,"),
+        ({"interpolation": "best"}, "interpolation is 'best'; it can be nearest or bilinear or"),
         ({"mean": (0.5,)}, "mean is (0.5,); give one number each for red, green, blue"),
-        ({"std": (1.0, 0.0, 1.0)}, "std is (1.0, 0.0, 1.0); all three must be above 0"),
+        ({"std": (1.0, 0.0, 1.0)}, "std is 0.0; it must be above 0"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict, message: str) -> None:
