@@ -38,8 +38,8 @@ class AccessControl:
         shared_folder: Path | None,
     ) -> None:
         self.app = app
-        self.keys = settings.api_keys
-        self.admin_keys = settings.admin_keys or settings.api_keys
+        self.keys = settings.keys
+        self.admin_keys = settings.admin_keys or settings.keys
         self.rates = parse_many(settings.rate_limit) if settings.rate_limit else []
         self.hits: MovingWindowSupport = (
             MemoryStorage() if shared_folder is None else SharedHits(shared_folder)

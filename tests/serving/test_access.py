@@ -67,6 +67,18 @@ def test_whatever_is_not_open_needs_a_key_where_there_are_keys(model: FakeModel)
         assert client.delete("/version").status_code == 405
 
 
+def test_keys_in_a_file_are_asked_for_as_those_in_the_settings_are(
+    model: FakeModel,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "keys").write_text("filed-key\n")
+    with service_with(api_keys_file=tmp_path / "keys") as client:
+        assert client.get("/v1/models").status_code == 401
+        for path, method in (("/v1/models", "GET"), ("/admin/reload", "POST")):
+            answer = client.request(method, path, headers={"X-API-Key": "filed-key"})
+            assert answer.status_code == 200
+
+
 def test_a_key_is_looked_for_before_the_body_is_read(model: FakeModel) -> None:  # noqa: ARG001
     with service_with(api_keys="a-key", body_limit_bytes=2000) as client:
         assert client.post("/caption", headers={"Content-Length": "5000"}).status_code == 401
