@@ -115,6 +115,7 @@ def train_deep(
     number stops there, and has shorter lists.
     """
     network = deep_network(options, activation, derived_generator(options.seed, activation))
+    optimiser = torch.optim.SGD(network.parameters(), lr=options.learning_rate)
     weights = [layer.weight for layer in network if isinstance(layer, nn.Linear)]
     order = derived_generator(options.seed, "batches")
     span = math.ceil(options.updates / POINTS)
@@ -123,7 +124,7 @@ def train_deep(
     for update in range(1, options.updates + 1):
         pixels, labels = images.batch(options.batch_size, order)
         loss = nn.functional.cross_entropy(network((pixels - MEAN) / DEVIATION), labels)
-        network.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         if clips:
             nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
@@ -137,10 +138,7 @@ def train_deep(
             found["loss"].append(means[0])
             found["norms"].append(means[1:])
             sums.zero_()
-        with torch.no_grad():
-            for parameter in network.parameters():
-                if parameter.grad is not None:
-                    parameter.sub_(parameter.grad, alpha=options.learning_rate)
+        optimiser.step()
         progress.advance(loss=loss.item())
     return found
 
@@ -224,25 +222,18 @@ def draw(options: VanishingOptions, figures: dict[str, Any]) -> "Figure":
         bar.set_ticks([1, layers])
         axes[2, 0].set_ylabel("norm of the gradient")
         for place, kind, state in ((axes[2, 0], "RNN", "h"), (axes[2, 1], "LSTM", "c")):
-            _draw_lags(place, figures["sequences"][kind])
+            snapshots = figures["sequences"][kind]
+            shades = matplotlib.colormaps["cividis"].resampled(len(snapshots) + 1)
+            for number, snapshot in enumerate(snapshots):
+                seen = [norm or math.nan for norm in snapshot["norms"]]
+                label = f"update {snapshot['update']:,}"
+                place.semilogy(seen, color=shades(number), label=label)
             place.set(title=f"{kind}, with respect to its {state}", xlabel="time lag / steps")
         axes[2, 1].sharey(axes[2, 0])
         axes[2, 0].set_ylim(bottom=_LEAST_NORM)
         axes[2, 1].legend(loc="lower right")
         _draw_losses(axes[2, 2], figures["deep"])
         return figure
-
-
-def _draw_lags(axes: "Axes", snapshots: Sequence[dict[str, Any]]) -> None:
-    import matplotlib
-
-    colours = matplotlib.colormaps["cividis"].resampled(len(snapshots) + 1)
-    for number, snapshot in enumerate(snapshots):
-        axes.semilogy(
-            [norm or math.nan for norm in snapshot["norms"]],
-            color=colours(number),
-            label=f"update {snapshot['update']:,}",
-        )
 
 
 def _draw_losses(axes: "Axes", deep: dict[str, Any]) -> None:

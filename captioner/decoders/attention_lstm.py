@@ -194,7 +194,4 @@ def attention_lstm(
         context weight)
         -> outputs [tokens, H], attention [tokens, P], each row summing to 1.
     """
-    outputs, attention = _AttentionLSTM.apply(
-        input_gates, hidden, cell, keys, values, unrolling, *weights
-    )
-    return outputs, attention
+    return _AttentionLSTM.apply(input_gates, hidden, cell, keys, values, unrolling, *weights)

@@ -5,6 +5,7 @@ every value of the forward pass whatever p is; only gradients differ (Kanuparthi
 ICLR 2019). In evaluation nothing is detached.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -278,16 +279,9 @@ class HDetachLSTM(nn.LSTM):
 
     def extra_repr(self) -> str:
         words = [super().extra_repr()]
-        defaults = {
-            "p": 0.0,
-            "cell_p": 0.0,
-            "damping": False,
-            "layer_masks": "shared",
-            "per_sample": False,
-            "precision": "full",
-        }
-        for name, default in defaults.items():
-            if (value := getattr(self, name)) != default:
+        for name, own in inspect.signature(HDetachLSTM).parameters.items():
+            is_shown = own.kind is own.KEYWORD_ONLY and name not in ("generator", "backend")
+            if is_shown and (value := getattr(self, name)) != own.default:
                 words.append(f"{name}={value}")
         words.append(f"backend={self.backend}")
         weight = next(self.parameters(), None)

@@ -12,22 +12,19 @@ import torch
 from torch import Tensor
 
 from captioner.errors import OptionError
-from captioner.lstm.arguments import (
-    autocast_dtype,
-    check_arguments,
-    check_values,
-    without_autocast,
-)
 from captioner.lstm.backends import Backend, load, resolve
-from captioner.lstm.double_backward import differentiable_once, refuse
 from captioner.lstm.operands import (
     GradResults,
     Masks,
     Needs,
     Operands,
     Saved,
+    autocast_dtype,
+    check_arguments,
+    check_values,
+    without_autocast,
 )
-from captioner.lstm.reference import loop
+from captioner.lstm.reference import differentiable_once, loop, refuse
 
 PRECISIONS = ("full", "bf16")
 
@@ -80,12 +77,8 @@ def hdetach_lstm(
     result_dtype = autocast_dtype(x) or x.dtype
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors = [None if one is None else one.to(dtype).contiguous() for one in operands.tensors]
-    masks = Masks(
-        *(
-            None if one is None else one.detach().to(x.device, dtype).contiguous()
-            for one in (keep, cell_keep)
-        )
-    )
+    given = (None if one is None else one.detach().to(x.device, dtype) for one in (keep, cell_keep))
+    masks = Masks(*(None if one is None else one.contiguous() for one in given))
     if backend == "reference":
         if not torch.compiler.is_compiling():
             check_values(len(x), masks, lengths)
@@ -165,20 +158,12 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 )
 def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     operands, masks, backend = _named(arguments)
-    *grads, outputs, gates, cells, flags = arguments[_MASKS + 3 :]
-    needs = Needs(*flags)
+    needs, saved = Needs(*arguments[-1]), Saved(*arguments[-4:-1])
+    given = arguments[_MASKS + 3 : -4]
+    grads = GradResults(*(None if one is None else one.contiguous() for one in given))
     with without_autocast(operands.x):
-        found = (
-            _backend_for(backend, operands)
-            .backward(
-                GradResults(*(None if one is None else one.contiguous() for one in grads)),
-                operands,
-                Saved(outputs, gates, cells),
-                masks,
-                needs,
-            )
-            ._asdict()
-        )
+        module = _backend_for(backend, operands)
+        found = module.backward(grads, operands, saved, masks, needs)._asdict()
     bias = found.pop("bias")
     if bias is not None:
         # A tensor for each bias: whoever scales one in place leaves the other alone.

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from captioner.hdetach.gates import activate_gates, gate_gradients
-from captioner.lstm.arguments import OperandError, check_arguments
-from captioner.lstm.operands import Masks, Operands
+from captioner.lstm.operands import Masks, OperandError, Operands, check_arguments
 
 _ROWS_AT_ONCE = 1024  # (loss step, sample) pairs carried back together: bounds time and memory
 
@@ -119,23 +118,14 @@ def gradient_paths(
             here, cells_here, squashed_here, values = (
                 of[reached].view(rows, -1) for of in (gates, cells, squashed, before)
             )
+            step = here, cells_here, squashed_here
             # Sources are in order, so those that have come to the start are the first rows.
             grad_gates, rest_gates = (torch.empty_like(here) for _ in range(2))
             along_cell = gate_gradients(
-                here,
-                cells_here,
-                squashed_here,
-                along_hidden[-rows:],
-                along_cell[-rows:],
-                out=grad_gates,
+                *step, along_hidden[-rows:], along_cell[-rows:], out=grad_gates
             )
             rest_cell = gate_gradients(
-                here,
-                cells_here,
-                squashed_here,
-                rest_hidden[-rows:],
-                rest_cell[-rows:],
-                out=rest_gates,
+                *step, rest_hidden[-rows:], rest_cell[-rows:], out=rest_gates
             )
             cell_part[lag].addmm_(grad_gates.t(), values)
             rest_part[lag].addmm_(rest_gates.t(), values)

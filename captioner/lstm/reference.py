@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioner.errors import CaptionerError
+
 
 class _DampGradient(torch.autograd.Function):
     """The same state, its gradient multiplied by `keep`; 0 is what `.detach()` does."""
@@ -26,15 +28,6 @@ class _DampGradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         keep = ctx.saved_tensors[0].unsqueeze(-1)
         return torch.where(keep == 0.0, 0.0, grad * keep), None
-
-
-def partly_detached(state: Tensor, keep: Tensor | None) -> Tensor:
-    """Return `state` with its gradient multiplied by `keep`.
-
-    Shapes:
-        state [B, H], keep [] or [B] -> [B, H].
-    """
-    return state if keep is None else _DampGradient.apply(state, keep)
 
 
 def loop(
@@ -57,8 +50,8 @@ def loop(
     h, c = h0, c0
     outputs = []
     for t in range(x.shape[0]):
-        h_in = partly_detached(h, None if keep is None else keep[t])
-        c_in = partly_detached(c, None if cell_keep is None else cell_keep[t])
+        h_in = h if keep is None else _DampGradient.apply(h, keep[t])
+        c_in = c if cell_keep is None else _DampGradient.apply(c, cell_keep[t])
         gates = torch.nn.functional.linear(x[t], w_ih, b_ih)
         gates = gates + torch.nn.functional.linear(h_in, w_hh, b_hh)
         i, f, g, o = gates.chunk(4, dim=1)
@@ -74,3 +67,39 @@ def loop(
             h, c = torch.where(running, new_h, h), torch.where(running, new_c, c)
             outputs.append(torch.where(running, new_h, 0.0))
     return torch.stack(outputs), h, c
+
+
+def refuse(ctx: Any, *grads: Tensor | None) -> None:  # noqa: ARG001
+    """Stand in for the derivative of a backward pass, and raise.
+
+    The gradient of h-detach is not the gradient of any function, so its derivative has no meaning.
+    Autograd would return one, because it treats what is detached as a constant.
+    """
+    raise CaptionerError(
+        "the h-detach LSTM has no second derivative: what is detached would be missing from it; "
+        "differentiate once (create_graph=True is of no use here)"
+    )
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        return tuple(None if grad is None else grad.view_as(grad) for grad in grads)
+
+    backward = staticmethod(refuse)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(None if one is None else one.view_as(one) for one in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # noqa: ARG004
+        return _Gradients.apply(*grads)
+
+
+def differentiable_once(*tensors: Tensor | None) -> Any:
+    """Return the same tensors; whatever is computed from them can be differentiated once."""
+    return _Once.apply(*tensors)

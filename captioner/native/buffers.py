@@ -11,12 +11,11 @@ import ctypes
 import math
 import mmap
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,14 +35,13 @@ class _Block:
         with suppress(AttributeError, OSError):  # not everywhere
             self.mapping.madvise(mmap.MADV_HUGEPAGE)
         self.size = size
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
         self.idle_since = 0  # the number of a request
 
 
 class _Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._given_back: deque[_Block] = deque()  # without the lock, since tensors die anywhere
+        self.given_back: deque[_Block] = deque()  # without the lock, since tensors die anywhere
         self._idle: list[_Block] = []  # the longest idle first
         self._used_bytes = self._most_used_bytes = self._requests = 0
 
@@ -68,22 +66,9 @@ class _Pool:
             self._most_used_bytes = max(self._most_used_bytes, self._used_bytes)
             return block
 
-    def give_back(self, block: _Block) -> None:
-        self._given_back.append(block)
-
-    def idle_bytes(self) -> int:
-        with self._lock:
-            self._collect()
-            return self._bytes() - self._used_bytes
-
-    def release(self) -> None:
-        with self._lock:
-            self._collect()
-            self._idle.clear()
-
     def _collect(self) -> None:
-        while self._given_back:
-            block = self._given_back.popleft()
+        while self.given_back:
+            block = self.given_back.popleft()
             block.idle_since = self._requests
             self._used_bytes -= block.size
             self._idle.append(block)
@@ -93,26 +78,6 @@ class _Pool:
 
 
 _pool = _Pool()
-release = _pool.release  # all idle blocks, to the system
-idle_bytes = _pool.idle_bytes  # how much memory waits for the next call
-
-
-class _Loan:
-    """A block in the form in which NumPy takes memory from others; the array keeps the loan."""
-
-    def __init__(self, count: int, dtype: np.dtype[Any]) -> None:
-        self._block = _pool.take(count * dtype.itemsize)
-        self._give_back = _pool.give_back  # modules may be gone when the last tensor dies
-        self.__array_interface__ = {
-            "data": (self._block.address, False),
-            "shape": (count,),
-            "typestr": dtype.str,
-            "version": 3,
-        }
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # there was no memory
-            self._give_back(self._block)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -120,8 +85,10 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if count * dtype.itemsize < LARGE_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu")
-    loan = _Loan(count, np.dtype(np.float32 if dtype == torch.float32 else np.float64))
-    return torch.from_numpy(np.asarray(loan)).view(shape)
+    block = _pool.take(count * dtype.itemsize)
+    loan = (ctypes.c_char * block.size).from_buffer(block.mapping)  # the tensor keeps it
+    weakref.finalize(loan, _pool.given_back.append, block).atexit = False
+    return torch.frombuffer(loan, dtype=dtype, count=count).view(shape)
 
 
 def empty_like(tensor: Tensor) -> Tensor:

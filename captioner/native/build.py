@@ -35,15 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def default_folder() -> Path:
-    if os.access(library.BUILT_AHEAD.parent, os.W_OK):
-        return library.BUILT_AHEAD
-    return library.user_cache() or library.BUILT_AHEAD
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    folder = options.into or default_folder()
+    is_writable = os.access(library.BUILT_AHEAD.parent, os.W_OK)
+    default = None if is_writable else library.user_cache()
+    folder = options.into or default or library.BUILT_AHEAD
     try:
         for wanted in library.instruction_sets():
             if wanted.name in options.only:

@@ -201,20 +201,10 @@ def function(name: str, dtype: torch.dtype) -> Any:
 
 @cache
 def call_fields(name: str) -> tuple[str, ...]:
-    """Return the fields of the struct that calls of this name take, as its C++ text lists them.
-
-    Raises:
-        ToolError: not all of them are 8 bytes wide, as `pack_call` writes them.
-    """
-    fields, size = load()[f"{name}_fields"], load()[f"{name}_size"]
+    """Return the fields, of 8 bytes each, of the struct that calls of this name take."""
+    fields = load()[f"{name}_fields"]
     fields.restype = ctypes.c_char_p
-    names = tuple(re.findall(r"(\w+)\s*[,;]", fields().decode()))
-    if size() != 8 * len(names):
-        raise ToolError(
-            f"the C++ struct of {name} has {size()} bytes for {len(names)} fields; each must be "
-            f"an int64_t or a pointer"
-        )
-    return names
+    return tuple(re.findall(r"(\w+)\s*[,;]", fields().decode()))
 
 
 def pack_call(name: str, /, **values: Tensor | int | None) -> ctypes.Array[ctypes.c_int64]:

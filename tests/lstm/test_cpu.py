@@ -233,8 +233,19 @@ def test_one_openmp_library_serves_pytorch_and_the_kernels() -> None:
     assert library.load().hdetach_threads() == threads
 
 
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> buffers._Pool:
+    monkeypatch.setattr(buffers, "_pool", buffers._Pool())
+    return buffers._pool
+
+
+def idle_bytes(pool: buffers._Pool) -> int:
+    pool._collect()
+    return sum(block.size for block in pool._idle)
+
+
+@pytest.mark.usefixtures("pool")
 def test_a_block_returns_to_the_pool_with_the_last_view_of_it() -> None:
-    buffers.release()
     tensor = buffers.empty((3 << 20,), torch.float32)
     address = tensor.data_ptr()
     view = tensor[5:10]
@@ -248,22 +259,17 @@ def test_a_block_returns_to_the_pool_with_the_last_view_of_it() -> None:
     assert buffers.empty((3 << 20,), torch.float32).data_ptr() == address
 
 
-def test_the_pool_holds_no_more_than_was_once_in_use() -> None:
-    buffers.release()
+def test_the_pool_holds_no_more_than_was_once_in_use(pool: buffers._Pool) -> None:
     megabytes = 1 << 20
     for size in (40, 60, 90, 130):  # none fits into the block of the one before
         del_me = buffers.empty((size * megabytes // 4,), torch.float32)
         del del_me
-    assert buffers.idle_bytes() <= 132 * megabytes
+    assert idle_bytes(pool) <= 132 * megabytes
     for _ in range(70):  # nobody wants the large block any more
         buffers.empty((megabytes,), torch.float32)
-    assert buffers.idle_bytes() <= 10 * megabytes
-    buffers.release()
-    assert buffers.idle_bytes() == 0
+    assert idle_bytes(pool) <= 10 * megabytes
 
 
-def test_small_tensors_are_left_to_pytorch() -> None:
-    buffers.release()
-    before = buffers.idle_bytes()
+def test_small_tensors_are_left_to_pytorch(pool: buffers._Pool) -> None:
     buffers.empty((10,), torch.float64)
-    assert buffers.idle_bytes() == before
+    assert idle_bytes(pool) == 0

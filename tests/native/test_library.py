@@ -137,7 +137,7 @@ def test_without_a_compiler_the_reason_is_one_line(
 
 @pytest.mark.usefixtures("code")
 def test_a_struct_whose_fields_drifted_apart_is_one_clear_error(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fields = library.call_fields("hdetach_forward")
     assert fields[:5] == ("steps", "batch", "input", "hidden", "threads")
@@ -148,16 +148,14 @@ def test_a_struct_whose_fields_drifted_apart_is_one_clear_error(
     del values["h0"], values["gates"]
     with pytest.raises(ToolError, match=r"of hdetach_forward has fields .* no value: h0, gates;"):
         library.pack_call("hdetach_forward", **values)
-
-    class Narrow:
-        fields, size = (lambda: b"int32_t steps, batch; const Real *x;"), (lambda: 16)
-
-        def __getitem__(self, name: str) -> object:
-            return getattr(self, name.removeprefix("drifted_")).__func__
-
-    monkeypatch.setattr(library, "load", Narrow)
-    with pytest.raises(ToolError, match=r"of drifted has 16 bytes for 3 fields; .* int64_t or a p"):
-        library.call_fields("drifted")
+    source = (library.SOURCES / "attention.cpp").read_text()
+    drifted = source.replace("int64_t rows, positions", "int32_t rows, positions")
+    assert drifted != source
+    (tmp_path / "attention.cpp").write_text(drifted)
+    (tmp_path / "call.h").write_bytes((library.SOURCES / "call.h").read_bytes())
+    monkeypatch.setattr(library, "SOURCES", tmp_path)
+    with pytest.raises(ToolError, match=r"each field of attention must have 8 bytes"):
+        library._compile(library.PLAIN)
 
 
 def test_a_compiler_that_is_not_there_or_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioner.hdetach.products import linear
-from captioner.lstm.backends.gate_gradients import follow_gate_gradients
+from captioner.lstm.backends.torch_backend import follow_gate_gradients
 from captioner.lstm.operands import (
     ForwardResults,
     Gradients,
@@ -24,15 +24,14 @@ from captioner.lstm.operands import (
     Saved,
 )
 from captioner.native import buffers, library
+from captioner.native.library import why_missing as missing
+
+__all__ = ["HAS_PROJECTION", "backward", "forward", "missing", "unsupported", "workspace_shapes"]
 
 HAS_PROJECTION = False
 # Above this many bytes the packed weights and the sums of their gradients outgrow a core's cache,
 # and the input's products are left to PyTorch.
 OWN_PRODUCTS_BYTES = 1 << 20
-
-
-def missing() -> str | None:
-    return library.why_missing()
 
 
 def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:

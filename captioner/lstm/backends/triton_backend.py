@@ -13,8 +13,12 @@ from typing import Any
 import torch
 
 from captioner.hdetach.products import linear
-from captioner.lstm.backends.gate_gradients import follow_gate_gradients
-from captioner.lstm.backends.torch_backend import last_of, new_states, workspace_shapes
+from captioner.lstm.backends.torch_backend import (
+    follow_gate_gradients,
+    last_of,
+    new_states,
+    workspace_shapes,
+)
 from captioner.lstm.operands import (
     ForwardResults,
     Gradients,

@@ -280,6 +280,8 @@ struct Backward {
     place.filled = 0;
   }
 
+  long sums() const { return sums_weights ? layout.panels : 0; }
+
   // Add up what the threads found for one panel, always in the same order.
   void collect(long panel) const {
     for (long f = 0; f < factors; ++f)

@@ -8,7 +8,14 @@
   __VA_ARGS__            \
   static constexpr const char* fields = #__VA_ARGS__;
 
-// Exports what `name` expects as NAME_fields and NAME_size.
-#define EXPORT_CALL(name, Call)                        \
-  const char* name##_fields() { return Call::fields; } \
-  int64_t name##_size() { return sizeof(Call); }
+constexpr int64_t count_fields(const char* text) {
+  int64_t count = 0;
+  for (; *text; ++text) count += *text == ',' || *text == ';';
+  return count;
+}
+
+// Exports what `name` expects as NAME_fields.
+#define EXPORT_CALL(name, Call)                                  \
+  static_assert(sizeof(Call) == 8 * count_fields(Call::fields),  \
+                "each field of " #name " must have 8 bytes");    \
+  const char* name##_fields() { return Call::fields; }

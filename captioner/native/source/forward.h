@@ -46,6 +46,10 @@ struct Forward {
     weights = states + workers * slice_size;
   }
 
+  long packs() const { return layout.panels; }
+  long sums() const { return 0; }
+  void collect(long) const {}
+
   // A factor's weights in all four gates of a panel's units: the rows of W_hh and W_ih, transposed,
   // and last the biases, which multiply a 1.
   void pack(long panel) {

@@ -36,33 +36,20 @@ class NoDenormals {
 
 // The work of one call: pack, a barrier, the time loop of each slice, a barrier, the sums. OpenMP
 // may give fewer threads than there are workers.
-template <class Pass, class Real, class Pack, class Collect>
-void in_parallel(Pass& pass, Real* scratch, long packs, Pack pack, long sums, Collect collect) {
+template <class Pass, class Real>
+void run(Pass pass, Real* scratch) {
   pass.use_scratch(scratch);
 #pragma omp parallel num_threads(pass.workers) if (pass.workers > 1)
   {
     const NoDenormals no_denormals;
 #pragma omp for schedule(static)
-    for (long number = 0; number < packs; ++number) pack(number);
+    for (long number = 0; number < pass.packs(); ++number) pass.pack(number);
 #pragma omp for schedule(static)
     for (long number = 0; number < pass.slices; ++number)
       pass.run(omp_get_thread_num(), Slice(number, pass.slices, pass.batch, pass.call.lengths));
 #pragma omp for schedule(static)
-    for (long number = 0; number < sums; ++number) collect(number);
+    for (long number = 0; number < pass.sums(); ++number) pass.collect(number);
   }
-}
-
-template <class Real>
-void run(Forward<Real> pass, Real* scratch) {
-  in_parallel(pass, scratch, pass.layout.panels, [&](long panel) { pass.pack(panel); }, 0,
-              [](long) {});
-}
-
-template <class Real>
-void run(Backward<Real> pass, Real* scratch) {
-  in_parallel(pass, scratch, pass.packs(), [&](long number) { pass.pack(number); },
-              pass.sums_weights ? pass.layout.panels : 0,
-              [&](long panel) { pass.collect(panel); });
 }
 
 }  // namespace
