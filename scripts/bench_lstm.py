@@ -85,18 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bench(options: LstmOptions) -> None:
     before = load_of_others()
-    warm_up(options)
-    torch.set_num_threads(options.threads)
-    figures = compare(options) if options.growth is None else growth(options, options.growth)
-    record(options, before, figures)
-
-
-def warm_up(options: LstmOptions) -> None:
-    """Load and compile what is loaded on first use, without starting any thread yet."""
+    # Load and compile what is loaded on first use, without starting any thread yet.
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="TF32")  # said when oneDNN is switched off
     for make in contestants(TINY, options).values():
         make()()
+    torch.set_num_threads(options.threads)
+    figures = compare(options) if options.growth is None else growth(options, options.growth)
+    record(options, before, figures)
 
 
 def contestants(
@@ -252,9 +248,8 @@ def report(title: str, figures: dict[str, Any]) -> None:
     print(f"{'':<24}{'min':>9}{'median':>9}{'ratio':>8}{'x floor':>9}{'peak MB':>9}")
     for name, row in rows.items():
         low, middle = min(row["seconds"]), statistics.median(row["seconds"])
-        floor = "-"
-        if FLOOR in rows:
-            floor = f"{middle / statistics.median(rows[FLOOR]['seconds']):.2f}"
+        least = statistics.median(rows[FLOOR]["seconds"]) if FLOOR in rows else None
+        floor = "-" if least is None else f"{middle / least:.2f}"
         peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "-"
         ratio = statistics.median(base) / middle
         print(f"{name:<24}{1e3 * low:>9.1f}{1e3 * middle:>9.1f}{ratio:>7.2f}x{floor:>9}{peak:>9}")

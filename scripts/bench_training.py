@@ -22,13 +22,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from bench_turns import BenchOptions, load_of_others, record
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from captioner.decoders import CaptionBatch, build_decoder
 from captioner.decoders.soft_attention import SoftAttention
@@ -72,43 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def bench(options: StepOptions) -> int:
+    """Let the contestants take turns; return 1 if ours keeps too little speed beside others."""
     torch.set_num_threads(options.threads)
     before = load_of_others()
-    if options.beside:
-        return bench_beside(options, before)
-    contestants = {
-        "textbook": textbook(options),
-        "ours, p = 0": ours(options, 0.0, None),
-        f"ours, p = {options.p:g}": ours(options, options.p, None),
-    }
-    if options.amp == "bf16":
-        contestants[f"ours, p = {options.p:g}, bf16"] = ours(options, options.p, torch.bfloat16)
-    rates: Rates = {name: [] for name in contestants}
-    for round_number in range(-options.warmup, options.rounds):
-        for name, step in contestants.items():
-            captions, seconds = step(round_number)
-            if round_number >= 0:
-                rates[name].append(captions / seconds)
-    record(options, before, report(rates))
-    return 0
-
-
-def bench_beside(options: StepOptions, before: float) -> int:
-    """Time our step alone and beside others by turns; return 1 if it keeps too little."""
-    alone, beside = "alone", f"beside {options.beside} others"
-    step = ours(options, options.p, None)
-    rates: Rates = {alone: [], beside: []}
-    with busy_processes(options.beside) as others:
+    with alone_and_beside(options) if options.beside else nullcontext(pair(options)) as contestants:
+        rates: Rates = {name: [] for name in contestants}
         for round_number in range(-options.warmup, options.rounds):
-            for name, number in ((alone, signal.SIGSTOP), (beside, signal.SIGCONT)):
-                for other in others:
-                    other.send_signal(number)
-                turn = [step(round_number) for _ in range(STEPS_IN_A_TURN)]
+            for name, turn in contestants.items():
+                captions, seconds = turn(round_number)
                 if round_number >= 0:
-                    captions, seconds = map(sum, zip(*turn, strict=True))
                     rates[name].append(captions / seconds)
     record(options, before, report(rates))
-    kept = statistics.median(rates[beside]) / statistics.median(rates[alone])
+    if not options.beside:
+        return 0
+    alone, beside = map(statistics.median, rates.values())
+    kept = beside / alone
     fair = fair_share(options.threads, options.beside, available_cores())
     print(
         f"fair share: {fair:.0%} of its speed alone; it keeps {kept:.0%}, {kept / fair:.0%} of it"
@@ -116,12 +96,35 @@ def bench_beside(options: StepOptions, before: float) -> int:
     return 0 if kept >= LEAST_KEPT * fair else TOO_SLOW
 
 
+def pair(options: StepOptions) -> dict[str, Step]:
+    contestants = {
+        "textbook": textbook(options),
+        "ours, p = 0": ours(options, 0.0, None),
+        f"ours, p = {options.p:g}": ours(options, options.p, None),
+    }
+    if options.amp == "bf16":
+        contestants[f"ours, p = {options.p:g}, bf16"] = ours(options, options.p, torch.bfloat16)
+    return contestants
+
+
 @contextmanager
-def busy_processes(count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Give so many processes that each keep a core busy, until the end."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+def alone_and_beside(options: StepOptions) -> Iterator[dict[str, Step]]:
+    """Give turns of our step alone, and beside so many processes that each keep a core busy."""
+    step = ours(options, options.p, None)
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(options.beside)]
+
+    def turn(number: int, round_number: int) -> tuple[int, float]:
+        for other in others:
+            other.send_signal(number)
+        captions, seconds = zip(*(step(round_number) for _ in range(STEPS_IN_A_TURN)), strict=True)
+        return sum(captions), sum(seconds)
+
     try:
-        yield others
+        yield {
+            "alone": partial(turn, signal.SIGSTOP),
+            f"beside {options.beside} others": partial(turn, signal.SIGCONT),
+        }
     finally:
         for other in others:
             other.kill()
@@ -193,11 +196,8 @@ def textbook(options: StepOptions) -> Step:
         first = int(torch.randint(0, 9 * count, (1,), generator=generator))
         captions = sorted(pool, key=len)[first : first + count]
         start = time.perf_counter()
-        steps = max(map(len, captions)) + 1
-        inputs, targets = (torch.full((count, steps), PAD) for _ in range(2))
-        for row, caption in enumerate(captions):
-            inputs[row, : len(caption) + 1] = torch.tensor([START, *caption])
-            targets[row, : len(caption) + 1] = torch.tensor([*caption, END])
+        inputs = pad_sequence([torch.tensor([START, *one]) for one in captions], True, PAD)
+        targets = pad_sequence([torch.tensor([*one, END]) for one in captions], True, PAD)
         logits = textbook_logits(decoder, features, inputs)
         loss = nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=PAD

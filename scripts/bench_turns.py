@@ -1,7 +1,6 @@
 """Parts of the benchmarks: options that all have, contestants that take turns, and the record."""
 
 import multiprocessing
-import os
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-import torch
 
 from captioner.files import write_json
 from captioner.options import AT_LEAST_ONE, Options, option
+from training.provenance import origin
 
 BUSY = 0.1  # share of the processor that others may use before ratios are worth little
 
@@ -43,13 +42,7 @@ def record(options: BenchOptions, load_before: float, figures: Mapping[str, Any]
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    machine = {
-        "processor": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "load_of_others": load,
-    }
+    machine = {**origin(), "model": name, "load_of_others": load}
     settings = {key: str(value) for key, value in asdict(options).items()}
     write_json(options.json, {"settings": settings, "machine": machine, "figures": figures})
     print(f"written: {options.json}")

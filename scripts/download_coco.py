@@ -25,16 +25,14 @@ from captioner.progress import Progress
 DEFAULT_FOLDER = Path("data", "coco")
 SPLIT_COUNTS = {"train": 82_783, "val": 5_000, "test": 5_000, "restval": 30_504}
 ZIP = b"PK\x03\x04"  # the first bytes of a zip file
-LOCK = ".download.lock"
 RESERVE_BYTES = 500_000_000  # left free on the disk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Archive:
+class Archive(WebFile):
     """A zip file on the web, and what of it is unpacked."""
 
     part: str  # of COCO, for --only
-    file: WebFile
     folder: str  # where the members go, below COCO's folder
     members: Sequence[str] = ()  # their names without folders; all images where it is empty
     count: int  # of the files that it becomes
@@ -49,17 +47,15 @@ class Archive:
 ARCHIVES = (
     Archive(
         part="split",
-        file=WebFile(
-            name="caption_datasets.zip",
-            addresses=(
-                "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-                "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-                "https://huggingface.co/datasets/gpantaz/karpathy_split/resolve/main/"
-                "caption_datasets.zip",
-            ),
-            size=40_000_000,
-            begins_with=ZIP,
+        name="caption_datasets.zip",
+        addresses=(
+            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
+            "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
+            "https://huggingface.co/datasets/gpantaz/karpathy_split/resolve/main/"
+            "caption_datasets.zip",
         ),
+        size=40_000_000,
+        begins_with=ZIP,
         folder="",
         members=("dataset_coco.json",),
         count=1,
@@ -67,12 +63,10 @@ ARCHIVES = (
     ),
     Archive(
         part="captions",
-        file=WebFile(
-            name="annotations_trainval2014.zip",
-            addresses=("http://images.cocodataset.org/annotations/annotations_trainval2014.zip",),
-            size=252_872_794,
-            sha256="031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
-        ),
+        name="annotations_trainval2014.zip",
+        addresses=("http://images.cocodataset.org/annotations/annotations_trainval2014.zip",),
+        size=252_872_794,
+        sha256="031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
         folder="annotations",
         members=("captions_train2014.json", "captions_val2014.json"),
         count=2,
@@ -80,24 +74,20 @@ ARCHIVES = (
     ),
     Archive(
         part="images",
-        file=WebFile(
-            name="train2014.zip",
-            addresses=("http://images.cocodataset.org/zips/train2014.zip",),
-            size=13_510_573_713,
-            sha256="ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
-        ),
+        name="train2014.zip",
+        addresses=("http://images.cocodataset.org/zips/train2014.zip",),
+        size=13_510_573_713,
+        sha256="ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
         folder="train2014",
         count=82_783,
         unpacked_bytes=13_900_000_000,
     ),
     Archive(
         part="images",
-        file=WebFile(
-            name="val2014.zip",
-            addresses=("http://images.cocodataset.org/zips/val2014.zip",),
-            size=6_645_013_297,
-            sha256="fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
-        ),
+        name="val2014.zip",
+        addresses=("http://images.cocodataset.org/zips/val2014.zip",),
+        size=6_645_013_297,
+        sha256="fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
         folder="val2014",
         count=40_504,
         unpacked_bytes=6_900_000_000,
@@ -134,8 +124,8 @@ def _fetch_all(options: DownloadOptions) -> None:
     folder, only = options.out, options.only
     with locked(folder):
         for archive in missing(folder, only, options.keep_zips):
-            print(f"{archive.file.name} -> {folder / archive.folder}", flush=True)
-            path = fetch(archive.file, folder)
+            print(f"{archive.name} -> {folder / archive.folder}", flush=True)
+            path = fetch(archive, folder)
             unpack(archive, path, folder)
             if not options.keep_zips:
                 path.unlink()
@@ -157,12 +147,12 @@ def missing(folder: Path, only: str | None, keep_zips: bool) -> list[Archive]:
     ]
     used = needed = 0
     for archive in todo:
-        path = folder / archive.file.name
+        path = folder / archive.name
         here = next((p.stat().st_size for p in (path, part_of(path)) if p.is_file()), 0)
         share_to_unpack = 1 - len(unpacked(archive, folder)) / archive.count
-        used += max(0, archive.file.size - here) + round(archive.unpacked_bytes * share_to_unpack)
+        used += max(0, archive.size - here) + round(archive.unpacked_bytes * share_to_unpack)
         needed = max(needed, used)
-        used -= 0 if keep_zips else archive.file.size
+        used -= 0 if keep_zips else archive.size
     free = shutil.disk_usage(folder).free
     if todo and free < needed + RESERVE_BYTES:
         raise StorageError(
@@ -243,7 +233,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep a second download out of the folder while this one runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
+        lock = FileLock(folder / ".download.lock").acquire(timeout=0)
     except Timeout as problem:
         raise StorageError(f"another download into {folder} is running") from problem
     except OSError as problem:

@@ -106,10 +106,8 @@ def install(wanted: Mapping[str, str]) -> None:
     environment = {**settings_of_pip(), **os.environ, "VIRTUAL_ENV": str(ENVIRONMENT)}
     # Compiled once here: where Python may not keep what it compiles, each program would do it anew.
     run([*uv, "sync", "--require-hashes", "--compile-bytecode", LOCK], environment)
-    run(
-        [*uv, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT],
-        environment,
-    )
+    flags = "--quiet --no-deps --no-build-isolation --editable"
+    run([*uv, "install", *flags.split(), ROOT], environment)
     READY.write_text(json.dumps(wanted, indent=1) + "\n")
     UNFINISHED.unlink()
 

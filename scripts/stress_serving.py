@@ -14,19 +14,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stress import StressOptions
+from stress import Report, StressOptions
 from stress.attacks import raw_http
 from stress.disconnects import hang_ups, slow
 from stress.hostile_images import mutations
-from stress.overload import overload
-from stress.report import Report
-from stress.shutdown import kill_decoder, kill_worker, reload, terminate
 from stress.soak import soak
 from stress.target import Target, service
+from stress.under_load import kill_decoder, kill_worker, overload, reload, terminate
 
 from captioner.errors import OptionError
 from captioner.files import write_json
-from captioner.options import OneLineParser, options_parser
+from captioner.options import options_parser
 from captioner.program import run_program
 
 Run = Callable[[Target, Report, StressOptions], Coroutine[Any, Any, None]]
@@ -55,7 +53,12 @@ SCENARIOS = {
 SHORT = [name for name in SCENARIOS if name != "soak"]
 
 
-def build_parser() -> OneLineParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the scenarios, and return the exit status."""
+    return run_program("stress_serving.py", lambda: _stress(argv))
+
+
+def _stress(argv: Sequence[str] | None) -> int:
     parser = options_parser(
         StressOptions,
         description=(__doc__ or "").splitlines()[0],
@@ -64,16 +67,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", default=SHORT, help="which ones (all but soak)"
     )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the scenarios, and return the exit status."""
-    return run_program("stress_serving.py", lambda: _stress(argv))
-
-
-def _stress(argv: Sequence[str] | None) -> int:
-    given = vars(build_parser().parse_args(argv))
+    given = vars(parser.parse_args(argv))
     scenarios, options = given.pop("scenarios"), StressOptions.from_json(given)
     _check(scenarios, options)
     reports = [_run(name, options) for name in scenarios]

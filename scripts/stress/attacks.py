@@ -11,10 +11,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from captioner.progress import Progress
-from stress import StressOptions
+from stress import Report, StressOptions
 from stress.client import Address, ask_for, photographs
 from stress.disconnects import demand_no_descriptor_stays
-from stress.report import Report
 from stress.target import Target
 
 MOST_SECONDS = 30.0

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,12 +43,9 @@ class Exchange:
     failure: str = ""
     size: tuple[int, int] | None = None  # of the picture
 
-    def json(self) -> Any:
-        return json.loads(self.body)
-
     def is_its_own(self) -> bool:
         """Say whether an answer with captions belongs to this request and its picture."""
-        answer = self.json()
+        answer = json.loads(self.body)
         image = answer["image"]
         return (
             answer["request_id"] == self.request_id == self.headers.get("x-request-id")

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from functools import partial
 from itertools import cycle
 
-from stress import StressOptions
+from stress import Report, StressOptions
 from stress.client import (
     Address,
     Exchange,
@@ -23,7 +23,6 @@ from stress.client import (
     seconds_of,
     statuses,
 )
-from stress.report import Report
 from stress.target import Levels, Target
 
 HANG_UPS = 1000

@@ -18,9 +18,8 @@ import numpy as np
 from PIL import Image
 
 from captioner.progress import Progress
-from stress import StressOptions
+from stress import Report, StressOptions
 from stress.client import Exchange, ask, statuses
-from stress.report import Report
 from stress.target import Target
 
 ALLOWED = (200, 413, 415, 422)

@@ -10,12 +10,11 @@ import time
 from collections import Counter
 
 from captioner.progress import duration
-from stress import StressOptions
+from stress import Report, StressOptions
 from stress.attacks import attacks, carry_out, is_sane
 from stress.client import Exchange, Picture, ask, ask_for, latency, photographs
 from stress.disconnects import SLOW, hang_up
 from stress.hostile_images import ALLOWED, bombs, mutation, originals
-from stress.report import Report
 from stress.target import Levels, Target
 
 GOOD_SHARE = 0.6
@@ -138,9 +137,9 @@ async def soak(target: Target, report: Report, options: StressOptions) -> None:
     report.figure("good ones, seconds", latency(traffic.good))
     refused = sum(one.status == 429 for one in traffic.good)
     report.figure("good ones refused as overload", refused)
-    report.figure("first sample", samples[0][1].text())
-    report.figure("after the warm-up", early[0].text())
-    report.figure("at the end, without traffic", end.text())
+    report.figure("first sample", samples[0][1]._asdict())
+    report.figure("after the warm-up", early[0]._asdict())
+    report.figure("at the end, without traffic", end._asdict())
     report.demand("every answer is as stated", traffic.wrong[:10], not traffic.wrong)
     report.demand("unforeseen failures in the log", target.failures(), not target.failures())
     grown = {

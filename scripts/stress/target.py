@@ -39,9 +39,6 @@ class Levels(NamedTuple):
     threads: int
     processes: int
 
-    def text(self) -> dict[str, Any]:
-        return {**self._asdict(), "memory_mib": round(self.memory_mib, 1)}
-
 
 class Target:
     """A running service."""

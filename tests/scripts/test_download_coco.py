@@ -85,15 +85,14 @@ def script(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def small(archive, site: Path, port: int):
-    content = (site / archive.file.name).read_bytes()
-    file = replace(
-        archive.file,
-        addresses=(f"http://127.0.0.1:{port}/{archive.file.name}",),
+    content = (site / archive.name).read_bytes()
+    return replace(
+        archive,
+        addresses=(f"http://127.0.0.1:{port}/{archive.name}",),
         size=len(content),
-        sha256=archive.file.sha256 and hashlib.sha256(content).hexdigest(),
+        sha256=archive.sha256 and hashlib.sha256(content).hexdigest(),
+        count=archive.count if archive.members else len(SPLITS[archive.folder]),
     )
-    count = archive.count if archive.members else len(SPLITS[archive.folder])
-    return replace(archive, file=file, count=count)
 
 
 def tree(folder: Path) -> list[str]:
@@ -168,7 +167,7 @@ def test_too_small_a_disk_is_said_before_the_first_byte(script, tmp_path, monkey
     monkeypatch.setattr(script.shutil, "disk_usage", lambda _: usage)
     sizes = {"train2014": (13e9, 14e9), "val2014": (6e9, 7e9), "": (0, 0), "annotations": (0, 0)}
     archives = [
-        replace(a, file=replace(a.file, size=int(size)), unpacked_bytes=int(more))
+        replace(a, size=int(size), unpacked_bytes=int(more))
         for a in script.ARCHIVES
         for size, more in [sizes[a.folder]]
     ]
@@ -187,7 +186,7 @@ def test_too_small_a_disk_is_said_before_the_first_byte(script, tmp_path, monkey
 
 def test_offline_is_one_line(script, capsys, monkeypatch):
     nowhere = "http://127.0.0.1:9/file"
-    archives = [replace(a, file=replace(a.file, addresses=(nowhere,))) for a in script.ARCHIVES]
+    archives = [replace(a, addresses=(nowhere,)) for a in script.ARCHIVES]
     monkeypatch.setattr(script, "ARCHIVES", archives)
     assert script.main([]) == 2
     err = capsys.readouterr().err

@@ -53,8 +53,8 @@ def test_what_is_wrong_with_an_answer_is_seen() -> None:
 
 
 def test_a_report_is_met_when_every_demand_is() -> None:
+    from stress import Report
     from stress.client import percentile
-    from stress.report import Report
 
     assert [percentile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]
     report = Report("x")
