@@ -131,7 +131,16 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             f"the parts of checkpoint {folder} do not fit together "
             f"({type(problem).__name__}: {in_one_line(problem)[:300]}); take another checkpoint"
         ) from problem
-    _check_sizes(folder, encoder, decoder, vocabulary)
+    if len(vocabulary) != decoder.vocabulary_size:
+        raise CheckpointError(
+            f"{folder / VOCABULARY} holds {len(vocabulary)} words and the decoder was made for "
+            f"{decoder.vocabulary_size}; take the vocabulary it was trained with"
+        )
+    if encoder.feature_size != decoder.feature_size:
+        raise CheckpointError(
+            f"the encoder of {folder} gives {encoder.feature_size} features and the decoder was "
+            f"made for {decoder.feature_size}; take another checkpoint"
+        )
     return Checkpoint(
         encoder=encoder.to(device),
         decoder=decoder.to(device).eval(),
@@ -162,16 +171,3 @@ def _link_encoder(source: Path, target: Path, weights_hash: str) -> bool:
     except (CheckpointError, OSError, KeyError, TypeError):
         return False  # no whole checkpoint, or a file system without links
     return True
-
-
-def _check_sizes(folder: Path, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    if len(vocabulary) != decoder.vocabulary_size:
-        raise CheckpointError(
-            f"{folder / VOCABULARY} holds {len(vocabulary)} words and the decoder was made for "
-            f"{decoder.vocabulary_size}; take the vocabulary it was trained with"
-        )
-    if encoder.feature_size != decoder.feature_size:
-        raise CheckpointError(
-            f"the encoder of {folder} gives {encoder.feature_size} features and the decoder was "
-            f"made for {decoder.feature_size}; take another checkpoint"
-        )

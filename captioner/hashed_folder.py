@@ -55,10 +55,16 @@ def write_extras(
     tensors: Mapping[str, Mapping[str, Tensor]] | None,
 ) -> None:
     """Write each extra as a file of its own, which `read_extra` returns under the same name."""
+
+    def free(path: Path) -> Path:
+        assert path.parent == folder
+        assert not path.exists(), f"{path.name} is a part of the checkpoint itself"
+        return path
+
     for name, value in (json_values or {}).items():
-        write_json(_extra_path(folder, name, ".json"), value)
+        write_json(free(folder / f"{name}.json"), value)
     for name, members in (tensors or {}).items():
-        write_tensors(_extra_path(folder, name, ".safetensors"), members)
+        write_tensors(free(folder / f"{name}.safetensors"), members)
 
 
 def read_hashes(folder: Path, expected: Sequence[str]) -> dict[str, str]:
@@ -127,11 +133,3 @@ def read_extra(folder: Path, hashes: Mapping[str, str], name: str) -> Any:
         f"checkpoint {folder} holds no {name}; training can go on only from a checkpoint that "
         "keeps its state, such as last/ of a run"
     )
-
-
-def _extra_path(folder: Path, name: str, suffix: str) -> Path:
-    path = folder / (name + suffix)
-    assert path.parent == folder
-    assert path.name != HASHES
-    assert not path.exists(), f"{path.name} is a part of the checkpoint itself"
-    return path

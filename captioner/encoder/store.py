@@ -41,15 +41,8 @@ class FeatureStore:
         self.missing = frozenset(record.missing)  # places of images that could not be read
         self._record = record
         self._images = images
-        self._features = np.asarray(
-            np.memmap(
-                record.folder / FEATURES,
-                np.float16,
-                mode="r",
-                offset=len(record.header),
-                shape=record.shape,
-            )
-        )
+        path, offset = record.folder / FEATURES, len(record.header)
+        self._features = np.asarray(np.memmap(path, np.float16, "r", offset, record.shape))
 
     @classmethod
     def open(
@@ -84,7 +77,13 @@ class FeatureStore:
             mirrored,
             batch_size,
         )
-        _make_folder(record.folder)
+        try:
+            record.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise StorageError(
+                f"the feature store {record.folder} cannot be made: {problem.strerror}; give "
+                "another folder with --feature-store"
+            ) from problem
 
         def write() -> None:
             _announce_size(record, encoder, announce)
@@ -115,7 +114,11 @@ class FeatureStore:
             raise DataError(
                 f"none of the {len(images):,} images can be read (first: {record.missing[0]})"
             )
-        announce(f"feature store: {_description(record, images)}")
+        text = f"{len(images):,} images, {_size(record.file_bytes)}, {record.folder}"
+        if record.missing:
+            first = images[min(record.missing)].filename
+            text += f"; {len(record.missing):,} broken images are left out (first: {first})"
+        announce(f"feature store: {text}")
         return cls(record, images)
 
     def __len__(self) -> int:
@@ -136,13 +139,6 @@ class FeatureStore:
                 )
             gathered[place] = self._features[index]
         return Features(torch.from_numpy(gathered).float())
-
-    def verify(self) -> list[int]:
-        """Return the places of all images whose features are not those that were written.
-
-        `open` with `verify=True` repairs them.
-        """
-        return [row for chunk in self._record.damaged() for row in self._record.rows(chunk)]
 
 
 def _complete(record: Record, write: Callable[[], None], announce: Announce) -> None:
@@ -239,24 +235,6 @@ def _announce_size(record: Record, encoder: Encoder, announce: Announce) -> None
             f"{_size(free)} are free; free some space, give a folder on another disk with "
             "--feature-store, or a smaller --grid"
         )
-
-
-def _description(record: Record, images: Sequence[ImageFile]) -> str:
-    text = f"{len(images):,} images, {_size(record.file_bytes)}, {record.folder}"
-    if record.missing:
-        first = images[min(record.missing)].filename
-        text += f"; {len(record.missing):,} broken images are left out (first: {first})"
-    return text
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise StorageError(
-            f"the feature store {folder} cannot be made: {problem.strerror}; give another folder "
-            "with --feature-store"
-        ) from problem
 
 
 def _size(count: int) -> str:

@@ -114,7 +114,7 @@ class Record:
             "made_of": self.identity,
             "shape": self.shape,
             "rows_per_chunk": self.rows_per_chunk,
-            "missing": {str(row): reason for row, reason in sorted(self.missing.items())},
+            "missing": dict(sorted(self.missing.items())),
             "hashes": [self.hashes[chunk] for chunk in self.chunks],
         }
         write_json(self.folder / MANIFEST, manifest)
@@ -160,7 +160,7 @@ class Record:
                     self.missing |= missing
 
     def _line(self, chunk: int) -> dict[str, Any]:
-        missing = {str(row): self.missing[row] for row in self.rows(chunk) if row in self.missing}
+        missing = {row: self.missing[row] for row in self.rows(chunk) if row in self.missing}
         return {"chunk": chunk, "sha256": self.hashes[chunk], "missing": missing}
 
     def _hash_on_disk(self, descriptor: int, chunk: int) -> str:
