@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from captioner import __version__
 from captioner.errors import CaptionerError, OptionError
 from captioner.options import add_flags
-from serving.listener import listen
 from serving.settings import PREFIX, Settings, unknown_variables
-from serving.signals import handle_signals_before_serving
+from serving.startup import BAD_INPUT, handle_signals_before_serving, listen
 
-BAD_INPUT = 2
 EPILOG = f"""\
 Every option is also a variable: --max-batch is {PREFIX}MAX_BATCH. Of both, the option counts.
 SIGHUP loads the checkpoint anew; SIGTERM finishes what was accepted, then ends.

@@ -28,8 +28,7 @@ from serving.origins import EXPOSED_HEADERS
 from serving.problems import Problem, response_to
 from serving.routes import admin, captions, compatible_max, compatible_openai, health
 from serving.routes.compatible_openai import ChatRequest
-from serving.routes.documents import document_routes
-from serving.routes.page_files import page_routes
+from serving.routes.page_files import document_routes, page_routes
 from serving.routes.request_options import invalid, limit_caption_length
 from serving.routes.response_models import ProblemAnswer
 from serving.service import Service

@@ -25,14 +25,13 @@ import uvicorn
 from captioner.errors import CaptionerError
 from serving.app import create_app
 from serving.connection_protocol import ConnectionLimits, LimitedProtocol
-from serving.listener import BACKLOG
 from serving.service import Service
 from serving.settings import Settings
+from serving.startup import BACKLOG, BAD_INPUT
 from serving.telemetry.logs import configure_logs
 
 NOTICE_SECONDS = 0.5  # time in which a balancer can see that the service is not ready any more
 CANCEL_SECONDS = 2.0  # for what has not finished when the time to drain is over
-BAD_INPUT = 2  # exit status
 
 log = structlog.get_logger("serving.server")
 

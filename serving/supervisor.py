@@ -16,7 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from serving.settings import Settings
-from serving.signals import handle_signals_before_serving
+from serving.startup import BAD_INPUT, handle_signals_before_serving
 from serving.telemetry.metrics import FOLDER_VARIABLE
 from serving.telemetry.metrics_folder import MetricsFolder
 
@@ -24,7 +24,6 @@ CHECK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # before a worker that dies is replaced
 STABLE_SECONDS = 10.0
 KILL_AFTER_SECONDS = 5.0  # beyond the time to drain
-BAD_INPUT = 2
 
 # A new worker is a fork of a process that has imported everything and done nothing: it is ready in
 # a second or two, where importing torch anew takes several, and what timm needs of it twice that.

@@ -17,10 +17,10 @@ import sys
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from PIL import AvifImagePlugin, Image, WebPImagePlugin
+from PIL import AvifImagePlugin, ExifTags, Image, WebPImagePlugin
 
 from captioner.data.images import decode_picture
 from captioner.encoder.preprocessing import Preprocessing
@@ -30,7 +30,6 @@ from serving.images.upload_checks import ImageHeader, limit_pillow, opened_pictu
 
 FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-ORIENTATION = 0x0112
 OPEN_FILES = 64
 _PDEATHSIG, _NO_NEW_PRIVILEGES = 1, 38  # linux/prctl.h
 _PLUGINS = (AvifImagePlugin, WebPImagePlugin)  # the only ones Pillow does not load by itself
@@ -62,14 +61,7 @@ def _answer(request: dict[str, Any], data: bytes, limits: ImageLimits) -> tuple[
         )
     except ImageRejected as refused:
         return {"code": refused.code, "detail": refused.detail}, b""
-    answer = {
-        "format": header.format,
-        "width": header.width,
-        "height": header.height,
-        "pixels": size,
-        "seconds": time.monotonic() - began,
-    }
-    return answer, pixels
+    return {**asdict(header), "pixels": size, "seconds": time.monotonic() - began}, pixels
 
 
 def decode(
@@ -85,7 +77,7 @@ def decode(
     with opened_picture(data, limits) as (image, header):
         picture = decode_picture(image, preprocessing.least_size)
         with suppress(Exception):  # as in `decode_picture`: metadata may be damaged
-            if image.getexif().get(ORIENTATION) in TURNED:
+            if image.getexif().get(ExifTags.Base.Orientation) in TURNED:
                 header = replace(header, width=header.height, height=header.width)
         resized = preprocessing.resized(picture)
         return header, resized.size, resized.tobytes()

@@ -52,14 +52,12 @@ export class Card {
     const isBusy = problem.code !== "not_ready";
     const reason = isBusy ? "The service is busy" : "The service is not ready yet";
     let left = seconds;
-    const show = () => {
-      this.waiting(left > 0 ? `${reason}. Trying again in ${left} s.` : "Trying again …");
-    };
-    show();
+    const words = () => (left > 0 ? `${reason}. Trying again in ${left} s.` : "Trying again …");
+    this.waiting(words());
     this.say(`${reason}; ${this.name} is sent again in ${seconds} seconds.`);
     this.countdown = setInterval(() => {
       left -= 1;
-      this.state.textContent = left > 0 ? `${reason}. Trying again in ${left} s.` : "Trying again …";
+      this.state.textContent = words();
       if (left <= 0) clearInterval(this.countdown);
     }, 1000);
   }
@@ -77,7 +75,6 @@ export class Card {
     this.state.replaceChildren(title, problem.detail ? sentence(problem.detail) : "");
     if (problem.canRetry) {
       const again = make("button", "quiet again", "Try again");
-      again.type = "button";
       again.addEventListener("click", () => this.onRetry(this));
       this.state.append(document.createElement("br"), again);
     }
@@ -141,7 +138,6 @@ export class Card {
 
     const copy = make("button", "quiet copy", "Copy");
     const html = make("button", "quiet", "Alt text");
-    copy.type = html.type = "button";
     copy.setAttribute("aria-label", `Copy caption ${rank + 1}`);
     html.setAttribute("aria-label", `Caption ${rank + 1} as alt text in HTML`);
     copy.addEventListener("click", () => this.#copy(sentence(caption.text), copy, "The caption"));
@@ -158,16 +154,14 @@ export class Card {
 
   #word(token, grid, box) {
     const button = make("button", grid ? "word looks" : "word", token);
-    button.type = "button";
     if (!grid) return button;
-    const look = () => {
+    button.look = () => {
       this.overlay.show(grid, box);
       this.looked.textContent = `“${token}”: ${whereIsIt(grid)}`;
     };
     button.setAttribute("aria-pressed", "false");
-    button.look = look;
-    button.addEventListener("mouseenter", look);
-    button.addEventListener("focus", look);
+    button.addEventListener("mouseenter", button.look);
+    button.addEventListener("focus", button.look);
     button.addEventListener("blur", () => this.#rest());
     button.addEventListener("click", () => this.#press(this.pressed === button ? null : button));
     return button;
@@ -285,6 +279,7 @@ function escaped(text) {
 
 function make(tag, className, text = "") {
   const element = document.createElement(tag);
+  if (tag === "button") element.type = "button"; // it must not send a form
   if (className) element.className = className;
   element.textContent = text;
   return element;

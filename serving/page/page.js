@@ -148,18 +148,20 @@ async function attend(card) {
 // Options, key and camera
 
 function listenForOptions() {
-  const bind = (input, other, isTooMuch) => input.addEventListener("input", () => {
-    if (isTooMuch()) other.value = input.value;
+  const show = () => {
     byId("beam-shown").textContent = beam.value;
     byId("count-shown").textContent = count.value;
-    clearTimeout(settling);
-    settling = setTimeout(() => cards.forEach(ask), SETTLE_MILLISECONDS);
-  });
-  // A beam of N holds no more than N captions.
-  bind(beam, count, () => Number(count.value) > Number(beam.value));
-  bind(count, beam, () => Number(count.value) > Number(beam.value));
-  byId("beam-shown").textContent = beam.value; // a reloaded page keeps its sliders
-  byId("count-shown").textContent = count.value;
+  };
+  for (const [input, other] of [[beam, count], [count, beam]]) {
+    input.addEventListener("input", () => {
+      // A beam of N holds no more than N captions.
+      if (Number(count.value) > Number(beam.value)) other.value = input.value;
+      show();
+      clearTimeout(settling);
+      settling = setTimeout(() => cards.forEach(ask), SETTLE_MILLISECONDS);
+    });
+  }
+  show(); // a reloaded page keeps its sliders
 }
 
 const locked = new Set(); // cards that were refused for want of a key

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from serving.access import Access, access
 from serving.routes.captions import service_of
 from serving.routes.openapi_responses import problems, route_name
-from serving.routes.response_models import ModelEntry
+from serving.routes.response_models import ModelEntry, model_entry
 
 router = APIRouter(prefix="/admin", tags=["administration"], generate_unique_id_function=route_name)
 
@@ -33,7 +33,4 @@ async def reload(request: Request) -> Reloaded:
     service = service_of(request)
     old = service.model
     new = await service.reload(everywhere=True)
-    return Reloaded(
-        model=ModelEntry(name=new.name, hash=new.hash),
-        before=ModelEntry(name=old.name, hash=old.hash),
-    )
+    return Reloaded.model_validate({"model": model_entry(new), "before": model_entry(old)})

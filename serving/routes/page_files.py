@@ -1,19 +1,25 @@
-"""Static files of the page at `/`, read once when the service starts and kept in memory.
+"""Static files, read once when the service starts: the page at `/` and the interface's documents.
 
-Only the files of the folder `page` are served, so no path can lead elsewhere. Their policy allows
-the page's own files and the pictures that the user chose, and nothing from other hosts.
+Only listed files are served, so no path can lead elsewhere. Their policy allows the page's own
+files and the pictures that the user chose, and nothing from other hosts: Swagger UI's files come
+from the package fastapi-offline. All links are relative, for a proxy that strips a prefix.
 """
 
 import hashlib
+import html
+import json
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from serving.access import Access, access
+from serving.problems import KINDS
 
 FOLDER = Path(__file__).parents[1] / "page"
 CACHE_SECONDS = 300
@@ -27,6 +33,7 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 _ETAGS = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -36,6 +43,33 @@ def page_routes(folder: Path = FOLDER) -> Iterator[BaseRoute]:
     for path in sorted(folder.glob("*")):
         if path.suffix in MEDIA_TYPES and (path.suffix != ".html" or path.stem == "index"):
             yield file_route(f"/{path.name}", path)
+
+
+def document_routes(schema: dict[str, Any]) -> Iterator[BaseRoute]:
+    """Yield `/openapi.json`, the Swagger page at `/docs`, and `/problems`."""
+    yield content_route("/openapi.json", json.dumps(schema).encode(), "application/json")
+    yield file_route("/docs", FOLDER / "docs.html")
+    yield content_route("/problems", _problems_page().encode(), "text/html; charset=utf-8")
+    swagger = Path(str(files("fastapi_offline"))) / "static"
+    for name in SWAGGER_FILES:
+        yield file_route(f"/{name}", swagger / name)
+
+
+def _problems_page() -> str:
+    """Return a page with an entry for each code, to which the `type` of a problem leads."""
+    rows = "".join(
+        f'<tr id="{code}"><th scope="row"><code>{code}</code></th><td>{kind.status}</td>'
+        f"<td>{html.escape(kind.title)}</td><td>{_as_html(kind.advice)}</td></tr>\n"
+        for code, kind in KINDS.items()
+    )
+    page = (FOLDER / "problems.html").read_text(encoding="utf-8")
+    return page.replace("<!-- rows -->", rows)
+
+
+def _as_html(text: str) -> str:
+    """Return a text whose words between backticks are code."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
 
 
 def file_route(address: str, path: Path) -> Route:

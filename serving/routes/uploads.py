@@ -136,11 +136,9 @@ async def _from_form(request: Request, form: FormReader) -> Upload:
 
 
 def _from_json(value: dict[str, Any]) -> Upload:
-    options = {name: option for name, option in value.items() if name != "image"}
-    image = value.get("image")
-    if image is None or image == "":
-        return Upload([], options, is_json=True)
-    return Upload([image_from_text(image)], options, is_json=True)
+    image = value.pop("image", None)
+    images = [] if image in (None, "") else [image_from_text(image)]
+    return Upload(images, value, is_json=True)
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

@@ -1,9 +1,12 @@
-"""The socket that the service listens on, bound before anything else is loaded."""
+"""Socket and signals of the service, set up before torch is loaded, which takes seconds."""
 
+import signal
 import socket
+import sys
 
 from captioner.errors import OptionError
 
+BAD_INPUT = 2  # exit status
 BACKLOG = 512  # connections that the kernel keeps until they are accepted
 
 
@@ -31,3 +34,9 @@ def listen(host: str, port: int) -> socket.socket:
             "--port"
         ) from problem
     return listener
+
+
+def handle_signals_before_serving() -> None:
+    """End the process well on SIGTERM and ignore SIGHUP, until the server has its own handlers."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
