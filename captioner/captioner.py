@@ -106,11 +106,8 @@ class Captioner:
             raise OptionError(f"images is {images!r:.80}; give a list, [image] for a single one")
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; a batch holds at least 1 image")
-        config = SearchConfig(
-            beam_size=max(num_captions, DEFAULTS.beam_size) if beam_size is None else beam_size,
-            num_captions=num_captions,
-            max_length=max_length,
-            length_power=length_power,
+        config = SearchConfig.for_captions(
+            num_captions, beam_size, max_length=max_length, length_power=length_power
         )
         result = []
         remaining = iter(images)

@@ -36,8 +36,13 @@ def between(low: float, high: float) -> Range:
     return Range(words, lambda value: low <= value <= high, low, high)
 
 
-AT_LEAST_ONE = Range("it must be at least 1", lambda value: value >= 1, low=1)
-NOT_NEGATIVE = Range("it cannot be negative", lambda value: value >= 0, low=0)
+def at_least(low: float, words: str) -> Range:
+    """Return the range of the numbers from `low` on."""
+    return Range(words, lambda value: value >= low, low)
+
+
+AT_LEAST_ONE = at_least(1, "it must be at least 1")
+NOT_NEGATIVE = at_least(0, "it cannot be negative")
 ABOVE_ZERO = Range("it must be above 0", lambda value: value > 0)
 PROBABILITY = Range("a probability lies between 0 and 1", lambda value: 0 <= value <= 1, 0, 1)
 SHARE = Range("it must be at least 0 and below 1", lambda value: 0 <= value < 1, low=0)
@@ -90,12 +95,7 @@ class Options:
             OptionError: values have the wrong type, are not finite, not what is allowed, or
                 contradict each other; `problems` has a line for each.
         """
-        label, values = type(self).label, vars(self)
-        problems = (
-            _problems(type(self), values, label, _type_problem)
-            or _problems(type(self), values, label, _limit_problem)
-            or list(self.contradictions())
-        )
+        problems = _problems(type(self), vars(self), self.label) or [*self.contradictions()]
         if problems:
             raise OptionError(*problems)
 
@@ -155,13 +155,11 @@ class Options:
             if value == "":
                 continue
             try:
-                found = from_text(cls, item.name, value) if isinstance(value, str) else value
+                found = _from_text(cls, item.name, value) if isinstance(value, str) else value
             except ValueError as problem:
                 problems.append(f"{label} is {_shown(value, item)}; {problem}")
                 continue
-            one, name_it = {item.name: found}, {item.name: label}.__getitem__
-            bad = _problems(cls, one, name_it, _type_problem)
-            if bad := bad or _problems(cls, one, name_it, _limit_problem):
+            if bad := _problems(cls, {item.name: found}, {item.name: label}.__getitem__):
                 problems += bad
             else:
                 values[item.name] = found
@@ -175,7 +173,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class OptionType:
+class _OptionType:
     of: type  # bool, int, float, str or Path: the value, or each of its members
     is_optional: bool  # None is a value too
     is_list: bool
@@ -208,23 +206,22 @@ def variable(prefix: str, name: str) -> str:
     return prefix + name.upper()
 
 
-def option_type(options: type[Options], name: str) -> OptionType:
-    """Return the type of an option's value."""
+def _option_type(options: type[Options], name: str) -> _OptionType:
     annotation = _type_hints(options)[name]  # type: ignore[arg-type] # a class has a hash
     if get_origin(annotation) is tuple:
-        return OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
+        return _OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
     members = get_args(annotation) or (annotation,)
     kind = next(member for member in members if member is not type(None))
-    return OptionType(_plain(kind), is_optional=type(None) in members, is_list=False)
+    return _OptionType(_plain(kind), is_optional=type(None) in members, is_list=False)
 
 
-def from_text(options: type[Options], name: str, text: str) -> Any:
-    """Return the value that `text` stands for, not yet checked; members of a list have commas.
+def _from_text(options: type[Options], name: str, text: str) -> Any:
+    """Return the value that `text` stands for, not yet checked.
 
     Raises:
         ValueError: it stands for no value of the option's type; the message is the remedy.
     """
-    kind = option_type(options, name)
+    kind = _option_type(options, name)
     read = _item(options, name).metadata["parse"] or _READERS[kind.of]
     if not kind.is_list:
         return read(text)
@@ -269,11 +266,6 @@ def check_changes(given: Mapping[str, Any], *options: type[Options]) -> None:
         )
 
 
-@cache
-def _type_hints(options: type[Options]) -> dict[str, Any]:
-    return get_type_hints(options)
-
-
 def _item(options: type[Options], name: str) -> Any:
     return options.__dataclass_fields__[name]
 
@@ -284,23 +276,23 @@ def _plain(kind: Any) -> type:
 
 
 def _problems(
-    options: type[Options],
-    values: Mapping[str, Any],
-    label: Callable[[str], str],
-    problem_of: Callable[[Any, type, Any], str],
+    options: type[Options], values: Mapping[str, Any], label: Callable[[str], str]
 ) -> list[str]:
-    """Return a line for each value that `problem_of` finds something wrong with."""
-    found = []
-    for name, value in values.items():
-        kind, item = option_type(options, name), _item(options, name)
-        if value is None and kind.is_optional:
-            continue
-        if kind.is_list and not isinstance(value, tuple):
-            found.append(f"{label(name)} is {value!r}; it must be a list")
-            continue
-        for one in value if kind.is_list else (value,):
-            if remedy := problem_of(one, kind.of, item.metadata):
-                found.append(f"{label(name)} is {_shown(one, item)}; {remedy}")
+    """Return a line for each value of a wrong type, or, without those, each that breaks a limit."""
+    found: list[str] = []
+    for problem_of in (_type_problem, _limit_problem):
+        for name, value in values.items():
+            kind, item = _option_type(options, name), _item(options, name)
+            if value is None and kind.is_optional:
+                continue
+            if kind.is_list and not isinstance(value, tuple):
+                found.append(f"{label(name)} is {value!r}; it must be a list")
+                continue
+            for one in value if kind.is_list else (value,):
+                if remedy := problem_of(one, kind.of, item.metadata):
+                    found.append(f"{label(name)} is {_shown(one, item)}; {remedy}")
+        if found:
+            break
     return found
 
 
@@ -331,13 +323,13 @@ def _shown(value: Any, item: Any) -> str:
 def _from_json(options: type[Options], name: str, value: Any) -> Any:
     if isinstance(value, list):  # JSON has no tuples
         return tuple(_from_json(options, name, one) for one in value)
-    is_path = option_type(options, name).of is Path and isinstance(value, str)
+    is_path = _option_type(options, name).of is Path and isinstance(value, str)
     return Path(value) if is_path else value
 
 
 def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, Any]:
     """Return the arguments of `add_argument` for an option."""
-    kind, metadata = option_type(options, item.name), item.metadata
+    kind, metadata = _option_type(options, item.name), item.metadata
     text = metadata["description"].replace("%", "%%")
     if kind.of is bool:
         if as_text:
@@ -398,4 +390,5 @@ _READERS: dict[type, Callable[[str], Any]] = {
     str: str,
     Path: Path,
 }
+_type_hints = cache(get_type_hints)
 _METAVARS = {int: "N", float: "X", str: "PATH", Path: "PATH"}

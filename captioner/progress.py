@@ -6,7 +6,6 @@ start, at the end and at most every ten seconds in between, so a log stays reada
 
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 _LINE_EVERY_SECONDS = 10.0
@@ -73,12 +72,7 @@ class Progress:
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._write_line()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._enabled and self._reported_count != self.count:

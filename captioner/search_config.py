@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from captioner.options import Options, Range, option
+from captioner.options import Options, at_least, option
 
 # What a request to a service may ask at most. A program decides for itself.
 MAX_BEAM_SIZE = 10
@@ -20,31 +20,25 @@ class SearchConfig(Options):
         3,
         "captions searched side by side; 1 is greedy search",
         metavar="N",
-        within=Range(
-            "a beam needs at least 1 caption (1 is greedy)", lambda value: value >= 1, low=1
-        ),
+        within=at_least(1, "a beam needs at least 1 caption (1 is greedy)"),
     )
     num_captions: int = option(
         1,
         "captions returned for each photograph, the best first; at most as many as the beam holds",
         metavar="K",
-        within=Range("ask for at least 1 caption", lambda value: value >= 1, low=1),
+        within=at_least(1, "ask for at least 1 caption"),
     )
     max_length: int = option(
         20,
         "most words of a caption",
         metavar="N",
-        within=Range("a caption needs room for at least 1 word", lambda value: value >= 1, low=1),
+        within=at_least(1, "a caption needs room for at least 1 word"),
     )
     length_power: float = option(
         0.7,  # scored best on validation photographs
         "a caption's log-probability is divided by its number of tokens to this power",
         metavar="X",
-        within=Range(
-            "give 0 (no normalisation) or more, 1 is the mean per token",
-            lambda value: value >= 0,
-            low=0,
-        ),
+        within=at_least(0, "give 0 (no normalisation) or more, 1 is the mean per token"),
     )
 
     def contradictions(self) -> Iterable[str]:

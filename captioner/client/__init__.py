@@ -8,10 +8,9 @@
 the extra `serving` installs.
 """
 
-from captioner.client.asynchronous import AsyncCaptionClient
+from captioner.client.clients import AsyncCaptionClient, CaptionClient
 from captioner.client.responses import CaptionResponse, ServedCaption
 from captioner.client.retries import Patience, Photograph, RequestOptions
-from captioner.client.synchronous import CaptionClient
 from captioner.errors import ServiceError
 
 Answer = CaptionResponse  # its former name

@@ -7,7 +7,6 @@ travels as the request's body, so that nothing has to be encoded; sending it twi
 
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -79,7 +78,10 @@ class ServiceClient:
             raise OptionError(
                 f"the service's address is {url!r}; give one like http://localhost:8000"
             )
-        headers = {"Accept": "application/json, application/problem+json"}
+        headers = {
+            "Accept": "application/json, application/problem+json",
+            "Content-Type": "application/octet-stream",
+        }
         if api_key:
             if not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
                 raise OptionError(
@@ -122,10 +124,6 @@ def query_of(
     return {**query, "attention": "true"} if attention else query
 
 
-def name_of(photograph: Photograph) -> str:
-    return str(photograph) if isinstance(photograph, str | Path) else "the image"
-
-
 def read(photograph: Photograph) -> bytes:
     """Return the bytes of a photograph.
 
@@ -143,11 +141,8 @@ def read(photograph: Photograph) -> bytes:
 class CaptionRequest:
     """The request for the captions of one photograph, sent as often as it takes."""
 
-    path = "caption"
-    headers: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
-
     def __init__(self, photograph: Photograph, patience: Patience) -> None:
-        self.name = name_of(photograph)
+        self.name = str(photograph) if isinstance(photograph, str | Path) else "the image"
         self._patience = patience
         self._attempt = 0
         self._is_lost = False

@@ -5,9 +5,11 @@ of written files go to standard error. A broken photograph does not affect the o
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from captioner.pictures import Box
 
 SKIPPED = 1  # exit status
+CONCURRENCY = 8  # as many as a service puts into one batch
+KEY_VARIABLE = "CAPTIONER_API_KEY"  # not an option: every user of a machine sees its command lines
 
 DESCRIPTION = """\
 Print a line for every photograph: its path, a tab, its caption. With --num-captions there is a
@@ -114,10 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         outcomes = caption_here(photographs, SearchConfig.for_captions(**search), options)
     else:
-        from captioner.commands.caption_remote import caption_by_service
-
-        has_attention = arguments.attention is not None
-        outcomes = caption_by_service(arguments.server, photographs, search, has_attention)
+        asked = {**search, "attention": arguments.attention is not None}
+        outcomes = _caption_by_service(arguments.server, photographs, asked)
 
     # Plain lines of progress would be more to read than the captions of a single batch.
     is_long = len(photographs) > (1 if sys.stderr.isatty() else options.batch_size)
@@ -141,6 +143,27 @@ def _given(arguments: argparse.Namespace, options: type[Options]) -> dict[str, A
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _caption_by_service(
+    url: str, photographs: Sequence[Path], asked: Mapping[str, Any]
+) -> Iterator[Outcome]:
+    """Yield what becomes of each photograph."""
+    from captioner.client import CaptionClient
+
+    with CaptionClient(url, os.environ.get(KEY_VARIABLE)) as client:
+        for outcome in client.caption_each(photographs, concurrency=CONCURRENCY, **asked):
+            if isinstance(outcome, CaptionerError):
+                yield outcome
+            else:
+                seen = outcome.seen or (0.0, 0.0, 1.0, 1.0)
+                yield Captioned(outcome.captions, partial(_in_pixels, seen))
+
+
+def _in_pixels(seen: Sequence[float], size: tuple[int, int]) -> "Box":
+    left, top, right, bottom = seen
+    width, height = size
+    return (left * width, top * height, right * width, bottom * height)
+
+
 def _write(
     photographs: Sequence[Path],
     outcomes: Iterable[Outcome],
@@ -157,9 +180,10 @@ def _write(
             if isinstance(outcome, CaptionerError):
                 output.skip(str(path), outcome)
             else:
-                drawn = None
-                if attention is not None:
-                    drawn = _numbered(attention, number, total)
+                drawn = attention
+                if drawn is not None:
+                    if total > 1:
+                        drawn = drawn.with_stem(f"{drawn.stem}-{number:0{len(str(total))}d}")
                     _draw(path, outcome, drawn)
                 output.add(str(path), outcome.captions, drawn)
             progress.advance()
@@ -171,8 +195,3 @@ def _draw(path: Path, outcome: Captioned, out: Path) -> None:
 
     image = open_image(path)
     draw_attention(image, outcome.captions[0], out, seen=outcome.seen(image.size))
-
-
-def _numbered(out: Path, number: int, total: int) -> Path:
-    """Return the name of one of `total` drawings."""
-    return out if total == 1 else out.with_stem(f"{out.stem}-{number:0{len(str(total))}d}")

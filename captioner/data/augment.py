@@ -8,18 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 MIRRORED: Mapping[str, str] = {
-    "left": "right",
-    "right": "left",
-    "leftmost": "rightmost",
-    "rightmost": "leftmost",
-    "lefthand": "righthand",
-    "righthand": "lefthand",
-    "lefthanded": "righthanded",
-    "righthanded": "lefthanded",
-    "leftward": "rightward",
-    "rightward": "leftward",
-    "leftwards": "rightwards",
-    "rightwards": "leftwards",
+    side + ending: other + ending
+    for side, other in (("left", "right"), ("right", "left"))
+    for ending in ("", "most", "hand", "handed", "ward", "wards")
 }
 _POINTS = re.compile(  # "the left", "his right hand"
     "the|an?|his|her|its|their|my|your|our|both|far|upper|lower|top|bottom|back|front|to"

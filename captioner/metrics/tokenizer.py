@@ -17,6 +17,7 @@ TOKENIZER_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 PUNCTUATION = frozenset(
     "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split()  # noqa: SIM905
 )
+_PROGRAM = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase")
 _LINE_BREAKS = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]")
 
 
@@ -45,14 +46,7 @@ class Tokenizer:
         self.lines += len(captions)
         text = "\n".join(_LINE_BREAKS.sub(" ", caption) for caption in captions)
         answer = run_java(
-            java_command(
-                java,
-                "-cp",
-                str(jar),
-                "edu.stanford.nlp.process.PTBTokenizer",
-                "-preserveLines",
-                "-lowerCase",
-            ),
+            java_command(java, "-cp", str(jar), *_PROGRAM),
             what="the tokeniser",
             folder=jar.parent,
             timeout_seconds=self._timeout_seconds,

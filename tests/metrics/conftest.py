@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def fake_java(tmp_path: Path) -> FakeJava:
 
 @pytest.fixture(scope="session")
 def meteor() -> Iterator[MeteorProcess]:
-    with MeteorProcess(timeout_seconds=240) as process:
+    with closing(MeteorProcess(timeout_seconds=240)) as process:
         yield process
 
 

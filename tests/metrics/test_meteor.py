@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,6 +41,13 @@ def ends_within(pid: int, seconds: float) -> bool:
     return not is_running(pid)
 
 
+def score(
+    meteor: MeteorProcess, references: list[list[str]], candidates: list[str]
+) -> tuple[float, list[float]]:
+    meteor.begin(references, candidates)
+    return meteor.finish()
+
+
 def test_scores_equal_those_of_pycocoevalcaps_own_class(
     meteor: MeteorProcess,
     references: dict[str, list[str]],
@@ -68,8 +76,8 @@ def test_scores_equal_those_of_pycocoevalcaps_own_class(
         del peer
         for pipe in pipes:
             pipe.close()
-    score, each = meteor.score([references[key] for key in keys], [chosen[key] for key in keys])
-    assert score == expected
+    overall, each = score(meteor, [references[key] for key in keys], [chosen[key] for key in keys])
+    assert overall == expected
     assert each == expected_each
 
 
@@ -82,12 +90,12 @@ def test_it_works_in_a_folder_with_an_odd_name(
     shutil.copy(jar, odd)
     (odd.parent / "data").symlink_to(jar.parent / "data")
     monkeypatch.setattr("captioner.metrics.meteor.find_jar", lambda _: odd)
-    with MeteorProcess() as there:
-        assert there.score(REFERENCES, CANDIDATES) == meteor.score(REFERENCES, CANDIDATES)
+    with closing(MeteorProcess()) as there:
+        assert score(there, REFERENCES, CANDIDATES) == score(meteor, REFERENCES, CANDIDATES)
 
 
 def test_odd_captions_neither_stop_it_nor_shift_the_others(meteor: MeteorProcess) -> None:
-    _, expected = meteor.score(REFERENCES, CANDIDATES)
+    _, expected = score(meteor, REFERENCES, CANDIDATES)
     odd: list[tuple[list[str], str]] = [
         (["a dog"], ""),
         ([""], "a dog"),
@@ -103,9 +111,9 @@ def test_odd_captions_neither_stop_it_nor_shift_the_others(meteor: MeteorProcess
         (["a"], "a " * 60),
     ]
     mixed = [pair for couple in zip(PAIRS * 3, odd, strict=True) for pair in couple]
-    score, each = meteor.score([own for own, _ in mixed], [candidate for _, candidate in mixed])
+    overall, each = score(meteor, [own for own, _ in mixed], [candidate for _, candidate in mixed])
     assert each[::2] == expected * 3
-    assert 0 < score < 1
+    assert 0 < overall < 1
     got = each[1::2]
     assert got[0] == got[1] == got[3] == got[4] == got[7] == 0.0
     assert got[2] > 0.9
@@ -114,9 +122,9 @@ def test_odd_captions_neither_stop_it_nor_shift_the_others(meteor: MeteorProcess
 
 
 def test_no_captions_are_no_trouble_later(meteor: MeteorProcess) -> None:
-    one = meteor.score([["a dog"]], ["a dog"])
+    one = score(meteor, [["a dog"]], ["a dog"])
     assert one[0] == one[1][0] > 0.9
-    assert meteor.score([["a dog"]], ["a dog"]) == one
+    assert score(meteor, [["a dog"]], ["a dog"]) == one
 
 
 def test_a_silent_process_is_ended_in_time(fake_java: Any) -> None:
@@ -126,7 +134,7 @@ def test_a_silent_process_is_ended_in_time(fake_java: Any) -> None:
     pid = meteor.pid
     started = time.monotonic()
     with pytest.raises(ToolError, match=r"METEOR gave no answer within 0\.5 s and was ended"):
-        meteor.score(REFERENCES, CANDIDATES)
+        score(meteor, REFERENCES, CANDIDATES)
     assert time.monotonic() - started < 5
     assert pid is not None
     assert not is_running(pid)
@@ -135,10 +143,10 @@ def test_a_silent_process_is_ended_in_time(fake_java: Any) -> None:
 
 def test_a_process_that_reads_nothing_is_ended_in_time(fake_java: Any) -> None:
     java = fake_java("import time; time.sleep(600)")
-    with MeteorProcess(timeout_seconds=0.5, java=java) as meteor:
+    with closing(MeteorProcess(timeout_seconds=0.5, java=java)) as meteor:
         started = time.monotonic()
         with pytest.raises(ToolError, match="gave no answer"):  # far more than a pipe holds
-            meteor.score([["a dog"] * 10] * 20_000, ["a dog"] * 20_000)
+            score(meteor, [["a dog"] * 10] * 20_000, ["a dog"] * 20_000)
         assert time.monotonic() - started < 5
 
 
@@ -148,8 +156,8 @@ def test_a_flood_on_stderr_blocks_nothing(fake_java: Any) -> None:
         "    sys.stderr.write('warning ' * 200_000); sys.stderr.flush()\n"
         "    say(line)\n"
     )
-    with MeteorProcess(timeout_seconds=30, java=java) as meteor:
-        assert meteor.score(REFERENCES, CANDIDATES)[1] == [2.0, 1.0, 3.0, 1.0]
+    with closing(MeteorProcess(timeout_seconds=30, java=java)) as meteor:
+        assert score(meteor, REFERENCES, CANDIDATES)[1] == [2.0, 1.0, 3.0, 1.0]
 
 
 @pytest.mark.parametrize("answers_before", [0, 2, 4])
@@ -165,39 +173,39 @@ def test_a_process_that_dies_once_is_started_again(
         "        marker.touch(); sys.exit('killed')\n"
         "    say(line)\n"
     )
-    with MeteorProcess(timeout_seconds=30, java=java) as meteor:
-        assert meteor.score(REFERENCES, CANDIDATES) == (1.75, [2.0, 1.0, 3.0, 1.0])
+    with closing(MeteorProcess(timeout_seconds=30, java=java)) as meteor:
+        assert score(meteor, REFERENCES, CANDIDATES) == (1.75, [2.0, 1.0, 3.0, 1.0])
         assert meteor.starts == 2
 
 
 def test_a_process_that_dies_twice_is_an_error_with_its_last_words(fake_java: Any) -> None:
     java = fake_java("sys.exit('java.lang.OutOfMemoryError:\\n Java heap space')")
     with (
-        MeteorProcess(timeout_seconds=30, java=java, heap="3G") as meteor,
+        closing(MeteorProcess(timeout_seconds=30, java=java, heap="3G")) as meteor,
         pytest.raises(
             ToolError,
             match=r"METEOR ended with status 1: java\.lang\.OutOfMemoryError: Java heap space; "
             r"it was started again once and died again; is there enough memory .* heap of 3G",
         ),
     ):
-        meteor.score(REFERENCES, CANDIDATES)
+        score(meteor, REFERENCES, CANDIDATES)
 
 
 def test_words_where_numbers_are_due_are_an_error(fake_java: Any) -> None:
     java = fake_java("for line in sys.stdin: print('Error: specify SCORE', flush=True)")
     with (
-        MeteorProcess(timeout_seconds=30, java=java) as meteor,
+        closing(MeteorProcess(timeout_seconds=30, java=java)) as meteor,
         pytest.raises(ToolError, match="METEOR answered 'Error: specify SCORE' where numbers"),
     ):
-        meteor.score(REFERENCES, CANDIDATES)
+        score(meteor, REFERENCES, CANDIDATES)
 
 
 def test_killed_from_outside_between_two_calls_it_comes_back(fake_java: Any) -> None:
-    with MeteorProcess(timeout_seconds=30, java=fake_java(FOREVER)) as meteor:
-        first = meteor.score(REFERENCES, CANDIDATES)
+    with closing(MeteorProcess(timeout_seconds=30, java=fake_java(FOREVER))) as meteor:
+        first = score(meteor, REFERENCES, CANDIDATES)
         assert meteor.pid is not None
         os.kill(meteor.pid, signal.SIGKILL)
-        assert meteor.score(REFERENCES, CANDIDATES) == first
+        assert score(meteor, REFERENCES, CANDIDATES) == first
         assert meteor.starts == 2
 
 
@@ -223,7 +231,7 @@ def test_a_forgotten_object_takes_its_process_along(fake_java: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_of_the_parent_does_not_end_it(fake_java: Any) -> None:
-    with MeteorProcess(timeout_seconds=30, java=fake_java(FOREVER)) as meteor:
+    with closing(MeteorProcess(timeout_seconds=30, java=fake_java(FOREVER))) as meteor:
         meteor.launch()
         child = os.fork()
         if child == 0:
@@ -232,7 +240,7 @@ def test_a_fork_of_the_parent_does_not_end_it(fake_java: Any) -> None:
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
-        meteor.score(REFERENCES, CANDIDATES)
+        score(meteor, REFERENCES, CANDIDATES)
         assert meteor.starts == 1
 
 

@@ -1,5 +1,6 @@
-"""The client for ordinary code: one photograph, or many over several connections at once."""
+"""Clients for ordinary code and for asyncio: one photograph, or many over several connections."""
 
+import asyncio
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +35,7 @@ class CaptionClient(ServiceClient):
             ImageError: the file cannot be read.
             ServiceError: the service refused it or cannot be reached; `code` and `detail` say why.
         """
-        query = query_of(**options)
-        return self._ask(photograph, query, threading.Event())
+        return self._ask(photograph, query_of(**options), threading.Event())
 
     def caption_many(
         self,
@@ -55,8 +55,7 @@ class CaptionClient(ServiceClient):
         """
         waiting = list(photographs)
         found: list[Outcome] = []
-        shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
-        with shown:
+        with Progress(len(waiting), "captioning", unit="photographs", enabled=progress) as shown:
             for outcome in self.caption_each(waiting, concurrency=concurrency, **options):
                 found.append(outcome)
                 shown.advance()
@@ -99,13 +98,9 @@ class CaptionClient(ServiceClient):
         request, data = CaptionRequest(photograph, self._patience), read(photograph)
         while True:
             try:
-                response = self._http.post(
-                    request.path, params=query, content=data, headers=request.headers
-                )
+                outcome = request.after(self._http.post("caption", params=query, content=data))
             except self._httpx.RequestError as error:
-                outcome: CaptionResponse | float = request.after_loss(error)
-            else:
-                outcome = request.after(response)
+                outcome = request.after_loss(error)
             if isinstance(outcome, CaptionResponse):
                 return outcome
             if stop.wait(outcome):
@@ -120,3 +115,79 @@ class CaptionClient(ServiceClient):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class AsyncCaptionClient(ServiceClient):
+    """The client for one event loop; made as `ServiceClient` says."""
+
+    _kind = "Async"
+
+    async def caption(
+        self, photograph: Photograph, **options: Unpack[RequestOptions]
+    ) -> CaptionResponse:
+        """Return the captions of a photograph, as `CaptionClient.caption` does."""
+        return await self._ask(photograph, query_of(**options))
+
+    async def caption_many(
+        self,
+        photographs: Iterable[Photograph],
+        *,
+        concurrency: int = 8,
+        progress: bool = True,
+        **options: Unpack[RequestOptions],
+    ) -> list[Outcome]:
+        """Return each photograph's answer or error, as `CaptionClient.caption_many` does."""
+        if concurrency < 1:
+            raise OptionError(f"concurrency is {concurrency}; give at least 1")
+        query = query_of(**options)
+        waiting = list(photographs)
+        found: dict[int, Outcome] = {}
+        places = iter(range(len(waiting)))
+        shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)
+        is_any_captioned = False
+
+        async def work() -> None:
+            nonlocal is_any_captioned
+            for place in places:
+                try:
+                    outcome: Outcome = await self._ask(waiting[place], query)
+                except CaptionerError as error:
+                    outcome = error
+                found[place] = outcome
+                is_any_captioned |= isinstance(outcome, CaptionResponse)
+                if not is_any_captioned and concerns_all(outcome):
+                    raise outcome
+                shown.advance()
+
+        with shown:
+            workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(waiting)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        return [found[place] for place in range(len(waiting))]
+
+    async def _ask(self, photograph: Photograph, query: dict[str, str]) -> CaptionResponse:
+        request = CaptionRequest(photograph, self._patience)
+        data = await asyncio.to_thread(read, photograph)
+        while True:
+            try:
+                response = await self._http.post("caption", params=query, content=data)
+                outcome = request.after(response)
+            except self._httpx.RequestError as error:
+                outcome = request.after_loss(error)
+            if isinstance(outcome, CaptionResponse):
+                return outcome
+            await asyncio.sleep(outcome)
+
+    async def close(self) -> None:
+        """Close the connections; the client cannot be used after that."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
