@@ -173,7 +173,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _OptionType:
+class OptionType:
     of: type  # bool, int, float, str or Path: the value, or each of its members
     is_optional: bool  # None is a value too
     is_list: bool
@@ -206,13 +206,14 @@ def variable(prefix: str, name: str) -> str:
     return prefix + name.upper()
 
 
-def _option_type(options: type[Options], name: str) -> _OptionType:
+def option_type(options: type[Options], name: str) -> OptionType:
+    """Return the type of an option's value."""
     annotation = _type_hints(options)[name]  # type: ignore[arg-type] # a class has a hash
     if get_origin(annotation) is tuple:
-        return _OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
+        return OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
     members = get_args(annotation) or (annotation,)
     kind = next(member for member in members if member is not type(None))
-    return _OptionType(_plain(kind), is_optional=type(None) in members, is_list=False)
+    return OptionType(_plain(kind), is_optional=type(None) in members, is_list=False)
 
 
 def _from_text(options: type[Options], name: str, text: str) -> Any:
@@ -221,7 +222,7 @@ def _from_text(options: type[Options], name: str, text: str) -> Any:
     Raises:
         ValueError: it stands for no value of the option's type; the message is the remedy.
     """
-    kind = _option_type(options, name)
+    kind = option_type(options, name)
     read = _item(options, name).metadata["parse"] or _READERS[kind.of]
     if not kind.is_list:
         return read(text)
@@ -282,7 +283,7 @@ def _problems(
     found: list[str] = []
     for problem_of in (_type_problem, _limit_problem):
         for name, value in values.items():
-            kind, item = _option_type(options, name), _item(options, name)
+            kind, item = option_type(options, name), _item(options, name)
             if value is None and kind.is_optional:
                 continue
             if kind.is_list and not isinstance(value, tuple):
@@ -323,13 +324,13 @@ def _shown(value: Any, item: Any) -> str:
 def _from_json(options: type[Options], name: str, value: Any) -> Any:
     if isinstance(value, list):  # JSON has no tuples
         return tuple(_from_json(options, name, one) for one in value)
-    is_path = _option_type(options, name).of is Path and isinstance(value, str)
+    is_path = option_type(options, name).of is Path and isinstance(value, str)
     return Path(value) if is_path else value
 
 
 def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, Any]:
     """Return the arguments of `add_argument` for an option."""
-    kind, metadata = _option_type(options, item.name), item.metadata
+    kind, metadata = option_type(options, item.name), item.metadata
     text = metadata["description"].replace("%", "%%")
     if kind.of is bool:
         if as_text:

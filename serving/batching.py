@@ -22,6 +22,7 @@ from torch import Tensor
 
 from captioner.captioner import Caption
 from captioner.search_config import SearchConfig
+from captioner.text import in_one_line
 from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ class MicroBatcher:
                     if not one.outcome.done():
                         await self._caption([one])
             else:
-                reason = " ".join(str(problem).split()) or type(problem).__name__
+                reason = in_one_line(problem)
                 failure = CaptioningFailed(f"the model failed at this image: {reason[:200]}")
                 failure.__cause__ = problem
                 _fail(batch[0], failure)

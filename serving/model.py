@@ -10,6 +10,7 @@ from captioner.captioner import Captioner, load
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.errors import CheckpointError
 from captioner.search_config import SearchConfig
+from captioner.text import in_one_line
 from serving.batching import captions_of_batch
 
 
@@ -48,7 +49,7 @@ def load_model(folder: Path, device: str = "cpu", engine: str = "torch") -> Load
         captions_of_batch(model, [grey], [SearchConfig()])
         _, encoding, searching = captions_of_batch(model, [grey], [SearchConfig()])
     except Exception as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
+        reason = in_one_line(problem)
         raise CheckpointError(
             f"checkpoint {folder} cannot caption a picture ({reason[:200]}); take another"
         ) from problem

@@ -1,5 +1,6 @@
 """Formats of image files, recognised by name or by the first bytes."""
 
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,37 @@ UNREADABLE = {
 }
 # Formats that show themselves in their first bytes; those of others are found in any file.
 _TOLD_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+# The order counts: a brand of ISO base media files is looked for before a general one.
+_SIGNATURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM",
+    "AVIF": rb"....ftyp(?:....)*?avi[fs]",
+    "HEIC": rb"....ftyp(?:....)*?(?:hei[cmsx]|hev[cmsx]|mif1|msf1)",
+    "a Canon raw file": rb"....ftypcrx ",
+    "a video": rb"....ftyp|....moov|\x1a\x45\xdf\xa3|RIFF....AVI |FLV\x01|\0\0\x01\xba",
+    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
+    "PDF": rb"\s*%PDF-",
+    "a Photoshop file": rb"8BPS",
+    "an icon": rb"\0\0[\x01\x02]\0.\0",
+    "a ZIP file": rb"PK[\x03\x05]",
+    "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?xml|!--|!doctype svg).*?)?<svg",
+    "a web page": rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html|<head|<body)",
+}
+_PATTERNS = {
+    name: re.compile(pattern, re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL)
+    for name, pattern in _SIGNATURES.items()
+}
+_UNREADABLE_CONTENT = {  # names of signatures, in the words of `UNREADABLE`
+    "HEIC": "HEIC",
+    "a Canon raw file": UNREADABLE[".cr3"],
+    "JPEG XL": "JPEG XL",
+    "SVG": "SVG",
+}
 
 
 @cache
@@ -53,18 +84,18 @@ def is_image_file(path: Path) -> bool:
     return False
 
 
+def recognised(data: bytes) -> str | None:
+    """Return the name of the format that the first bytes show, or None; constant time."""
+    start = data[:HEAD_BYTES]
+    if start[4:8] == b"ftyp":  # only the brands, and not what follows them
+        start = start[: max(12, int.from_bytes(start[:4], "big"))]
+    return next((name for name, one in _PATTERNS.items() if one.match(start)), None)
+
+
 def unreadable_format(name: str, head: bytes) -> str:
     """Return the name of an image format that cannot be read here, or "" where it is none.
 
     `head` are the first bytes of the file, which count more than its name.
     """
-    if head[4:8] == b"ftyp":
-        if head[8:12] in _HEIC_BRANDS and b"avif" not in head[:64]:
-            return "HEIC"
-        if head[8:12] == b"crx ":
-            return UNREADABLE[".cr3"]
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return UNREADABLE[".jxl"]
-    if head.lstrip().startswith((b"<svg", b"<?xml")) and b"<svg" in head:
-        return UNREADABLE[".svg"]
-    return UNREADABLE.get(Path(name).suffix.lower(), "")
+    by_content = _UNREADABLE_CONTENT.get(recognised(head) or "")
+    return by_content or UNREADABLE.get(Path(name).suffix.lower(), "")

@@ -20,8 +20,7 @@ from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ToolError
 from serving.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 from serving.images.decode_process import DecodeProcess, ProcessLost
-from serving.images.formats import DECODABLE
-from serving.images.limits import ImageLimits
+from serving.images.limits import DECODABLE, ImageLimits
 from serving.images.upload_checks import ImageHeader, format_of
 
 START_SECONDS = 60.0  # to import Pillow, on a machine with better things to do

@@ -13,17 +13,27 @@ from io import BytesIO
 
 from PIL import Image, PngImagePlugin
 
+from captioner.data.image_formats import recognised
 from serving.errors import ImageRejected
-from serving.images.formats import recognised, remedy
 from serving.images.jpeg_scans import check_scans
 from serving.images.limits import ImageLimits, corrupt, too_large
+
+_ADVICE = {
+    "HEIC": "convert it to JPEG; an iPhone takes JPEG with Settings, Camera, Formats, Most "
+    "Compatible",
+    "a video": "send one of its pictures as JPEG",
+    "PDF": "save the page as a picture, as JPEG or PNG",
+    "SVG": "export it as PNG",
+    "a web page": "send the picture itself; perhaps it could not be fetched",
+    "a ZIP file": "unpack it and send a picture",
+}
 
 
 @dataclass(frozen=True)
 class ImageHeader:
     """What an upload says about its picture."""
 
-    format: str  # one of formats.DECODABLE
+    format: str  # one of limits.DECODABLE
     width: int  # pixels
     height: int
 
@@ -43,7 +53,8 @@ def format_of(data: bytes, limits: ImageLimits) -> str:
     if name is None:
         detail = f"the upload is not an image of a known format; {accepted} accepted"
     else:
-        detail = f"the upload is {name}, which is not accepted; {remedy(name)} ({accepted})"
+        remedy = _ADVICE.get(name, "convert it to JPEG or PNG")
+        detail = f"the upload is {name}, which is not accepted; {remedy} ({accepted})"
     raise ImageRejected("unsupported_format", detail)
 
 

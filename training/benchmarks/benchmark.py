@@ -23,6 +23,7 @@ from captioner.hashed_folder import (
     write_extras,
     write_tensors,
 )
+from captioner.text import in_one_line
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Task
 from training.methods import load_method
@@ -134,7 +135,7 @@ class Benchmark(Work):
         try:
             self._model.load_state_dict(load_file(verified(folder, hashes, _WEIGHTS)))
         except (RuntimeError, SafetensorError) as problem:
-            reason = " ".join(str(problem).split())
+            reason = in_one_line(problem)
             raise CheckpointError(
                 f"the weights in {folder} are those of another model ({reason[:200]}); put the "
                 "run's own checkpoint back, or start a new run"
