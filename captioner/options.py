@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NoReturn, Self, get_args, get_origin, get_type_hints
 
 from captioner.errors import OptionError
 
@@ -88,6 +88,8 @@ class Options:
     of a tuple of one of these. A field with its own `parse` may have any type.
     """
 
+    is_named_by_flags: ClassVar[bool] = True  # in messages
+
     def __post_init__(self) -> None:
         """Check every value by itself, then those that depend on each other.
 
@@ -108,8 +110,8 @@ class Options:
 
     @classmethod
     def label(cls, name: str) -> str:
-        """Return what an option is called in messages: its flag, where a class says no other."""
-        return flag(name)
+        """Return what an option is called in messages."""
+        return flag(name) if cls.is_named_by_flags else name
 
     def to_json(self) -> dict[str, Any]:
         """Return the values by name, in types that JSON has."""

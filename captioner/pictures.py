@@ -191,8 +191,8 @@ def _samples_row(items: Sequence[Sample]) -> Image.Image:
     draw = ImageDraw.Draw(row)
     for column, (picture, lines) in enumerate(zip(pictures, texts, strict=True)):
         left = column * (SAMPLE_WIDTH + GAP)
-        over = (SAMPLE_WIDTH - picture.width) // 2, photographs_height - picture.height
-        row.paste(picture, (left + over[0], over[1]))
+        centred = left + (SAMPLE_WIDTH - picture.width) // 2
+        row.paste(picture, (centred, photographs_height - picture.height))
         top = photographs_height + GAP // 2
         for text, font, colour, height in lines:
             draw.text((left, top), text, fill=colour, font=font)
@@ -219,16 +219,12 @@ def _sample_lines(item: Sample) -> list[tuple[str, ImageFont.FreeTypeFont, tuple
     texts += [(text, plain, FAINT, 17, 2) for text in item.references[:REFERENCES_SHOWN]]
     lines = []
     for text, font, colour, height, most in texts:
-        wrapped = _wrapped(_joined(text), font, SAMPLE_WIDTH, most=most)
+        text = re.sub(r"\s+([.,;:!?])", r"\1", text)  # data sets put blanks before punctuation
+        wrapped = _wrapped(text, font, SAMPLE_WIDTH, most=most)
         for number, line in enumerate(wrapped, start=1):
             space = 5 if number == len(wrapped) else 0
             lines.append((line, font, colour, height + space))
     return lines
-
-
-def _joined(text: str) -> str:
-    """Return a caption without the blanks that data sets put before punctuation."""
-    return re.sub(r"\s+([.,;:!?])", r"\1", text)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, *, most: int) -> list[str]:

@@ -16,6 +16,8 @@ MAX_LENGTH = 200  # words
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(Options):
+    is_named_by_flags = False
+
     beam_size: int = option(
         3,
         "captions searched side by side; 1 is greedy search",
@@ -47,10 +49,6 @@ class SearchConfig(Options):
                 f"num_captions is {self.num_captions} and beam_size {self.beam_size}; "
                 "ask for at most as many captions as the beam holds"
             )
-
-    @classmethod
-    def label(cls, name: str) -> str:
-        return name
 
     @classmethod
     def for_captions(

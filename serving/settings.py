@@ -28,6 +28,8 @@ MIB = 1024 * 1024
 class Settings(Options):
     """How one service runs. Fields that hold keys hold only their hashes."""
 
+    is_named_by_flags = False
+
     checkpoint: Path | None = option(
         None, "folder of a checkpoint or of a run (the newest runs/*/best)"
     )
@@ -190,10 +192,6 @@ class Settings(Options):
     @property
     def decoders_per_worker(self) -> int:
         return self.decode_workers or min(4, max(1, available_cores() // self.workers))
-
-    @classmethod
-    def label(cls, name: str) -> str:
-        return name
 
     @classmethod
     def from_environment(

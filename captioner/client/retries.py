@@ -42,6 +42,8 @@ class RequestOptions(TypedDict, total=False):
 class Patience(Options):
     """How long a client goes on with one photograph."""
 
+    is_named_by_flags = False
+
     attempts: int = option(
         6, "requests in all, while the service is busy or not ready", within=AT_LEAST_ONE
     )
@@ -49,10 +51,6 @@ class Patience(Options):
         30.0, "a service that asks for more is not waited for", within=ABOVE_ZERO
     )
     timeout_seconds: float = option(60.0, "time for an answer", within=ABOVE_ZERO)
-
-    @classmethod
-    def label(cls, name: str) -> str:
-        return name
 
 
 class ServiceClient:

@@ -62,15 +62,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 def run_convert(arguments: argparse.Namespace) -> int:
     from captioner.data.convert import convert
 
-    dataset = convert(
-        arguments.source,
-        arguments.out,
-        images=arguments.images,
-        name=arguments.name,
-        val_share=arguments.val_share,
-        test_share=arguments.test_share,
-        seed=arguments.seed,
-    )
+    dataset = convert(**{name: value for name, value in vars(arguments).items() if name != "run"})
     counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
     print(escaped(f"{dataset.json_path}: {counts}"))
     return 0

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,6 +13,8 @@ from captioner.text import escaped
 if TYPE_CHECKING:
     from captioner.captioner import Caption
     from captioner.client import ServedCaption
+
+_FIGURES = ("text", "tokens", "log_prob", "probability", "score")  # of a caption, in JSON
 
 
 def print_json(value: object) -> None:
@@ -51,10 +53,8 @@ class CaptionOutput:
     lines: HeldLines
     as_json: bool
     with_log_prob: bool
-
-    def __post_init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.is_any_skipped = False
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    is_any_skipped: bool = False
 
     def skip(self, name: str, problem: CaptionerError) -> None:
         self.is_any_skipped = True
@@ -66,15 +66,7 @@ class CaptionOutput:
     ) -> None:
         entry: dict[str, Any] = {"image": name, "captions": []}
         for caption in captions:
-            entry["captions"].append(
-                {
-                    "text": caption.text,
-                    "tokens": list(caption.tokens),
-                    "log_prob": caption.log_prob,
-                    "probability": caption.probability,
-                    "score": caption.score,
-                }
-            )
+            entry["captions"].append({name: getattr(caption, name) for name in _FIGURES})
             if not self.as_json:
                 log_prob = f"\t{caption.log_prob:.3f}" if self.with_log_prob else ""
                 line = f"{escaped(name)}\t{escaped(caption.text)}{log_prob}"

@@ -8,19 +8,14 @@ import errno
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from captioner.data.images import open_image
-from captioner.data.karpathy import (
-    RESTVAL,
-    CaptionedImage,
-    caption_problems,
-    read_karpathy,
-)
+from captioner.data.karpathy import RESTVAL, CaptionedImage, caption_problems, read_karpathy
 from captioner.data.open_dataset import locate
 from captioner.errors import ImageError
 from captioner.progress import Progress
@@ -100,9 +95,12 @@ def check_dataset(
     paths = list(dict.fromkeys(image.path for image in dataset.images))
     with Progress(len(paths), "checking", unit="images", enabled=show_progress) as progress:
         looks = {}
-        for path, look in _look_at_all(paths):
-            looks[path] = look
-            progress.advance()
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the lock
+            for start in range(0, len(paths), IMAGES_AT_ONCE):
+                some = paths[start : start + IMAGES_AT_ONCE]
+                for path, look in zip(some, threads.map(_look, some), strict=True):
+                    looks[path] = look
+                    progress.advance()
     splits = {
         name: [image for image in dataset.images if image.split == name]
         for name in dataset.counts()
@@ -172,21 +170,13 @@ def _look(path: Path) -> _Look:
     return _Look(size, digest, len(content))
 
 
-def _look_at_all(paths: Sequence[Path]) -> Iterator[tuple[Path, _Look]]:
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the lock
-        for start in range(0, len(paths), IMAGES_AT_ONCE):
-            some = paths[start : start + IMAGES_AT_ONCE]
-            yield from zip(some, threads.map(_look, some), strict=True)
-
-
 def _named(
     images: Iterable[CaptionedImage], looks: Mapping[Path, _Look], *, is_missing: bool
 ) -> tuple[str, ...]:
-    bad = (image for image in images if looks[image.path].size is None)
     return tuple(
-        str(image.path) if is_missing else f"{image.path}: {looks[image.path].problem}"
-        for image in bad
-        if looks[image.path].is_missing == is_missing
+        str(image.path) if is_missing else f"{image.path}: {look.problem}"
+        for image in images
+        if (look := looks[image.path]).size is None and look.is_missing == is_missing
     )
 
 
@@ -201,21 +191,16 @@ def _empty_captions(images: Iterable[CaptionedImage]) -> Iterator[str]:
 
 
 def _duplicates(images: Iterable[CaptionedImage]) -> Iterator[str]:
-    by_id: defaultdict[int, list[str]] = defaultdict(list)
-    by_path: defaultdict[Path, list[str]] = defaultdict(list)
-    by_sentence: defaultdict[int, list[str]] = defaultdict(list)
+    met: dict[str, defaultdict[Hashable, list[str]]] = {
+        what: defaultdict(list) for what in ("image id", "sentence id", "file")
+    }
     for image in images:
-        by_id[image.image_id].append(image.filename)
-        by_path[image.path].append(f"{image.filename} (id {image.image_id}, {image.split})")
+        met["image id"][image.image_id].append(image.filename)
+        met["file"][image.path].append(f"{image.filename} (id {image.image_id}, {image.split})")
         for number in image.sentence_ids:
-            by_sentence[number].append(image.filename)
-    groups: Sequence[tuple[str, Mapping[Any, list[str]]]] = (
-        ("image id", by_id),
-        ("sentence id", by_sentence),
-        ("file", by_path),
-    )
-    for what, group in groups:
-        for key, names in group.items():
+            met["sentence id"][number].append(image.filename)
+    for what, names_of in met.items():
+        for key, names in names_of.items():
             if len(names) > 1:
                 yield f"{what} {key} is there {len(names)} times: {', '.join(names)}"
 

@@ -20,13 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner.data.karpathy import (
-    RESTVAL,
-    SPLITS,
-    CaptionDataset,
-    read_karpathy,
-    to_entry,
-)
+from captioner.data.karpathy import RESTVAL, SPLITS, CaptionDataset, read_karpathy, to_entry
 from captioner.errors import DataError, OptionError
 from captioner.files import write_atomically
 from captioner.text import holds_half_character
@@ -88,20 +82,14 @@ def convert(
         )
     if not any(image.split for image in table.values()):
         _divide(table, val_share, test_share, seed)
-    json_path = _place(source, out)
+    if out is None or out.suffix != ".json":
+        out = (out or source.parent) / f"dataset_{source.stem}.json"
     content: dict[str, Any] = {"dataset": (name or source.stem).lower(), "images": _entries(table)}
-    if folder.resolve() != json_path.parent.resolve():
-        content["images_dir"] = os.path.relpath(folder.resolve(), json_path.parent.resolve())
+    if folder.resolve() != out.parent.resolve():
+        content["images_dir"] = os.path.relpath(folder.resolve(), out.parent.resolve())
     text = json.dumps(content, ensure_ascii=False)
-    write_atomically(json_path, text.encode("utf-8", "backslashreplace"))  # JSON's own escapes
-    return read_karpathy(json_path)
-
-
-def _place(source: Path, out: Path | None) -> Path:
-    filename = f"dataset_{source.stem}.json"
-    if out is None:
-        return source.with_name(filename)
-    return out if out.suffix == ".json" else out / filename
+    write_atomically(out, text.encode("utf-8", "backslashreplace"))  # JSON's own escapes
+    return read_karpathy(out)
 
 
 def _read_table(source: Path) -> dict[str, _Image]:
@@ -113,12 +101,9 @@ def _read_table(source: Path) -> dict[str, _Image]:
             _take_row(table, line, row)
         except DataError as problem:
             bad.append((line, str(problem)))
-    if any(image.split for image in table.values()):
-        bad += [
-            (image.line, "it has no split, though others have one")
-            for image in table.values()
-            if not image.split
-        ]
+    lacking = [image.line for image in table.values() if not image.split]
+    if len(lacking) < len(table):
+        bad += [(line, "it has no split, though others have one") for line in lacking]
     if bad:
         bad.sort()
         line, reason = bad[0]

@@ -58,7 +58,9 @@ def fetch(file: WebFile, folder: Path, *, show_progress: bool = True) -> Path:
     for address in file.addresses:
         try:
             _fetch_from(address, file, part, show_progress)
-            _check_beginning(file, part)
+            with open(part, "rb") as stream:
+                if stream.read(len(file.begins_with)) != file.begins_with:
+                    raise _AddressError("the server sends something else")
             break
         except _AddressError as problem:
             problems.append(f"{address}: {problem}")
@@ -69,7 +71,8 @@ def fetch(file: WebFile, folder: Path, *, show_progress: bool = True) -> Path:
             f"{file.name} could not be fetched ({'; '.join(problems)}); "
             "check the network and run the same command again, which goes on where it stopped"
         )
-    _compare(file, part, show_progress)
+    if file.sha256:
+        _compare(file, part, show_progress)
     part.rename(target)
     return target
 
@@ -171,16 +174,7 @@ def _shown(
             count += len(block)
 
 
-def _check_beginning(file: WebFile, part: Path) -> None:
-    with open(part, "rb") as stream:
-        beginning = stream.read(len(file.begins_with))
-    if beginning != file.begins_with:
-        raise _AddressError("the server sends something else")
-
-
 def _compare(file: WebFile, part: Path, show_progress: bool) -> None:
-    if not file.sha256:
-        return
     digest = hashlib.sha256()
     with open(part, "rb") as stream:
         blocks = iter(lambda: stream.read(BLOCK_BYTES), b"")

@@ -283,17 +283,13 @@ def _find_folder(
     names = (named_dir, *IMAGE_FOLDERS) if isinstance(named_dir, str) else IMAGE_FOLDERS
     beside = [json_path.parent / name for name in names]
     existing = [folder for folder in beside if os.path.isdir(folder)]
+    few = entries[:: max(1, len(entries) // 20)]  # several, because single ones may be missing
     for folder in (*existing, json_path.parent):
+        paths = (_subfolder(folder, entry.get("filepath")) / entry["filename"] for entry in few)
         # Unlike a path's own method this takes names that no file can have: too long, with NUL.
-        if any(map(os.path.isfile, _first_paths(folder, entries))):
+        if any(map(os.path.isfile, paths)):
             return folder
     return next(iter(existing), json_path.parent)
-
-
-def _first_paths(folder: Path, entries: list[Any]) -> Iterator[Path]:
-    """Yield where a few of the images would lie; several, because single ones may be missing."""
-    for entry in entries[:: max(1, len(entries) // 20)]:
-        yield _subfolder(folder, entry.get("filepath")) / entry["filename"]
 
 
 def _subfolder(folder: Path, place: str | None) -> Path:

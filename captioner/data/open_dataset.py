@@ -76,11 +76,8 @@ def locate(data: str, announce: Announce) -> Path:
 
 def find_coco() -> Path | None:
     """Return COCO's JSON below the current folder, else below the repository; None without."""
-    for root in (Path(), REPOSITORY):
-        folder = root / COCO_FOLDER
-        if (folder / "dataset_coco.json").is_file():
-            return folder / "dataset_coco.json"
-    return None
+    places = [root / COCO_FOLDER / "dataset_coco.json" for root in (Path(), REPOSITORY)]
+    return next((place for place in places if place.is_file()), None)
 
 
 def find_json(path: Path) -> Path:
@@ -93,10 +90,8 @@ def find_json(path: Path) -> Path:
         found = sorted(path.glob("dataset*.json"))
         if len(found) == 1:
             return found[0]
-        met = (
-            f"holds {', '.join(file.name for file in found)}" if found else "holds no dataset*.json"
-        )
-        raise DataError(f"{path} {met}; name the JSON itself: --data {path}/FILE.json")
+        met = ", ".join(file.name for file in found) or "no dataset*.json"
+        raise DataError(f"{path} holds {met}; name the JSON itself: --data {path}/FILE.json")
     if not path.exists():
         raise DataError(f"there is no data set {path}; --data takes coco, shapes or a path")
     if path.suffix.lower() in TABLE_SUFFIXES:

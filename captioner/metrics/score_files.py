@@ -40,7 +40,7 @@ def read_pairs(
         DataError: a file is missing or malformed, or an id comes twice.
         OptionError: `candidates` is missing, or given although the first file holds both.
     """
-    value = _read(references, "the references file")
+    value = read_json(references, "the references file", DataError)
     if _is_pairs(value):
         if candidates is not None:
             raise OptionError(
@@ -54,7 +54,8 @@ def read_pairs(
             f'{{"image_id", "caption"}}, as well'
         )
     known = _references(value, references, split)
-    given = _candidates(_read(candidates, "the candidates file"), candidates)
+    content = read_json(candidates, "the candidates file", DataError)
+    given = _candidates(content, candidates)
     if subset:
         known = {key: own for key, own in known.items() if key in given}
     return known, given
@@ -123,10 +124,6 @@ def _from_pairs(value: list[dict[str, Any]], path: Path) -> tuple[References, Ca
             for entry in value
         }
         return references, {entry["image_name"]: _text(entry["prediction"]) for entry in value}
-
-
-def _read(path: Path, what: str) -> Any:
-    return read_json(path, what, DataError)
 
 
 def _is_pairs(value: Any) -> bool:

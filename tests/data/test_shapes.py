@@ -18,8 +18,7 @@ from PIL import Image
 from captioner.data import shapes
 from captioner.data.karpathy import CaptionDataset, load_karpathy
 from captioner.data.shapes import ensure, generate, named_rightly
-from captioner.data.shapes_grammar import describe
-from captioner.data.shapes_scenes import COLOURS, KINDS, imagine_scenes
+from captioner.data.shapes_scenes import COLOURS, KINDS, describe, imagine_scenes
 from captioner.errors import DataError, OptionError
 from captioner.vocabulary import Vocabulary, tokenize
 
