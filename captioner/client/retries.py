@@ -70,9 +70,20 @@ class ServiceClient:
     def __init__(
         self, url: str, api_key: str | None = None, *, patience: Patience | None = None
     ) -> None:
+        try:
+            import httpx
+        except ImportError:
+            raise ToolError(
+                "the client of the caption service needs httpx; pip install 'captioner[serving]'"
+            ) from None
         self._patience = patience or Patience()
-        self._httpx = httpx = import_httpx()
-        if not _is_address(url):
+        self._httpx: Any = httpx
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
             raise OptionError(
                 f"the service's address is {url!r}; give one like http://localhost:8000"
             )
@@ -90,23 +101,13 @@ class ServiceClient:
 
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         transport = getattr(httpx, f"{self._kind}HTTPTransport")
-        self._http = getattr(httpx, f"{self._kind}Client")(
+        self._http: Any = getattr(httpx, f"{self._kind}Client")(
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(self._patience.timeout_seconds, connect=CONNECT_SECONDS),
             transport=transport(limits=limits, **transport_options(url)),
             trust_env=False,  # the transport has followed the environment
         )
-
-
-def import_httpx() -> Any:
-    try:
-        import httpx
-    except ImportError:
-        raise ToolError(
-            "the client of the caption service needs httpx; pip install 'captioner[serving]'"
-        ) from None
-    return httpx
 
 
 def query_of(
@@ -173,15 +174,14 @@ class CaptionRequest:
         Raises:
             ServiceError: there is no service, it did not answer in time, or broke off again.
         """
-        httpx = import_httpx()
-        is_broken = isinstance(
-            error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError
-        )
-        if is_broken and not self._is_lost:
-            self._is_lost = True
-            return 0.0
+        import httpx
+
         from captioner.proxies import failure
 
+        broken = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+        if isinstance(error, broken) and not self._is_lost:
+            self._is_lost = True
+            return 0.0
         detail = failure(error, str(error.request.url))
         if isinstance(error, httpx.TimeoutException):
             detail = f"no answer in {self._patience.timeout_seconds:g} s"
@@ -240,14 +240,6 @@ class CaptionRequest:
 def concerns_all(outcome: Outcome) -> TypeGuard[ServiceError]:
     """Whether an outcome is an error that the next photograph would meet too."""
     return isinstance(outcome, ServiceError) and outcome.concerns_every_photograph
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _line(text: object) -> str:

@@ -36,8 +36,7 @@ def caption_here(
     keep_freed_memory()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    captioner = load(checkpoint, options.device)
-    return _outcomes(captioner, photographs, config, options.batch_size)
+    return _outcomes(load(checkpoint, options.device), photographs, config, options.batch_size)
 
 
 def _outcomes(

@@ -101,9 +101,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return _from_deep_grey(image)
     if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        opaque = Image.new("RGBA", layer.size, (*PAPER, 255))
-        opaque = Image.alpha_composite(opaque, layer)
-        return opaque.convert("RGB")
+        paper = Image.new("RGBA", layer.size, (*PAPER, 255))
+        return Image.alpha_composite(paper, layer).convert("RGB")
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -72,14 +72,11 @@ def java_command(java: Path, *options: str) -> list[str]:
 
 def java_environment(java: Path) -> dict[str, str]:
     """Return the environment of a child: this one, with a fixed locale and `java` first in PATH."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        # Options from the outside would be announced on stderr and could change the results.
-        if name not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")
-    }
-    environment["LC_ALL"] = "C.UTF-8"
-    environment["PATH"] = os.pathsep.join([str(java.parent), environment.get("PATH", os.defpath)])
+    path = f"{java.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": path}
+    # Options from the outside would be announced on stderr and could change the results.
+    for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"):
+        environment.pop(name, None)
     return environment
 
 

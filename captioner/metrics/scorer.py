@@ -8,6 +8,7 @@ comes from these references, so they must be those of the whole evaluated split.
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,7 @@ class Scores:
         return value
 
 
-class Scorer:
+class Scorer(AbstractContextManager["Scorer"]):
     """Scores captions of the images whose references it holds; for one thread at a time.
 
     Use it as a context manager, or call `close`, so that METEOR's Java process ends at once.
@@ -132,9 +133,6 @@ class Scorer:
     def close(self) -> None:
         """End METEOR's process; the next `score` starts another one."""
         self.meteor.close()
-
-    def __enter__(self) -> "Scorer":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
