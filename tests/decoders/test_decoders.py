@@ -180,7 +180,7 @@ def test_single_steps_give_the_logits_of_the_training_pass(name, options):
 
 def test_packing_holds_every_word_once_and_none_for_padding():
     batch = CaptionBatch.pack(CAPTIONS)
-    assert batch.num_images == 4
+    assert len(batch.image_order) == 4
     assert batch.num_captions == 9
     assert batch.num_tokens == sum(len(c) + 1 for of in CAPTIONS for c in of)
     rows = [[START, *c] + [None] * 9 for b in batch.image_order.tolist() for c in CAPTIONS[b]]
