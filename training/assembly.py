@@ -22,8 +22,8 @@ from captioner.errors import DataError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.batches import EpochBatches
-from training.config import TrainingConfig
-from training.feature_sources import ImageSource, SourceSchedule
+from training.config import ENCODER_OPTIONS, TrainingConfig
+from training.feature_sources import SourceSchedule
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
 from training.validation import Validator
@@ -39,25 +39,13 @@ class TrainingSetup:
 
     config: TrainingConfig
     dataset: CaptionDataset
-    device: torch.device
     vocabulary: Vocabulary
-    encoder: Encoder
+    engine: TorchEngine  # with the encoder and the decoder
     encoder_parameters: list[nn.Parameter]  # those that are trained
-    decoder: Decoder
-    engine: TorchEngine  # of the two, for validation
     batches: EpochBatches
     validator: Validator
     sources: Sequence[SourceSchedule]  # of training and of validation
     facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
-
-    def validation_source(self, epoch: int) -> ImageSource:
-        """Return the source of the validation images after training in this epoch."""
-        return self.sources[1].of_epoch(epoch)
-
-    def close(self) -> None:
-        """End the threads that read images."""
-        for source in self.sources:
-            source.close()
 
 
 def build_training_setup(
@@ -72,15 +60,20 @@ def build_training_setup(
     Raises:
         CaptionerError: something is missing or does not fit; see the class for what.
     """
-    device = choose_device(config.device)
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
-    vocabulary = checkpoint.vocabulary if checkpoint else _vocabulary(train, config)
+    vocabulary = (
+        checkpoint.vocabulary
+        if checkpoint
+        else Vocabulary.build(
+            (tokens for image in train for tokens in image.tokens), min_count=config.min_count
+        )
+    )
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
 
     encoder = checkpoint.encoder if checkpoint else _new_encoder(config)
     decoder = checkpoint.decoder if checkpoint else _new_decoder(config, encoder, vocabulary)
-    engine = TorchEngine(encoder, decoder, device)
+    engine = TorchEngine(encoder, decoder, choose_device(config.device))
     encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
     facts |= _describe_modules(engine, encoder_parameters, config, announce)
     folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
@@ -94,7 +87,7 @@ def build_training_setup(
         vocabulary,
         sources[0].of_epoch,
         config,
-        device=device,
+        device=engine.device,
         missing=sources[0].known_missing,
     )
     skipped = len(train) - batches.num_images
@@ -103,25 +96,17 @@ def build_training_setup(
             f"left out of training: {skipped:,} images ({batches.without_caption:,} without a "
             f"caption, {skipped - batches.without_caption:,} broken)"
         )
-    validator = Validator(
-        val,
-        vocabulary,
-        SearchConfig(beam_size=config.beam_size),
-        batch_size=_VALIDATION_BATCH,
-    )
+    search = SearchConfig(beam_size=config.beam_size)
     return TrainingSetup(
-        config=config,
-        dataset=dataset,
-        device=device,
-        vocabulary=vocabulary,
-        encoder=encoder,
-        encoder_parameters=encoder_parameters,
-        decoder=decoder,
-        engine=engine,
-        batches=batches,
-        validator=validator,
-        sources=sources,
-        facts=facts,
+        config,
+        dataset,
+        vocabulary,
+        engine,
+        encoder_parameters,
+        batches,
+        Validator(val, vocabulary, search, batch_size=_VALIDATION_BATCH),
+        sources,
+        facts,
     )
 
 
@@ -136,24 +121,9 @@ def _check_splits(
             )
 
 
-def _vocabulary(train: list[CaptionedImage], config: TrainingConfig) -> Vocabulary:
-    return Vocabulary.build(
-        (tokens for image in train for tokens in image.tokens), min_count=config.min_count
-    )
-
-
 def _new_encoder(config: TrainingConfig) -> Encoder:
-    return create_encoder(
-        EncoderConfig(
-            name=config.encoder,
-            weights=config.encoder_weights,
-            grid=config.grid,
-            image_size=config.image_size,
-            image_mode=config.image_mode,
-            stage=config.encoder_stage,
-        ),
-        derived_generator(config.seed, "encoder"),
-    )
+    values = {name: getattr(config, option) for name, option in ENCODER_OPTIONS.items()}
+    return create_encoder(EncoderConfig(**values), derived_generator(config.seed, "encoder"))
 
 
 def _new_decoder(config: TrainingConfig, encoder: Encoder, vocabulary: Vocabulary) -> Decoder:

@@ -1,7 +1,7 @@
 """A captioner in training: the work that `train_coco.py` gives to the run engine."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from captioner.checkpoint import save_checkpoint
-from captioner.data.karpathy import CaptionDataset
 from captioner.files import file_hash
 from captioner.pictures import Sample, draw_samples
 from training.assembly import TrainingSetup
@@ -24,11 +23,12 @@ from training.optimisation import (
     lr_factor,
     set_lr,
 )
+from training.plots import Curves
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
-from training.run_state import RunState
+from training.run_state import Extras, RunState
 from training.validation import scores_line, write_captions
-from training.work import BatchLoss, Curves, Figures, RunSchedule, Work
+from training.work import BatchLoss, Figures, RunSchedule, Work
 
 _LOG_EVERY_STEPS = 20
 _NUM_SAMPLES = 8  # photographs in samples.png
@@ -39,6 +39,7 @@ class Captioning(Work):
 
     gradient_remedy = "--clip-norm 1"
     checks_every_loss = True
+    score = "CIDEr"
     curves = Curves(
         scores=("CIDEr", "METEOR", "Bleu_4"),
         loss_label="training loss per word",
@@ -47,6 +48,8 @@ class Captioning(Work):
 
     def __init__(self, setup: TrainingSetup) -> None:
         self._setup = setup
+        self.dataset = setup.dataset
+        self._encoder, self._decoder = setup.engine.encoder, setup.engine.decoder
         self._config = config = setup.config
         steps_per_epoch = setup.batches.steps_per_epoch
         self.schedule = RunSchedule(
@@ -58,41 +61,36 @@ class Captioning(Work):
             patience=config.patience,
         )
         self.costlier_from_step = config.frozen_epochs * steps_per_epoch
-        self.data_name = f"{setup.dataset.json_path} or its readable images"
-        self.parameters = [*setup.decoder.parameters(), *setup.encoder_parameters]
-        self.optimiser = build_optimiser(setup.decoder, setup.encoder_parameters, config)
+        self.data_name = f"{self.dataset.json_path} or its readable images"
+        self.parameters = [*self._decoder.parameters(), *setup.encoder_parameters]
+        self.optimiser = build_optimiser(self._decoder, setup.encoder_parameters, config)
         self.generators = {
             "masks": derived_generator(config.seed, "masks"),
-            "dropout": derived_generator(config.seed, "dropout", device=setup.device),
+            "dropout": derived_generator(config.seed, "dropout", device=setup.engine.device),
         }
-        modules: dict[str, nn.Module] = {"decoder": setup.decoder}
+        modules: dict[str, nn.Module] = {"decoder": self._decoder}
         if config.trains_encoder:
-            modules["encoder"] = setup.encoder
+            modules["encoder"] = self._encoder
         self._average = (
             WeightAverage(modules, config.average_decay) if config.average_decay else None
         )
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
-        self._closing = ExitStack()
-        self._closing.callback(setup.close)
-        self._closing.enter_context(setup.validator)
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
-
-    @property
-    def dataset(self) -> CaptionDataset:
-        return self._setup.dataset
 
     def facts(self) -> dict[str, Any]:
         return {"facts": self._setup.facts}
 
     def close(self) -> None:
-        self._closing.close()
+        self._setup.validator.close()
+        for source in self._setup.sources:
+            source.close()
 
     def batches(self, epoch: int, *, start: int) -> Generator[TrainingBatch]:
         return self._setup.batches.epoch(epoch, start=start)
 
     def start_training(self, epoch: int) -> None:  # noqa: ARG002
-        self._setup.decoder.train()
-        self._setup.encoder.train(self._config.trains_encoder)
+        self._decoder.train()
+        self._encoder.train(self._config.trains_encoder)
 
     def loss(self, batch: TrainingBatch, step: int) -> BatchLoss | None:
         """Return the objective's loss; None where no image of the batch is readable."""
@@ -101,7 +99,7 @@ class Captioning(Work):
             return None
         config, epoch = self._config, step // self.schedule.steps_per_epoch
         loss, figures = self._objective(
-            self._setup.decoder,
+            self._decoder,
             ObjectiveBatch(batch.source.features(batch.images), captions, batch.references),
             DecoderPass(
                 p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
@@ -131,19 +129,16 @@ class Captioning(Work):
     def validate(self, step: int, is_stopping: Callable[[], bool]) -> Figures | None:
         """Caption and score the validation images."""
         setup = self._setup
-        setup.decoder.eval()
-        setup.encoder.eval()
+        self._decoder.eval()
+        self._encoder.eval()
         last_epoch = (step - 1) // self.schedule.steps_per_epoch
         validation = setup.validator.run(
-            setup.engine, setup.validation_source(last_epoch), is_stopping=is_stopping
+            setup.engine, setup.sources[1].of_epoch(last_epoch), is_stopping=is_stopping
         )
         if validation is None:
             return None
         self._captions = validation.captions
         return validation.figures
-
-    def is_better(self, figures: Figures, best: Figures) -> bool:
-        return figures["CIDEr"] > best["CIDEr"]
 
     def describe(self, figures: Figures) -> str:
         return scores_line(figures)
@@ -169,21 +164,14 @@ class Captioning(Work):
     def log_figures(self) -> Figures:
         return {"lr": self.optimiser.param_groups[0]["lr"]}
 
-    def save(
-        self,
-        folder: Path,
-        state: RunState,
-        *,
-        json_values: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> None:
+    def save(self, folder: Path, state: RunState, extras: Extras) -> None:
         """Write a checkpoint; an unchanged encoder is shared with one that is there already."""
         setup, config = self._setup, self._config
         there = [path for path in (folder.parent / "last", folder.parent / "best") if path.exists()]
         save_checkpoint(
             folder,
-            encoder=setup.encoder,
-            decoder=setup.decoder,
+            encoder=self._encoder,
+            decoder=self._decoder,
             vocabulary=setup.vocabulary,
             summary={
                 "step": state.step,
@@ -193,21 +181,21 @@ class Captioning(Work):
                 "beam_size_val": config.beam_size,
                 "seconds": round(state.seconds, 1),
                 "data": {
-                    "name": setup.dataset.name,
-                    "json": str(setup.dataset.json_path.resolve()),
-                    "images": str(setup.dataset.images_dir.resolve()),
-                    "counts": setup.dataset.counts(),
+                    "name": self.dataset.name,
+                    "json": str(self.dataset.json_path.resolve()),
+                    "images": str(self.dataset.images_dir.resolve()),
+                    "counts": self.dataset.counts(),
                 },
                 "training": config.to_json(),
             },
-            extra_json=json_values,
-            extra_tensors=tensors,
+            extra_json=extras.json_values,
+            extra_tensors=extras.tensors,
             link_encoder_from=there[0] if there and not config.trains_encoder else None,
         )
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "sha256": file_hash(self._setup.dataset.json_path),
+            "sha256": file_hash(self.dataset.json_path),
             "training_images": self._setup.batches.num_images,
         }
 

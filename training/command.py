@@ -17,15 +17,14 @@ import torch
 
 from captioner.allocator import keep_freed_memory
 from captioner.devices import choose_device
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import OptionError
 from captioner.options import OneLineParser, add_flags, check_changes, flag
-from captioner.text import accept_any_text, escaped
+from captioner.program import INTERRUPTED, run_program
+from captioner.text import escaped
 from training.composition import ComposedOptions
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
 from training.work import Work
-
-_BAD_INPUT, _INTERRUPTED = 2, 130  # exit statuses
 
 
 class Configured(NamedTuple):
@@ -70,21 +69,14 @@ class Arguments(NamedTuple):
     stored: dict[str, Any]  # options of the run to be resumed
 
 
-def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
+def train(program: Program, argv: Sequence[str] | None = None) -> int:
     """Train as the command line says, and return the exit status."""
     keep_freed_memory()
-    accept_any_text(sys.stdout)
-    try:
-        return _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv))
-    except CaptionerError as problem:
-        print(f"{program.called or program.name}: {problem}", file=sys.stderr)
-        return _BAD_INPUT
-    except KeyboardInterrupt:
-        print(
-            f"{program.called or program.name}: interrupted; what was saved before is whole",
-            file=sys.stderr,
-        )
-        return _INTERRUPTED
+    return run_program(
+        program.called or program.name,
+        lambda: _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv)),
+        when_interrupted="interrupted; what was saved before is whole",
+    )
 
 
 def build_parser(program: Program, chosen: Mapping[str, str] | None = None) -> OneLineParser:
@@ -204,7 +196,7 @@ def _run(program: Program, arguments: Arguments) -> int:
             say(f"stopped after {done}, all of it saved; go on with:")
             command = program.called or f"python training/{program.name}"
             say(f"  {command} --resume {folder.path}")
-            return _INTERRUPTED
+            return INTERRUPTED
         program.report(run, outcome)
     return 0
 

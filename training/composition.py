@@ -5,19 +5,41 @@ captioner. In `config.json`, on the command line and as attributes, all options 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from typing import Any, Self
 
 from captioner.errors import OptionError
-from captioner.options import Options, flag, option_type
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, flag, option, option_type
+
+
+def option_of(options: type[Options], name: str) -> Any:
+    """Return a field that is declared as this one of another class."""
+    declared = options.__dataclass_fields__[name]
+    return field(default=declared.default, metadata=declared.metadata)
+
 
 Choices = Mapping[str, Mapping[str, type[Options]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedOptions(Options):
-    """Options that are joined with those of the chosen parts; a subclass defines `choices`."""
+    """Options that are joined with those of the chosen parts; a subclass defines `choices`.
+
+    Those of every training are declared here.
+    """
+
+    seed: int = option(0, "seed of everything that is drawn", within=NOT_NEGATIVE)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME", changeable=True)
+    threads: int | None = option(
+        None, "threads of the CPU; default: PyTorch's", within=AT_LEAST_ONE, changeable=True
+    )
+    save_every: float = option(
+        300.0,
+        "seconds between saves of last/, beside those at validations",
+        within=NOT_NEGATIVE,
+        changeable=True,
+    )
 
     @classmethod
     def choices(cls) -> Choices:
@@ -59,15 +81,21 @@ class ComposedOptions(Options):
         Raises:
             OptionError: an option is unknown to this version, or its value is out of range.
         """
-        composed = cls.composed(values)
-        foreign = {
-            item.name
-            for parts in cls.choices().values()
-            for options in parts.values()
-            for item in fields(options)
-        } - {item.name for item in fields(composed)}
+        foreign = cls._of_other_parts(values)
         kept = {name: value for name, value in values.items() if name not in foreign}
-        return super(ComposedOptions, composed).from_json(kept)
+        return super(ComposedOptions, cls.composed(values)).from_json(kept)
+
+    @classmethod
+    def _of_other_parts(cls, values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Return the options that `values` leave out, each with a choice and a part that has it."""
+        known = {item.name for item in fields(cls.composed(values))}
+        found: dict[str, tuple[str, str]] = {}
+        for choice, parts in cls.choices().items():
+            for part, options in parts.items():
+                for item in fields(options):
+                    if item.name not in known:
+                        found.setdefault(item.name, (choice, part))
+        return found
 
     @classmethod
     def sizes_of_other_parts(cls, values: Mapping[str, Any]) -> list[str]:
@@ -76,33 +104,25 @@ class ComposedOptions(Options):
         One command line may so serve several decoders: a size of a layer that one of them lacks
         asks for nothing there.
         """
-        known = {item.name for item in fields(cls.composed(values))}
-        others = [options for parts in cls.choices().values() for options in parts.values()]
-        names = [
-            item.name
-            for options in others
-            for item in fields(options)
-            if item.name not in known and option_type(options, item.name).of is int
+        return [
+            name
+            for name, (choice, part) in cls._of_other_parts(values).items()
+            if option_type(cls.choices()[choice][part], name).of is int
         ]
-        return list(dict.fromkeys(names))
 
     @classmethod
     def refuse_other_parts(cls, values: Mapping[str, Any], flags: Iterable[str]) -> None:
         """Raise OptionError if one of the flags belongs to a part that `values` do not choose."""
         chosen = cls.chosen(values)
-        known = {flag(item.name) for item in fields(cls.composed(values))}
+        others = {flag(name): found for name, found in cls._of_other_parts(values).items()}
         for word in flags:
             name = word.split("=")[0]
-            positive = name.replace("--no-", "--")
-            if name in known or positive in known:
-                continue
-            for choice, parts in cls.choices().items():
-                for other, options in parts.items():
-                    if {name, positive} & {flag(item.name) for item in fields(options)}:
-                        raise OptionError(
-                            f"{name} is an option of {flag(choice)} {other}, and the {choice} is "
-                            f"{chosen[choice]}; leave it out, or give {flag(choice)} {other}"
-                        )
+            choice, other = others.get(name) or others.get(name.replace("--no-", "--"), ("", ""))
+            if other:
+                raise OptionError(
+                    f"{name} is an option of {flag(choice)} {other}, and the {choice} is "
+                    f"{chosen[choice]}; leave it out, or give {flag(choice)} {other}"
+                )
 
     def part(self, choice: str) -> Any:
         """Return the options of the part that the option `choice` chose."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from captioner.decoders import DECODERS
+from captioner.encoder.config import EncoderConfig
 from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
@@ -18,11 +19,17 @@ from captioner.options import (
     Range,
     option,
 )
-from training.composition import Choices, ComposedOptions
+from training.composition import Choices, ComposedOptions, option_of
 from training.objectives import OBJECTIVES
 from training.objectives.interface import ObjectiveOptions
 from training.recipes import RECIPES
 
+ENCODER_OPTIONS = {  # a captioner's training's, by the names that `EncoderConfig` has for them
+    "name": "encoder",
+    "weights": "encoder_weights",
+    "stage": "encoder_stage",
+    **{name: name for name in ("grid", "image_size", "image_mode")},
+}
 _AREA = Range(
     "the share of the area that is kept lies above 0 and is at most 1", lambda value: 0 < value <= 1
 )
@@ -67,27 +74,12 @@ class TrainingConfig(ComposedOptions):
     )
 
     # Encoder
-    encoder: str = option("resnet152", "any timm model", metavar="NAME")
-    encoder_weights: str = option(
-        "pretrained", "pretrained, none (random), or a .safetensors or .pth file", metavar="WEIGHTS"
-    )
-    encoder_stage: int | None = option(
-        None,
-        "take the feature map of this stage of the encoder, counted from 0; default: the last one",
-        metavar="N",
-        within=NOT_NEGATIVE,
-    )
-    grid: int = option(
-        7, "side of the square grid that the feature map is pooled to", within=AT_LEAST_ONE
-    )
-    image_size: int | None = option(
-        None, "side of the encoder's input; default: the encoder's own", within=AT_LEAST_ONE
-    )
-    image_mode: str | None = option(
-        None,
-        "how an image becomes the input; default: the encoder's own",
-        choices=("squash", "crop", "whole"),
-    )
+    encoder: str = option_of(EncoderConfig, "name")
+    encoder_weights: str = option_of(EncoderConfig, "weights")
+    encoder_stage: int | None = option_of(EncoderConfig, "stage")
+    grid: int = option_of(EncoderConfig, "grid")
+    image_size: int | None = option_of(EncoderConfig, "image_size")
+    image_mode: str | None = option_of(EncoderConfig, "image_mode")
     fine_tune_encoder: str = option(
         "none",
         "train the encoder too: all of it, its last N stages, or none",
@@ -157,9 +149,6 @@ class TrainingConfig(ComposedOptions):
     epochs: int = option(
         12, "passes over the training images", changeable=True, within=AT_LEAST_ONE
     )
-    seed: int = option(
-        0, "seed of the initialisation, the order, the masks and the dropout", within=NOT_NEGATIVE
-    )
     amp: str = option("off", "arithmetic of the large products", choices=("off", "bf16"))
 
     # Validation
@@ -175,18 +164,8 @@ class TrainingConfig(ComposedOptions):
     )
 
     # The machine
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", changeable=True)
-    threads: int | None = option(
-        None, "threads of the CPU; default: PyTorch's", changeable=True, within=AT_LEAST_ONE
-    )
     workers: int = option(
         2, "threads that read and decode images", changeable=True, within=AT_LEAST_ONE
-    )
-    save_every: float = option(
-        300.0,
-        "seconds between saves of last/, beside those at validations",
-        changeable=True,
-        within=NOT_NEGATIVE,
     )
 
     @classmethod

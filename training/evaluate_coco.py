@@ -102,7 +102,7 @@ def evaluate(
 ) -> tuple[Validation, Sequence[CaptionedImage]]:
     """Caption and score the images; also return those that have references."""
     validator = Validator(images, model.vocabulary, search, batch_size=options.batch_size)
-    with validator, closing(_source(options, model, images)) as source:
+    with closing(validator), closing(_source(options, model, images)) as source:
         validation = validator.run(model.engine, source, description=options.split)
     assert validation is not None, "nobody asked it to stop"
     return validation, validator.images

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -56,25 +56,26 @@ def new_figure(width_inches: float, height_inches: float) -> "Figure":
     return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
-def draw_curves(
-    lines: Sequence[Mapping[str, Any]],
-    out: Path,
-    *,
-    scores: Sequence[str],
-    loss_label: str,
-    score_label: str,
-) -> None:
-    """Draw the loss and the validation's `scores` over the epochs, as a PNG."""
+class Curves(NamedTuple):
+    """What the picture of a run's curves shows."""
+
+    scores: Sequence[str]
+    loss_label: str
+    score_label: str
+
+
+def draw_curves(lines: Sequence[Mapping[str, Any]], out: Path, curves: Curves) -> None:
+    """Draw the loss and the scores of the validations over the epochs, as a PNG."""
     figure = new_figure(11, 4)
     loss_axes, score_axes = figure.subplots(1, 2)
     training = [line for line in lines if line["kind"] == "train"]
     loss_axes.plot([line["epoch"] for line in training], [line["loss"] for line in training])
-    loss_axes.set(xlabel="epoch", ylabel=loss_label, title="Loss")
+    loss_axes.set(xlabel="epoch", ylabel=curves.loss_label, title="Loss")
     validations = [line for line in lines if line["kind"] == "validation"]
     epochs = [line["epoch"] for line in validations]
-    for name in scores:
+    for name in curves.scores:
         score_axes.plot(epochs, [line[name] for line in validations], marker="o", label=name)
-    score_axes.set(xlabel="epoch", ylabel=score_label, title="Validation")
+    score_axes.set(xlabel="epoch", ylabel=curves.score_label, title="Validation")
     score_axes.legend()
     for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.3)

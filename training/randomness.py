@@ -7,10 +7,8 @@ resumed.
 """
 
 import hashlib
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 
 def derived_generator(
@@ -21,20 +19,3 @@ def derived_generator(
     generator = torch.Generator(device)
     generator.manual_seed(int.from_bytes(digest[:7], "little"))
     return generator
-
-
-def generator_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
-    """Return the state of each generator, by name."""
-    return {name: generator.get_state() for name, generator in generators.items()}
-
-
-def restore_generators(
-    generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]
-) -> None:
-    """Put back what `generator_states` returned.
-
-    A state of another kind of device is left out: the run goes on there with fresh draws.
-    """
-    for name, generator in generators.items():
-        if states[name].shape == generator.get_state().shape:
-            generator.set_state(states[name])

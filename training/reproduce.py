@@ -32,9 +32,10 @@ from captioner.options import (
     options_parser,
 )
 from captioner.program import INTERRUPTED, run_program
+from captioner.progress import duration
 from training.benchmarks.figures import draw
 from training.benchmarks.reproductions import REPRODUCTIONS, Reproduction, Run, runs_of
-from training.benchmarks.schedule import Plan, Schedule, describe_plan
+from training.benchmarks.schedule import Plan, Schedule
 from training.benchmarks.tables import markdown, summarise
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
@@ -106,7 +107,10 @@ def reproduce(argv: list[str]) -> int:
     with RunFolder(options.out).locked():
         is_whole = True
         if not options.report:
-            print(f"{reproduction.title}: {describe_plan(plan, runs)}", flush=True)
+            whole = f"{len(runs)} runs, {plan.jobs} at once, below {plan.out / 'runs'}"
+            if plan.budget_seconds is not None:
+                whole += f"; {duration(plan.budget_seconds)} of training for all of them together"
+            print(f"{reproduction.title}: {whole}", flush=True)
             is_whole = Schedule(plan).carry_out(runs)
         _write_page(name, reproduction, runs, plan, argv)
     if not is_whole:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -20,7 +21,7 @@ from captioner.progress import Progress, duration
 from training.interruption import Interruption
 from training.plots import draw_curves
 from training.run_folder import MetricsLog, RunFolder, read_metrics
-from training.run_state import Interval, Pace, RunState, restore, save_last
+from training.run_state import Extras, Interval, Pace, RunState, restore, save_last
 from training.work import Work
 
 _GOAL_VALIDATIONS = 2  # running, that reach the goal and so end the run
@@ -34,26 +35,18 @@ class Outcome(enum.Enum):
     INTERRUPTED = "interrupted"
 
 
+@dataclass
 class Run:
     """A work in training, and the folder that keeps it; to be closed in the end."""
 
-    def __init__(
-        self,
-        work: Work,
-        folder: RunFolder,
-        state: RunState,
-        log: MetricsLog,
-        announce: Callable[[str], None],
-    ) -> None:
-        self.work = work
-        self.folder = folder
-        self.state = state
-        self.log = log
-        self._schedule = work.schedule
-        self._announce = announce
-        self._interruption = Interruption()
-        self._saved_at = time.monotonic()
-        self._pace = Pace()  # of this process
+    work: Work
+    folder: RunFolder
+    state: RunState
+    log: MetricsLog
+    _announce: Callable[[str], None]
+    _interruption: Interruption = field(default_factory=Interruption)
+    _saved_at: float = field(default_factory=time.monotonic)
+    _pace: Pace = field(default_factory=Pace)  # of this process
 
     @classmethod
     def open(
@@ -95,7 +88,7 @@ class Run:
 
     def _outcome(self) -> Outcome | None:
         """Validate where it is due, and return how the run ends here, None if it goes on."""
-        state, schedule = self.state, self._schedule
+        state, schedule = self.state, self.work.schedule
         if self._is_validation_due():
             self._validate()
         if self._interruption.is_requested:
@@ -117,18 +110,18 @@ class Run:
         return None
 
     def _is_validation_due(self) -> bool:
-        step, schedule = self.state.step, self._schedule
+        step, schedule = self.state.step, self.work.schedule
         if step == self.state.validated_step:
             return False
         return step % schedule.validate_every == 0 or step >= schedule.total_steps
 
     def _is_out_of_time(self) -> bool:
-        minutes = self._schedule.minutes
+        minutes = self.work.schedule.minutes
         return minutes is not None and self.state.seconds >= 60.0 * minutes
 
     def _train_to_next_stop(self) -> None:
         """Train to the end of the epoch, or to what ends or interrupts it before."""
-        work, state, schedule = self.work, self.state, self._schedule
+        work, state, schedule = self.work, self.state, self.work.schedule
         epoch, position = divmod(state.step, schedule.steps_per_epoch)
         end = min(
             (epoch + 1) * schedule.steps_per_epoch,
@@ -183,7 +176,7 @@ class Run:
 
     def _progress(self) -> dict[str, str]:
         """Return what the progress shows, and how long the whole run takes from here."""
-        pace, state, schedule = self._pace, self.state, self._schedule
+        pace, state, schedule = self._pace, self.state, self.work.schedule
         if not pace.steps:
             return {}
         left = (schedule.total_steps - state.step) * pace.seconds / pace.steps
@@ -201,7 +194,7 @@ class Run:
             means = interval.means()
             if not math.isfinite(means["loss"]):
                 raise self._not_a_number(f"the loss is {means['loss']}")
-            figures = {"epoch": self._schedule.epochs_in(state.step), **means}
+            figures = {"epoch": self.work.schedule.epochs_in(state.step), **means}
             figures |= self.work.log_figures()
             if interval.captions:
                 figures["captions_per_second"] = interval.captions / interval.seconds
@@ -222,9 +215,9 @@ class Run:
             is_best = not state.best or work.is_better(figures, state.best)
             state.note_validation(figures, is_best=is_best, is_at_goal=work.reaches_goal(figures))
             if is_best:
-                work.save(folder.best, state)
+                work.save(folder.best, state, Extras())
         state.seconds += time.monotonic() - started
-        epoch = self._schedule.epochs_in(state.step)
+        epoch = self.work.schedule.epochs_in(state.step)
         self._announce(
             f"validation after epoch {epoch:g}: {work.describe(figures)}"
             + (" (the best so far)" if is_best else "")
@@ -233,7 +226,7 @@ class Run:
             "validation", state.step, {"epoch": epoch, **figures, "seconds": state.seconds}
         )
         work.show(folder)
-        draw_curves(read_metrics(folder), folder.curves, **work.curves._asdict())
+        draw_curves(read_metrics(folder), folder.curves, work.curves)
         self._save_last()
 
     def _save_last(self) -> None:

@@ -93,14 +93,6 @@ class RunFolder:
             {"format": _FORMAT, "config": config.to_json(), "origins": origins, **facts},
         )
 
-    def read_config(self) -> dict[str, Any]:
-        """Return the stored values of the configuration.
-
-        Raises:
-            TrainingError: the file is damaged, or of another version.
-        """
-        return dict(self.read_description()["config"])
-
     def read_description(self) -> dict[str, Any]:
         """Return all of config.json: the configuration as `config`, and the facts beside it.
 

@@ -7,14 +7,14 @@ needs: the optimiser's moments, the generators, state of the work, and the count
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from captioner.errors import TrainingError
 from captioner.hashed_folder import read_extra, read_hashes
 from training.optimisation import optimiser_tensors, restore_optimiser
-from training.randomness import generator_states, restore_generators
 
 if TYPE_CHECKING:
     from training.work import BatchLoss, Work
@@ -26,6 +26,13 @@ _EARLIER_NAMES = {
     "best_update": "best_step",
     "best_scores": "best",
 }
+
+
+class Extras(NamedTuple):
+    """What a checkpoint holds beside the weights, each by the name of its file."""
+
+    json_values: Mapping[str, Any] = MappingProxyType({})
+    tensors: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
 
 
 @dataclass
@@ -114,16 +121,13 @@ def save_last(folder: Path, work: "Work", state: RunState) -> None:
     Raises:
         StorageError: the disk is full; the previous `last/` is untouched.
     """
-    work.save(
-        folder,
-        state,
-        json_values={_STATE: {**state.to_json(), "data": work.fingerprint()}},
-        tensors={
-            "optimiser": optimiser_tensors(work.optimiser),
-            "generators": generator_states(work.generators),
-            **work.carried(),
-        },
-    )
+    tensors = {
+        "optimiser": optimiser_tensors(work.optimiser),
+        "generators": {name: one.get_state() for name, one in work.generators.items()},
+        **work.carried(),
+    }
+    values = {_STATE: {**state.to_json(), "data": work.fingerprint()}}
+    work.save(folder, state, Extras(values, tensors))
 
 
 def restore(folder: Path, work: "Work") -> RunState:
@@ -143,7 +147,11 @@ def restore(folder: Path, work: "Work") -> RunState:
             "exactly; restore them, or start a new run"
         )
     restore_optimiser(work.optimiser, read_extra(folder, hashes, "optimiser"))
-    restore_generators(work.generators, read_extra(folder, hashes, "generators"))
+    states = read_extra(folder, hashes, "generators")
+    for name, generator in work.generators.items():
+        # On another kind of device than before, the run goes on with fresh draws.
+        if states[name].shape == generator.get_state().shape:
+            generator.set_state(states[name])
     for group in work.carried():
         work.restore_carried(group, read_extra(folder, hashes, group))
     return RunState.from_json(stored)

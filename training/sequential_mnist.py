@@ -6,10 +6,9 @@ python training/sequential_mnist.py --resume runs/NAME
 """
 
 import sys
-from collections.abc import Sequence
 
+from training.benchmarks.benchmark import Script
 from training.benchmarks.pixels import PixelsConfig, PixelsTask
-from training.benchmarks.script import Script, run_script
 
 SCRIPT = Script(
     name="sequential_mnist.py",
@@ -18,12 +17,7 @@ SCRIPT = Script(
     task=PixelsTask,
     data_name=lambda config: "pmnist" if config.permutes else "mnist",
 )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says, and return the exit status."""
-    return run_script(SCRIPT, argv)
-
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

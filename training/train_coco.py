@@ -11,22 +11,22 @@ wait_passively()  # before torch is loaded
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from captioner.checkpoint import load_checkpoint
+from captioner.checkpoint import Checkpoint, load_checkpoint
 from captioner.data.karpathy import CaptionDataset
 from captioner.data.open_dataset import open_dataset
+from captioner.errors import CheckpointError, OptionError
 from captioner.options import flag
 from training.assembly import build_training_setup
 from training.captioning import Captioning
-from training.command import Configured, Program, run_program, say
-from training.config import TrainingConfig
+from training.command import Configured, Program, say, train
+from training.config import ENCODER_OPTIONS, TrainingConfig
 from training.recipes import check_with_any_recipe, with_recipe
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
-from training.start_from import with_model_of
 
 
 class TrainCoco(Program):
@@ -90,6 +90,32 @@ class TrainCoco(Program):
         say(f"  captioner caption PHOTO --checkpoint {folder.best}")
 
 
+def with_model_of(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, and the options that made the checkpoint's model.
+
+    Raises:
+        OptionError: an option of the model was given with another value.
+        CheckpointError: the checkpoint does not say how it was trained.
+    """
+    trained = checkpoint.summary.get("training")
+    if trained is None:
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say how it was trained; start from one that "
+            "train_coco.py wrote"
+        )
+    of_the_decoder = [item.name for item in fields(checkpoint.decoder.Options)]
+    of_the_model = ("min_count", *ENCODER_OPTIONS.values(), "decoder", *of_the_decoder)
+    model = {name: trained[name] for name in of_the_model if name in trained}
+    for name, value in model.items():
+        if name in given and given[name] != value:
+            raise OptionError(
+                f"{flag(name)} is {given[name]} and that of {checkpoint.folder} is {value}; a run "
+                "that starts from a checkpoint keeps its model"
+            )
+    start_from = str(checkpoint.folder.resolve())
+    return {**model, **given, "start_from": start_from}
+
+
 def _open(config: TrainingConfig) -> CaptionDataset:
     images = Path(config.images) if config.images else None
     return open_dataset(config.data, images=images, restval=config.restval, announce=say)
@@ -100,7 +126,7 @@ PROGRAM = TrainCoco()
 
 def main(argv: Sequence[str] | None = None, program: str = "") -> int:
     """Train as the command line says, and return the exit status."""
-    return run_program(TrainCoco(program), argv)
+    return train(TrainCoco(program), argv)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ with pycocoevalcap's metrics; `evaluate_coco.py` does the same for a finished ch
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -42,10 +40,7 @@ class Validation:
 
 
 class Validator:
-    """Captions and scores the same images again and again, with a scorer that stays warm.
-
-    A context manager, because the scorer runs an external program.
-    """
+    """Captions and scores the same images again and again, with a scorer that stays warm."""
 
     def __init__(
         self,
@@ -63,15 +58,8 @@ class Validator:
         self._scorer: Scorer | None = None
         self._scored: set[int] = set()  # ids that the scorer holds references of
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the external program of the scorer."""
         if self._scorer is not None:
             self._scorer.close()
 
@@ -87,37 +75,36 @@ class Validator:
 
         None where `is_stopping` became true before all were captioned.
         """
+
+        def reads() -> Iterator[Read]:
+            for start in range(0, len(self._indices), self._batch_size):
+                yield source.read(self._indices[start : start + self._batch_size])
+
         captions: dict[int, list[str]] = {}
-        written = generate_captions(
-            engine,
-            self._vocabulary,
-            source,
-            self._indices,
-            self._search_config,
-            batch_size=self._batch_size,
-        )
+        image_of = dict(zip(self._indices, self.images, strict=True))
         with Progress(len(self._indices), description, unit="images") as progress:
-            for read, tokens in written:
+            for read in prefetched(reads()):
+                if not read.indices:
+                    continue
+                with torch.no_grad():
+                    found = engine.search(source.features(read), self._search_config)
                 if is_stopping():
                     return None
-                captions.update(zip(read, tokens, strict=True))
-                progress.advance(len(tokens))
-        id_of = {
-            index: image.image_id for index, image in zip(self._indices, self.images, strict=True)
-        }
-        by_id = {id_of[index]: words for index, words in captions.items()}
-        scorer = self._scorer_of(by_id.keys())
+                for index, best in zip(read.indices, found, strict=True):
+                    words = self._vocabulary.decode(best[0].words)
+                    captions[image_of[index].image_id] = words
+                progress.advance(len(found))
+        scorer = self._scorer_of(captions.keys())
         return Validation(
-            scorer.score({key: " ".join(words) for key, words in by_id.items()}),
-            by_id,
-            share_of_shapes_named(self.images, by_id),
+            scorer.score({key: " ".join(words) for key, words in captions.items()}),
+            captions,
+            share_of_shapes_named(self.images, captions),
         )
 
     def _scorer_of(self, readable: Set[int]) -> Scorer:
         """Return the scorer of these images: all but the broken ones, so mostly the same one."""
         if self._scorer is None or readable != self._scored:
-            if self._scorer is not None:
-                self._scorer.close()
+            self.close()
             self._scored = set(readable)
             self._scorer = Scorer(
                 {
@@ -127,29 +114,6 @@ class Validator:
                 }
             )
         return self._scorer
-
-
-def generate_captions(
-    engine: Engine,
-    vocabulary: Vocabulary,
-    source: ImageSource,
-    indices: Sequence[int],
-    config: SearchConfig,
-    *,
-    batch_size: int,
-) -> Iterator[tuple[list[int], list[list[str]]]]:
-    """Yield batches of indices of readable images with the best caption's words of each."""
-
-    def reads() -> Iterator[Read]:
-        for start in range(0, len(indices), batch_size):
-            yield source.read(indices[start : start + batch_size])
-
-    for read in prefetched(reads()):
-        if not read.indices:
-            continue
-        with torch.no_grad():
-            found = engine.search(source.features(read), config)
-        yield read.indices, [vocabulary.decode(best[0].words) for best in found]
 
 
 def share_of_shapes_named(

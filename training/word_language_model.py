@@ -5,10 +5,9 @@ python training/word_language_model.py --resume runs/NAME
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from training.benchmarks.script import Script, run_script
+from training.benchmarks.benchmark import Script
 from training.benchmarks.text import TextConfig, TextTask
 
 SCRIPT = Script(
@@ -18,12 +17,7 @@ SCRIPT = Script(
     task=TextTask,
     data_name=lambda config: Path(config.text or "").stem,
 )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says, and return the exit status."""
-    return run_script(SCRIPT, argv)
-
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from training.plots import Curves
 from training.run_folder import RunFolder
-from training.run_state import RunState
+from training.run_state import Extras, RunState
 
 Figures = dict[str, float]
-
-_NO_FIGURES: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class BatchLoss(NamedTuple):
@@ -30,7 +29,7 @@ class BatchLoss(NamedTuple):
     loss: Tensor  # scalar
     weight: int = 1
     captions: int = 0
-    figures: Mapping[str, Tensor] = _NO_FIGURES  # scalars, logged beside the loss
+    figures: Mapping[str, Tensor] = MappingProxyType({})  # scalars, logged beside the loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +52,6 @@ class RunSchedule:
         return steps / self.steps_per_epoch
 
 
-class Curves(NamedTuple):
-    """What the picture of a run's curves shows."""
-
-    scores: Sequence[str]
-    loss_label: str
-    score_label: str
-
-
 class Work(ABC):
     """A model, its data and its loss, as a run trains them.
 
@@ -74,6 +65,10 @@ class Work(ABC):
     checks_every_loss: bool  # waits for the device at each step; else a NaN shows at the next log
     costlier_from_step: int = 0  # a step costs more from here on
     schedule: RunSchedule
+    score: str  # the figure of a validation that chooses the best model
+    higher_is_better: bool = True
+    latest_tie_wins: bool = False
+    goal: float | None = None  # a score that ends the run
     curves: Curves
     parameters: Sequence[nn.Parameter]  # those that are trained
     optimiser: torch.optim.Optimizer
@@ -113,13 +108,18 @@ class Work(ABC):
         None where `is_stopping` became true before the end.
         """
 
-    @abstractmethod
     def is_better(self, figures: Figures, best: Figures) -> bool:
         """Return whether a validation beats the best one so far."""
+        score, highest = figures[self.score], best[self.score]
+        return self.latest_tie_wins if score == highest else self._exceeds(score, highest)
 
-    def reaches_goal(self, figures: Figures) -> bool:  # noqa: ARG002
+    def reaches_goal(self, figures: Figures) -> bool:
         """Return whether a validation is as good as the run was asked to become."""
-        return False
+        score = figures[self.score]
+        return self.goal is not None and (score == self.goal or self._exceeds(score, self.goal))
+
+    def _exceeds(self, score: float, other: float) -> bool:
+        return score > other if self.higher_is_better else score < other
 
     def describe(self, figures: Figures) -> str:
         """Return the figures of a validation in one line."""
@@ -133,15 +133,8 @@ class Work(ABC):
         return {}
 
     @abstractmethod
-    def save(
-        self,
-        folder: Path,
-        state: RunState,
-        *,
-        json_values: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> None:
-        """Write a checkpoint of the weights that the modules have now, and these extras.
+    def save(self, folder: Path, state: RunState, extras: Extras) -> None:
+        """Write a checkpoint of the weights that the modules have now.
 
         Raises:
             StorageError: the disk is full; the previous checkpoint is untouched.

@@ -4,38 +4,47 @@ Options that are not given are timm's for the network, so pretrained weights see
 in their training.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from captioner.encoder.preprocessing import IMAGE_MODES, Preprocessing
-from captioner.errors import EncoderError, OptionError
+from captioner.encoder.preprocessing import Preprocessing
+from captioner.errors import EncoderError
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 
 PRETRAINED, NONE = "pretrained", "none"  # the values of `weights` that are not a file
 _TIMM_CROP_MODES = {"center": "crop", "squash": "squash"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Options):
     """Which network, with which weights, seen at which size and pooled to which grid."""
 
-    name: str = "resnet152"  # as timm knows it
-    weights: str = PRETRAINED  # or "none", or the path of a file
-    grid: int = 7  # positions along each side: 7 makes 49
-    image_size: int | None = None  # pixels; None: what timm states for this network
-    image_mode: str | None = None  # None: what timm states for this network
-    stage: int | None = None  # of timm's feature maps, from 0; None: the network's last output
+    name: str = option("resnet152", "any timm model", metavar="NAME")
+    weights: str = option(
+        PRETRAINED, "pretrained, none (random), or a .safetensors or .pth file", metavar="WEIGHTS"
+    )
+    grid: int = option(
+        7, "side of the square grid that the feature map is pooled to", within=AT_LEAST_ONE
+    )
+    image_size: int | None = option(
+        None, "side of the encoder's input; default: the encoder's own", within=AT_LEAST_ONE
+    )
+    image_mode: str | None = option(
+        None,
+        "how an image becomes the input; default: the encoder's own",
+        choices=("squash", "crop", "whole"),
+    )
+    stage: int | None = option(
+        None,
+        "take the feature map of this stage of the encoder, counted from 0; default: the last one",
+        metavar="N",
+        within=NOT_NEGATIVE,
+    )
 
-    def __post_init__(self) -> None:
+    def contradictions(self) -> Iterable[str]:
         if not self.name or not self.weights:
-            raise OptionError("encoder and encoder_weights must not be empty")
-        if self.grid < 1:
-            raise OptionError(f"grid is {self.grid}; it needs at least 1 position along a side")
-        if self.image_size is not None and self.image_size < 1:
-            raise OptionError(f"image_size is {self.image_size} pixels; give at least 1")
-        if self.image_mode is not None and self.image_mode not in IMAGE_MODES:
-            raise OptionError(
-                f"image_mode is {self.image_mode!r}; choose one of {', '.join(IMAGE_MODES)}"
-            )
+            yield "encoder and encoder_weights must not be empty"
 
 
 def preprocessing_for(config: EncoderConfig, stated: dict[str, Any]) -> Preprocessing:

@@ -334,10 +334,10 @@ def test_what_cannot_be_made_is_refused(values: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"grid": 0}, "grid is 0; it needs at least 1 position along a side"),
+        ({"grid": 0}, "--grid is 0; it must be at least 1"),
         ({"name": ""}, "encoder and encoder_weights must not be empty"),
-        ({"image_size": -1}, "image_size is -1 pixels; give at least 1"),
-        ({"image_mode": "fit"}, "image_mode is 'fit'; choose one of crop, squash, whole"),
+        ({"image_size": -1}, "--image-size is -1; it must be at least 1"),
+        ({"image_mode": "fit"}, "--image-mode is 'fit'; it can be squash or crop or whole"),
     ],
 )
 def test_impossible_configurations_are_refused(values: dict[str, Any], message: str) -> None:

@@ -52,7 +52,7 @@ def test_default_name_tells_runs_apart(tmp_path: Path, monkeypatch: pytest.Monke
 def test_configuration_comes_back(tmp_path: Path) -> None:
     config = TrainingConfig.from_json({"p": 0.25, "seed": 7})
     RunFolder(tmp_path).write_config(config, {"facts": {"vocabulary_size": 12}})
-    assert TrainingConfig.from_json(RunFolder(tmp_path).read_config()) == config
+    assert TrainingConfig.from_json(RunFolder(tmp_path).read_description()["config"]) == config
 
 
 def test_a_run_is_found_by_itself_or_by_its_checkpoint(tmp_path: Path) -> None:

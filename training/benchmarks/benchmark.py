@@ -1,11 +1,12 @@
-"""Training of a recurrent network on a task of the paper, as the work of a run.
+"""Training of a recurrent network on a task of the paper, as the work of a run and as a program.
 
 Data, initialisation, order and masks have separate generators, so two runs that differ in `--p`
 differ in nothing else. Nothing waits for the device between steps, which the benchmarks call
 updates.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from captioner.devices import choose_device
 from captioner.errors import CheckpointError, TrainingError
 from captioner.files import read_json, write_json
 from captioner.hashed_folder import (
@@ -26,11 +28,14 @@ from captioner.hashed_folder import (
 from captioner.text import in_one_line
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Task
+from training.command import Configured, Program, say, train
 from training.methods import load_method
+from training.plots import Curves
 from training.randomness import derived_generator
 from training.run import Outcome, Run
-from training.run_state import RunState
-from training.work import BatchLoss, Curves, Figures, RunSchedule, Work
+from training.run_folder import RunFolder
+from training.run_state import Extras, RunState
+from training.work import BatchLoss, Figures, RunSchedule, Work
 
 _LOG_EVERY_UPDATES = 100
 _FORMAT = 1
@@ -46,6 +51,8 @@ class Benchmark(Work):
         self._task = task
         self._config = config
         self.data_name = f"the data of {task.name}"
+        self.score, self.goal = task.score, config.stop_at
+        self.higher_is_better, self.latest_tie_wins = task.higher_is_better, task.latest_tie_wins
         self.curves = Curves([task.score], loss_label="training loss", score_label=task.score)
         self.schedule = RunSchedule(
             epochs=config.epochs,
@@ -87,21 +94,7 @@ class Benchmark(Work):
         self._model.eval()
         return self._task.validate(self._model)
 
-    def is_better(self, figures: Figures, best: Figures) -> bool:
-        return self._task.is_better(figures[self._task.score], best[self._task.score])
-
-    def reaches_goal(self, figures: Figures) -> bool:
-        goal = self._config.stop_at
-        return goal is not None and self._task.reaches(figures[self._task.score], goal)
-
-    def save(
-        self,
-        folder: Path,
-        state: RunState,
-        *,
-        json_values: Mapping[str, Any] | None = None,
-        tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> None:
+    def save(self, folder: Path, state: RunState, extras: Extras) -> None:
         with hashed_folder_written_aside(folder) as aside:
             description = {
                 "format_version": _FORMAT,
@@ -113,7 +106,7 @@ class Benchmark(Work):
             }
             write_json(aside / _MODEL, description)
             write_tensors(aside / _WEIGHTS, self._model.state_dict())
-            write_extras(aside, json_values, tensors)
+            write_extras(aside, *extras)
 
     def load(self, folder: Path) -> None:
         """Give the model the weights in a checkpoint.
@@ -190,3 +183,41 @@ class Benchmark(Work):
             "config": self._config.to_json(),
         }
         write_json(run.folder.result, result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script(Program):
+    """A program that trains on one task."""
+
+    name: str
+    description: str
+    config: type[BenchmarkConfig]
+    task: Callable[[Any, torch.device], Task]
+    data_name: Callable[[Any], str]  # begins the name of the default folder
+
+    def configure(self, given: Mapping[str, Any]) -> Configured:
+        config = self.config.from_json(given)
+        p = f"-p{config.p:g}" if hasattr(config, "p") else ""
+        name = f"{self.data_name(config)}-{config.model}{p}-seed{config.seed}"
+        return Configured(config, None, name)
+
+    def work(self, configured: Configured, folder: RunFolder) -> Benchmark:  # noqa: ARG002
+        config = configured.config
+        device = choose_device(config.device)
+        return Benchmark(self.task(config, device), config, device)
+
+    def report(self, run: Run, outcome: Outcome) -> None:
+        state, folder, work, epochs = run.state, run.folder, run.work, run.work.schedule.epochs_in
+        assert isinstance(work, Benchmark)
+        tests = work.test(run, outcome, say)
+        say(f"training is over after {epochs(state.step):g} epochs: {outcome.value}")
+        best = f"best validation, after epoch {epochs(state.best_step):g}"
+        for name, figures in {best: state.best, **tests}.items():
+            say(f"{name}: {work.describe(figures)}")
+        say(f"everything lies in {folder.path}: result.json, metrics.jsonl, curves.png,")
+        say("  config.json, events/ (TensorBoard), best/ and last/ (checkpoints)")
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Train as the command line says, and return the exit status."""
+        torch.set_flush_denormal(True)  # threads inherit it; gradients fade in long sequences
+        return train(self, argv)

@@ -32,9 +32,6 @@ class BenchmarkConfig(ComposedOptions):
         "train the last N epochs without detaching; the paper's programs take 40 unless told",
         within=NOT_NEGATIVE,
     )
-    seed: int = option(
-        0, "seed of the data, the initialisation, the order and the masks", within=NOT_NEGATIVE
-    )
 
     # When to end
     stop_at: float | None = option(
@@ -46,18 +43,6 @@ class BenchmarkConfig(ComposedOptions):
         None,
         "end when the run has taken so long, over all its processes; default: never",
         within=ABOVE_ZERO,
-        changeable=True,
-    )
-
-    # The machine
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME", changeable=True)
-    threads: int | None = option(
-        None, "threads of the CPU; default: PyTorch's", within=AT_LEAST_ONE, changeable=True
-    )
-    save_every: float = option(
-        300.0,
-        "seconds between saves of last/, beside those at validations",
-        within=NOT_NEGATIVE,
         changeable=True,
     )
 

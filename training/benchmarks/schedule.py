@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captioner.errors import TrainingError
-from captioner.progress import Progress, duration
+from captioner.progress import Progress
 from training.benchmarks.reproductions import Run
 from training.benchmarks.run_results import RunResult, read_result
 from training.interruption import Interruption
@@ -207,11 +207,3 @@ def _die_with(parent: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return ask_kernel
-
-
-def describe_plan(plan: Plan, runs: Sequence[Run]) -> str:
-    """Return in one line what will be done."""
-    text = f"{len(runs)} runs, {plan.jobs} at once, below {plan.out / 'runs'}"
-    if plan.budget_seconds is not None:
-        text += f"; {duration(plan.budget_seconds)} of training for all of them together"
-    return text

@@ -7,9 +7,8 @@ mean validation accuracy is best.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 from training.benchmarks.reproductions import Reproduction, Row, Run, Setting
@@ -54,41 +53,24 @@ def summarise(reproduction: Reproduction, results: RunResults) -> list[Summary]:
     """Return a summary for each row and column of the table, or of what a figure shows."""
     if reproduction.delays:
         return [
-            _tested(row, f"T = {delay}", number, _runs_of(row, results), partial(_at_delay, delay))
+            _tested(row, f"T = {delay}", number, results, delay=delay)
             for row in reproduction.rows
             for number, delay in enumerate(reproduction.delays)
         ]
-    settings = reproduction.settings
     if reproduction.is_table:
         return [
-            _tested(row, setting.title, number, _runs_of(row, results, setting), _test)
+            _tested(row, setting.title, number, results, setting)
             for row in reproduction.rows
-            for number, setting in enumerate(settings)
+            for number, setting in enumerate(reproduction.settings)
             if row.only in (None, setting)
         ]
     return [
         _trained(row, setting, lr, results)
-        for setting in settings
+        for setting in reproduction.settings
         for lr in sorted({run.lr for run in results}, reverse=True)
         for row in reproduction.rows
         if row.only in (None, setting)
     ]
-
-
-def _runs_of(row: Row, results: RunResults, setting: Setting | None = None) -> RunResults:
-    return {
-        run: result
-        for run, result in results.items()
-        if run.row == row and setting in (None, run.setting)
-    }
-
-
-def _test(result: RunResult) -> float | None:
-    return result.test
-
-
-def _at_delay(delay: int, result: RunResult) -> float | None:
-    return result.transfer.get(delay)
 
 
 def _tested(
@@ -96,19 +78,25 @@ def _tested(
     column: str,
     number: int,
     results: RunResults,
-    score: Callable[[RunResult], float | None],
+    setting: Setting | None = None,
+    delay: int | None = None,
 ) -> Summary:
-    """Summarise the runs that have this score; `number` counts the columns of the table."""
-    mine = {run: one for run, one in results.items() if score(one) is not None}
-    lr, chosen = _best_rate(mine)
-    best = max(mine.values(), key=lambda one: one.validation or 0.0, default=None)
+    """Summarise the runs that were tested; `number` counts the columns of the table."""
+    scores = {
+        run: score
+        for run, result in results.items()
+        if run.row == row and setting in (None, run.setting)
+        if (score := result.test if delay is None else result.transfer.get(delay)) is not None
+    }
+    lr, chosen = _best_rate({run: results[run] for run in scores})
+    best = max(scores, key=lambda run: results[run].validation or 0.0, default=None)
     return Summary(
         row,
         column,
         row.paper[number] if row.paper else None,
-        tuple(value for one in chosen if (value := score(one)) is not None),
-        None if best is None else score(best),
-        len(mine),
+        tuple(scores[run] for run in chosen),
+        None if best is None else scores[best],
+        len(scores),
         lr,
     )
 
@@ -138,17 +126,16 @@ def _trained(row: Row, setting: Setting, lr: float, results: RunResults) -> Summ
     )
 
 
-def _best_rate(results: RunResults) -> tuple[float | None, list[RunResult]]:
-    """Return the learning rate of the best mean validation accuracy, and its results."""
-    by_rate: dict[float, list[RunResult]] = {}
-    for run, result in results.items():
-        by_rate.setdefault(run.lr, []).append(result)
-    if not by_rate:
-        return None, []
-    rate = max(
-        by_rate, key=lambda lr: statistics.fmean(one.validation or 0.0 for one in by_rate[lr])
-    )
-    return rate, by_rate[rate]
+def _best_rate(results: RunResults) -> tuple[float | None, list[Run]]:
+    """Return the learning rate of the best mean validation accuracy, and its runs."""
+
+    def mean(rate: float) -> float:
+        return statistics.fmean(
+            one.validation or 0.0 for run, one in results.items() if run.lr == rate
+        )
+
+    best = max(dict.fromkeys(run.lr for run in results), key=mean, default=None)
+    return best, [run for run in results if run.lr == best]
 
 
 def markdown(
@@ -171,12 +158,12 @@ def markdown(
         "|---|---|---|---|---|---|",
     ]
     for run, result in results.items():
-        note = failures[run] or ("" if result.epochs else "not run")
+        note = failures[run].replace("|", "\\|") or ("" if result.epochs else "not run")
         papers = run.setting.epochs if run.setting.is_papers else "-"
         lines.append(
             f"| {run.name} | {result.epochs:.4g} of {asked[run]} ({papers}) "
             f"| {_number(result.validation)} | {_number(result.test)} "
-            f"| {', '.join(result.commits)} | {_cell(note)} |"
+            f"| {', '.join(result.commits)} | {note} |"
         )
     lines += ["", *(f"- {name}: {value}" for name, value in origin.items()), ""]
     return "\n".join(lines)
@@ -229,7 +216,3 @@ def _how_far(results: RunResults, asked: Mapping[Run, int]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

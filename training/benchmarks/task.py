@@ -53,7 +53,7 @@ class Task(ABC):
     updates_per_epoch: int
     score = "accuracy"  # the figure of the validation that chooses the best model
     higher_is_better = True
-    latest_tie_wins = False
+    latest_tie_wins = False  # else the earliest of those that score alike
 
     def build_model(self, method: RecurrentMethod, generator: torch.Generator) -> SequenceModel:
         return SequenceModel(method, self.classes, generator=generator)
@@ -85,13 +85,3 @@ class Task(ABC):
     def restore_memory(self, memory: Mapping[str, Tensor]) -> None:
         """Put back what `memory` returned."""
         assert not memory
-
-    def is_better(self, score: float, best: float) -> bool:
-        """Return whether a validation beats the best one so far."""
-        if score == best:
-            return self.latest_tie_wins
-        return (score > best) == self.higher_is_better
-
-    def reaches(self, score: float, goal: float) -> bool:
-        """Return whether a validation is as good as a goal."""
-        return score >= goal if self.higher_is_better else score <= goal

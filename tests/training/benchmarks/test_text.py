@@ -121,7 +121,7 @@ def test_perplexity_is_that_of_a_loop_over_the_words(text: Path) -> None:
     expected = math.exp(total / columns[1:].numel())
     assert task.validate(model)["perplexity"] == pytest.approx(expected, rel=1e-4)
     assert expected == pytest.approx(task.classes, rel=0.2)  # it has learned nothing yet
-    assert task.is_better(3.0, 4.0)
+    assert not task.higher_is_better
 
 
 def test_dropout_depends_on_the_seed_and_not_on_p(text: Path) -> None:
