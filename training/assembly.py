@@ -62,17 +62,25 @@ def build_training_setup(
     """
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
-    vocabulary = (
-        checkpoint.vocabulary
-        if checkpoint
-        else Vocabulary.build(
+    if checkpoint:
+        vocabulary, encoder = checkpoint.vocabulary, checkpoint.encoder
+        decoder = checkpoint.decoder
+    else:
+        vocabulary = Vocabulary.build(
             (tokens for image in train for tokens in image.tokens), min_count=config.min_count
         )
-    )
+        of_encoder = {name: getattr(config, option) for name, option in ENCODER_OPTIONS.items()}
+        encoder = create_encoder(
+            EncoderConfig(**of_encoder), derived_generator(config.seed, "encoder")
+        )
+        decoder = build_decoder(
+            config.decoder,
+            config.part("decoder"),
+            vocabulary_size=len(vocabulary),
+            feature_size=encoder.feature_size,
+            generator=derived_generator(config.seed, "decoder"),
+        )
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
-
-    encoder = checkpoint.encoder if checkpoint else _new_encoder(config)
-    decoder = checkpoint.decoder if checkpoint else _new_decoder(config, encoder, vocabulary)
     engine = TorchEngine(encoder, decoder, choose_device(config.device))
     encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
     facts |= _describe_modules(engine, encoder_parameters, config, announce)
@@ -119,21 +127,6 @@ def _check_splits(
                 f"{dataset.json_path} has no captioned image in the split {name!r}; "
                 "training needs train and val (a table can be split by: captioner data convert)"
             )
-
-
-def _new_encoder(config: TrainingConfig) -> Encoder:
-    values = {name: getattr(config, option) for name, option in ENCODER_OPTIONS.items()}
-    return create_encoder(EncoderConfig(**values), derived_generator(config.seed, "encoder"))
-
-
-def _new_decoder(config: TrainingConfig, encoder: Encoder, vocabulary: Vocabulary) -> Decoder:
-    return build_decoder(
-        config.decoder,
-        config.part("decoder"),
-        vocabulary_size=len(vocabulary),
-        feature_size=encoder.feature_size,
-        generator=derived_generator(config.seed, "decoder"),
-    )
 
 
 def _describe_data(

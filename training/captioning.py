@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,10 +74,12 @@ class Captioning(Work):
             WeightAverage(modules, config.average_decay) if config.average_decay else None
         )
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
+        self.facts = {"facts": setup.facts}
+        self.fingerprint = {
+            "sha256": file_hash(setup.dataset.json_path),
+            "training_images": setup.batches.num_images,
+        }
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
-
-    def facts(self) -> dict[str, Any]:
-        return {"facts": self._setup.facts}
 
     def close(self) -> None:
         self._setup.validator.close()
@@ -192,12 +193,6 @@ class Captioning(Work):
             extra_tensors=extras.tensors,
             link_encoder_from=there[0] if there and not config.trains_encoder else None,
         )
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {
-            "sha256": file_hash(self.dataset.json_path),
-            "training_images": self._setup.batches.num_images,
-        }
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
         return {} if self._average is None else {"average": self._average.tensors()}

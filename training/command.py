@@ -184,7 +184,7 @@ def _run(program: Program, arguments: Arguments) -> int:
         say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
         say(_listed(config))
         work = open_parts.enter_context(closing(program.work(configured, folder)))
-        facts = {"script": program.name, "command": sys.argv, **work.facts()}
+        facts = {"script": program.name, "command": sys.argv, **work.facts}
         run = open_parts.enter_context(closing(Run.open(work, folder, config, facts, say)))
         if run.state.step:
             say(f"going on after {work.step_name} {run.state.step:,}")

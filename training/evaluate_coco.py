@@ -173,9 +173,7 @@ def _to_json(
         value[SHAPES_NAMED] = validation.shapes_named
     value["signature"] |= {
         "split": options.split,
-        "beam_size": search.beam_size,
-        "length_power": search.length_power,
-        "max_length": search.max_length,
+        **{name: getattr(search, name) for name in _SEARCH_OPTIONS},
         "checkpoint": str(options.checkpoint),
         "checkpoint_hash": model.hash,
     }

@@ -39,8 +39,7 @@ from training.benchmarks.schedule import Plan, Schedule
 from training.benchmarks.tables import markdown, summarise
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
-from training.provenance import origin
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, origin
 
 NAME = "reproduce"
 _GPU_BYTES_PER_RUN = 3 << 30  # CUDA's context, a batch of 784 steps, an evaluation; an estimate

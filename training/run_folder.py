@@ -7,38 +7,37 @@ no line appears twice. Only one process at a time may write into a run.
 import fcntl
 import json
 import os
+import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from captioner.errors import OptionError, StorageError, TrainingError
 from captioner.files import read_json, recover_folder, write_json
 from captioner.options import Options
-from training.provenance import origin
 
 _FORMAT = 1  # of config.json
 _LOCK = ".lock"
 
 
 class RunFolder:
-    """The paths of one run, and its log.
-
-    Files: config.json, metrics.jsonl, events/ (TensorBoard), curves.png, best/ and last/
-    (checkpoints); of a captioner captions_val.json and samples.png, of a benchmark result.json.
-    """
+    """The paths of one run: checkpoints in best/ and last/, and what tells of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
-        self.events = path / "events"
+        self.events = path / "events"  # of TensorBoard
         self.curves = path / "curves.png"
-        self.captions = path / "captions_val.json"
+        self.captions = path / "captions_val.json"  # of a captioner
         self.samples = path / "samples.png"
-        self.result = path / "result.json"
+        self.result = path / "result.json"  # of a benchmark
         self.best = path / "best"
         self.last = path / "last"
 
@@ -198,10 +197,10 @@ class MetricsLog:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, oldest first."""
+    """Return the lines of a run's log, oldest first; of one that is growing the whole lines."""
     if not folder.metrics.exists():
         return []
-    return [json.loads(line) for line in folder.metrics.read_bytes().splitlines()]
+    return [json.loads(line) for line in folder.metrics.read_bytes().split(b"\n")[:-1] if line]
 
 
 def _event_writer(path: Path, step: int) -> Any:
@@ -211,3 +210,31 @@ def _event_writer(path: Path, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(path), purge_step=step + 1 if step else None)
+
+
+def origin() -> dict[str, str]:
+    """Return the commit of this code, where it can be known, the machine and the versions."""
+    facts = {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+    }
+    if torch.cuda.is_available():
+        facts["GPU"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

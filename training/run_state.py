@@ -126,7 +126,7 @@ def save_last(folder: Path, work: "Work", state: RunState) -> None:
         "generators": {name: one.get_state() for name, one in work.generators.items()},
         **work.carried(),
     }
-    values = {_STATE: {**state.to_json(), "data": work.fingerprint()}}
+    values = {_STATE: {**state.to_json(), "data": work.fingerprint}}
     work.save(folder, state, Extras(values, tensors))
 
 
@@ -141,7 +141,7 @@ def restore(folder: Path, work: "Work") -> RunState:
     hashes = read_hashes(folder, ())
     name = _EARLIER_STATE if f"{_EARLIER_STATE}.json" in hashes else _STATE
     stored = read_extra(folder, hashes, name)
-    if stored.pop("data") != work.fingerprint():
+    if stored.pop("data") != work.fingerprint:
         raise TrainingError(
             f"{work.data_name} have changed since {folder} was written, so the run cannot go on "
             "exactly; restore them, or start a new run"

@@ -73,10 +73,8 @@ class Work(ABC):
     parameters: Sequence[nn.Parameter]  # those that are trained
     optimiser: torch.optim.Optimizer
     generators: Mapping[str, torch.Generator]  # drawn from at every step
-
-    def facts(self) -> dict[str, Any]:
-        """Return what `config.json` tells beside the configuration."""
-        return {}
+    facts: Mapping[str, Any]  # what `config.json` tells beside the configuration
+    fingerprint: Mapping[str, Any]  # what of the data a resumed run must find again
 
     def close(self) -> None:  # noqa: B027 - not every work holds something open
         """Let go of files, threads and programs."""
@@ -142,10 +140,6 @@ class Work(ABC):
 
     def load(self, folder: Path) -> None:  # noqa: B027 - see there
         """Give the modules the weights in a checkpoint, unless they were built from it."""
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what of the data a resumed run must find again."""
-        return {}
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
         """Return what else goes on from step to step, in groups by name."""

@@ -10,8 +10,7 @@ import pytest
 from captioner.errors import OptionError, StorageError, TrainingError
 from training import run_folder
 from training.config import TrainingConfig
-from training.provenance import origin
-from training.run_folder import MetricsLog, RunFolder, read_metrics
+from training.run_folder import MetricsLog, RunFolder, origin, read_metrics
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -69,10 +69,9 @@ class Benchmark(Work):
         self._model = task.build_model(method, initial).to(device)
         self.parameters = list(self._model.parameters())
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.lr, fused=True)
+        self.facts = {"threads": torch.get_num_threads()}
+        self.fingerprint = task.fingerprint()
         self.generators = {"masks": derived_generator(config.seed, "masks", device=device)}
-
-    def facts(self) -> dict[str, Any]:
-        return {"threads": torch.get_num_threads()}
 
     def batches(self, epoch: int, *, start: int) -> Generator[Batch]:
         yield from self._task.batches(epoch, start=start)
@@ -133,9 +132,6 @@ class Benchmark(Work):
                 f"the weights in {folder} are those of another model ({reason[:200]}); put the "
                 "run's own checkpoint back, or start a new run"
             ) from problem
-
-    def fingerprint(self) -> dict[str, Any]:
-        return self._task.fingerprint()
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
         return {"memory": self._task.memory()}

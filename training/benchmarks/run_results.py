@@ -1,13 +1,12 @@
 """Results of a benchmark run, read from its folder while it trains or afterwards."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from captioner.errors import TrainingError
 from captioner.files import read_json
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, read_metrics
 
 _DELAY = "delay_"  # begins the names of the tests of transfer copying
 
@@ -37,7 +36,7 @@ def read_result(path: Path) -> RunResult:
         TrainingError: its result or configuration is damaged.
     """
     folder = RunFolder(path)
-    lines = _whole_lines(folder.metrics)
+    lines = read_metrics(folder)
     curve = tuple(
         (line["epoch"], line["accuracy"]) for line in lines if line["kind"] == "validation"
     )
@@ -61,10 +60,3 @@ def read_result(path: Path) -> RunResult:
         },
         commits=tuple(dict.fromkeys(origin["commit"] for origin in origins)),
     )
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log that may be growing: its last line counts when it is whole."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
