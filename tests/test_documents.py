@@ -44,7 +44,7 @@ def options_of_training() -> Iterator[str]:
     for decoder in DECODERS:
         for objective in OBJECTIVES:
             parts = {"decoder": decoder, "objective": objective}
-            yield from options(build_training_parser(train_coco.PROGRAM, parts))
+            yield from options(build_training_parser(train_coco.TrainCoco(), parts))
 
 
 def options_of_benchmarks() -> Iterator[str]:

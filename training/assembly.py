@@ -35,7 +35,7 @@ _VALIDATION_BATCH = 50  # images
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """The parts of a captioner's training; to be closed in the end."""
+    """The parts of a captioner's training; validator and sources are to be closed in the end."""
 
     config: TrainingConfig
     dataset: CaptionDataset

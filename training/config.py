@@ -184,10 +184,6 @@ class TrainingConfig(ComposedOptions):
         """The number of the encoder's last stages that are trained; None is all of them."""
         return None if self.fine_tune_encoder == "all" else int(self.fine_tune_encoder)
 
-    def trains_encoder_in(self, epoch: int) -> bool:
-        """Return whether the encoder is trained in this epoch, counted from 0."""
-        return self.trains_encoder and epoch >= self.frozen_epochs
-
     @property
     def effective_encoder_lr(self) -> float:
         if self.encoder_lr is not None:

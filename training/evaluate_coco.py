@@ -34,6 +34,8 @@ from captioner.options import (
 )
 from captioner.program import run_program
 from captioner.search_config import SearchConfig
+from training.composition import option_of
+from training.config import TrainingConfig
 from training.feature_sources import ImageSource, LiveImages, StoredFeatures
 from training.validation import SHAPES_NAMED, Validation, Validator, write_captions
 
@@ -52,12 +54,10 @@ class EvaluationOptions(Options):
     captions_out: Path | None = option(None, "write the captions as JSON", metavar="FILE")
     feature_store: Path | None = option(None, "folder of the stored features")
     batch_size: int = option(50, "images at once", within=AT_LEAST_ONE)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME")
+    device: str = option_of(TrainingConfig, "device")
     engine: str = option("torch", f"what runs the model: {' or '.join(ENGINES)}", metavar="NAME")
-    threads: int | None = option(
-        None, "threads of the CPU; default: PyTorch's", within=AT_LEAST_ONE
-    )
-    workers: int = option(2, "threads that read and decode images", within=AT_LEAST_ONE)
+    threads: int | None = option_of(TrainingConfig, "threads")
+    workers: int = option_of(TrainingConfig, "workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

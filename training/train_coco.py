@@ -121,9 +121,6 @@ def _open(config: TrainingConfig) -> CaptionDataset:
     return open_dataset(config.data, images=images, restval=config.restval, announce=say)
 
 
-PROGRAM = TrainCoco()
-
-
 def main(argv: Sequence[str] | None = None, program: str = "") -> int:
     """Train as the command line says, and return the exit status."""
     return train(TrainCoco(program), argv)

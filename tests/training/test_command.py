@@ -10,15 +10,15 @@ from captioner.options import flag
 from training.command import Arguments, build_parser, parse_arguments
 from training.config import TrainingConfig
 from training.run_folder import RunFolder
-from training.train_coco import PROGRAM, TrainCoco
+from training.train_coco import TrainCoco
 
 
 def parsed(line: str) -> Arguments:
-    return parse_arguments(PROGRAM, line.split())
+    return parse_arguments(TrainCoco(), line.split())
 
 
 def test_every_option_has_a_flag_with_help() -> None:
-    parser = build_parser(PROGRAM)
+    parser = build_parser(TrainCoco())
     actions = {word: action for action in parser._actions for word in action.option_strings}
     for item in fields(TrainingConfig.composed({})):
         assert actions[flag(item.name)].help
@@ -51,7 +51,7 @@ def test_a_size_that_only_another_decoder_has_is_left_out_and_said(
 @pytest.mark.parametrize("words", ["--p 1.5", "--p nan", "--epochs 0", "--lr -1"])
 def test_a_bad_value_is_refused_before_any_data_is_read(words: str) -> None:
     with pytest.raises(OptionError, match=words.split()[0]):
-        PROGRAM.configure(parsed(words).given)
+        TrainCoco().configure(parsed(words).given)
 
 
 @pytest.mark.parametrize(
