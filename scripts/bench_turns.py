@@ -13,7 +13,7 @@ import psutil
 
 from captioner.files import write_json
 from captioner.options import AT_LEAST_ONE, Options, option
-from training.provenance import origin
+from training.run_folder import origin
 
 BUSY = 0.1  # share of the processor that others may use before ratios are worth little
 
