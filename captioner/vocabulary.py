@@ -109,11 +109,8 @@ class Vocabulary:
 
     def coverage(self, token_lists: Iterable[Sequence[str]]) -> float:
         """Return the share of all tokens that are known words, 1.0 where there are no tokens."""
-        known = total = 0
-        for tokens in token_lists:
-            total += len(tokens)
-            known += sum(token in self._ids for token in tokens)
-        return known / total if total else 1.0
+        known = [token in self._ids for tokens in token_lists for token in tokens]
+        return sum(known) / len(known) if known else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a value that JSON can hold."""

@@ -142,7 +142,10 @@ def read_karpathy(json_path: Path, images_dir: Path | None = None) -> CaptionDat
         _image(entry, image_id, folders[entry.get("filepath")])
         for entry, image_id in zip(entries, image_ids(entries), strict=True)
     )
-    return CaptionDataset(_name(content, json_path), json_path, folder, images)
+    name = content.get("dataset")
+    if not isinstance(name, str) or not name:
+        name = json_path.stem.removeprefix("dataset_")
+    return CaptionDataset(name.lower(), json_path, folder, images)
 
 
 def image_ids(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -294,10 +297,3 @@ def _find_folder(
 
 def _subfolder(folder: Path, place: str | None) -> Path:
     return folder / place if place and os.path.isdir(folder / place) else folder
-
-
-def _name(content: dict[str, Any], json_path: Path) -> str:
-    name = content.get("dataset")
-    if isinstance(name, str) and name:
-        return name.lower()
-    return re.sub(r"^dataset_", "", json_path.stem).lower()

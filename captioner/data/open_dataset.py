@@ -51,7 +51,12 @@ def open_dataset(
     json_path = locate(data, announce)
     dataset = load_karpathy(json_path, images, restval=restval)
     _check_that_images_are_there(dataset)
-    announce(_in_numbers(dataset))
+    counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
+    captions = sum(len(image.captions) for image in dataset.images)
+    left_out = f", {dataset.left_out:,} empty captions left out" if dataset.left_out else ""
+    announce(
+        f"data set {dataset.name}: images {counts}; {captions:,} captions{left_out} ({json_path})"
+    )
     return dataset
 
 
@@ -111,13 +116,3 @@ def _check_that_images_are_there(dataset: CaptionDataset) -> None:
             f"the images of {dataset.json_path} are not in {dataset.images_dir}: there is no "
             f"{dataset.images[0].path}; name their folder with --images{remedy}"
         )
-
-
-def _in_numbers(dataset: CaptionDataset) -> str:
-    counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
-    captions = sum(len(image.captions) for image in dataset.images)
-    left_out = f", {dataset.left_out:,} empty captions left out" if dataset.left_out else ""
-    return (
-        f"data set {dataset.name}: images {counts}; {captions:,} captions{left_out} "
-        f"({dataset.json_path})"
-    )

@@ -41,7 +41,8 @@ def read_pairs(
         OptionError: `candidates` is missing, or given although the first file holds both.
     """
     value = read_json(references, "the references file", DataError)
-    if _is_pairs(value):
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, dict) and "prediction" in first:
         if candidates is not None:
             raise OptionError(
                 f"{references} holds candidates beside its references; "
@@ -124,15 +125,6 @@ def _from_pairs(value: list[dict[str, Any]], path: Path) -> tuple[References, Ca
             for entry in value
         }
         return references, {entry["image_name"]: _text(entry["prediction"]) for entry in value}
-
-
-def _is_pairs(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and isinstance(value[0], dict)
-        and "prediction" in value[0]
-    )
 
 
 def _text(caption: object) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,6 @@ class Scorer(AbstractContextManager["Scorer"]):
         self._is_tokenised = tokenised
         self._with_spice = spice
         self._java = java
-        self._counted: _CountedReferences | None = None
 
     def score(self, candidates: Mapping[Any, str]) -> Scores:
         """Return the scores of one caption for each image of the references.
@@ -139,7 +139,7 @@ class Scorer(AbstractContextManager["Scorer"]):
 
     def _score(self, raw: Sequence[str]) -> Scores:
         self.meteor.launch()  # it loads its tables while the tokeniser works
-        references = self._references()
+        references = self._references
         tokens = list(raw) if self._is_tokenised else self.tokenizer.tokenize(raw)
         self.meteor.begin(references.tokens, tokens)
         bleu, bleu_each, counts = references.bleu.score(tokens)
@@ -159,15 +159,14 @@ class Scorer(AbstractContextManager["Scorer"]):
             signature=self._signature(),
         )
 
+    @cached_property
     def _references(self) -> "_CountedReferences":
-        if self._counted is None:
-            lists = list(self._raw.values())
-            if not self._is_tokenised:
-                flat = self.tokenizer.tokenize([caption for own in lists for caption in own])
-                remaining = iter(flat)
-                lists = [[next(remaining) for _ in own] for own in lists]
-            self._counted = _CountedReferences(lists)
-        return self._counted
+        lists = list(self._raw.values())
+        if not self._is_tokenised:
+            flat = self.tokenizer.tokenize([caption for own in lists for caption in own])
+            remaining = iter(flat)
+            lists = [[next(remaining) for _ in own] for own in lists]
+        return _CountedReferences(lists)
 
     def _signature(self) -> dict[str, Any]:
         counts = [len(own) for own in self._raw.values()]
