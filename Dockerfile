@@ -32,7 +32,7 @@ FROM packages AS kernels
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update -qq && apt-get install -qq -y --no-install-recommends g++
-COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/
+COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/text.py captioner/threads.py captioner/
 COPY captioner/native captioner/native
 RUN python -m captioner.native.build --into /kernels && chmod -R a+rX /kernels
 

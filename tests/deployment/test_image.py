@@ -115,3 +115,15 @@ def test_another_index_replaces_torch_and_what_only_it_needs() -> None:
     }
     assert not [name for name in kept if name.startswith(("nvidia", "cuda"))]
     assert text.count("--hash") > 3 * len(kept) // 2
+
+
+def test_the_stage_that_compiles_has_every_module_it_imports() -> None:
+    copied = re.search(r"^COPY (captioner/__init__\.py .*) captioner/$", DOCKERFILE, re.MULTILINE)
+    assert copied is not None
+    known = {"captioner/native", *copied[1].split()}
+    modules = [ROOT / "captioner" / "native" / "build.py"]
+    modules += [ROOT / name for name in copied[1].split()]
+    modules.append(ROOT / "captioner" / "native" / "library.py")
+    for module in modules:
+        for name in re.findall(r"^from captioner\.(\w+)", module.read_text(), re.MULTILINE):
+            assert {f"captioner/{name}", f"captioner/{name}.py"} & known, f"{module}: {name}"
