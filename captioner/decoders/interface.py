@@ -68,6 +68,7 @@ class Decoder(nn.Module, ABC):
         self.vocabulary_size = vocabulary_size
         self.feature_size = feature_size
         self._generator: torch.Generator | None = None  # of the dropout, in a training pass
+        self._word_table: Tensor | None = None  # `word_inputs` of every word, once they are fixed
 
     @abstractmethod
     def prepare(self, features: Features) -> Any:
@@ -80,6 +81,29 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def step(self, words: Tensor, state: Any, memory: Any) -> Step:
         """Return the logits of the next word: words [B, K] with a state of as many rows."""
+
+    def word_inputs(self, words: Tensor) -> Tensor:
+        """Return what words [...] by themselves add to a step: [..., any].
+
+        A decoder that defines this, and has `step` ask `inputs_of` for it, lets what runs it with
+        fixed weights read a row of a table where a step would multiply an embedding by weights.
+        """
+        raise NotImplementedError
+
+    def inputs_of(self, words: Tensor) -> Tensor:
+        """Return `word_inputs`, from the table of all words where there is one."""
+        if self._word_table is None:
+            return self.word_inputs(words)
+        return nn.functional.embedding(words, self._word_table)
+
+    def fold_words(self) -> None:
+        """Make the table of all words where there can be one; the weights are fixed from now on."""
+        if type(self).word_inputs is not Decoder.word_inputs:
+            device = next(self.parameters()).device
+            with torch.no_grad():
+                self._word_table = self.word_inputs(
+                    torch.arange(self.vocabulary_size, device=device)
+                )
 
     def detached(self, state: Any) -> Any:
         """Return the state as it enters a step at which h-detach cuts the hidden state.

@@ -84,9 +84,12 @@ class ShowTell(Decoder):
         return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
 
     def step(self, words: Tensor, state: LSTMState, memory: ImageState) -> Step:  # noqa: ARG002
-        gates = self.input_gates(self.embedding(words)) + self.recurrent_gates(state.h)
+        gates = self.inputs_of(words) + self.recurrent_gates(state.h)
         hidden, cell = lstm_state(gates, state.c)
         return Step(self.output(hidden), LSTMState(hidden, cell), None)
+
+    def word_inputs(self, words: Tensor) -> Tensor:
+        return self.input_gates(self.embedding(words))
 
     def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state after the image's step; with a zero state the forget gate is idle."""

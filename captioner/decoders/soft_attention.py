@@ -142,9 +142,12 @@ class SoftAttention(Decoder):
         attention = score_keys(memory.keys.unsqueeze(1), query, score).softmax(-1)
         # The gates of a mean are the mean of the gates, and beta is one number for all of them.
         context = self.context_gate(hidden).sigmoid() * (attention @ memory.value_gates)
-        gates = self.word_gates(self.embedding(words)) + context + self.recurrent_gates(hidden)
+        gates = self.inputs_of(words) + context + self.recurrent_gates(hidden)
         hidden, cell = lstm_state(gates, cell)
         return Step(self.output(hidden), LSTMState(hidden, cell), attention)
+
+    def word_inputs(self, words: Tensor) -> Tensor:
+        return self.word_gates(self.embedding(words))
 
     def _values(self, grid: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:

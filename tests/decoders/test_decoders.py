@@ -158,14 +158,19 @@ def test_detaching_changes_gradients_but_never_the_forward_pass(name, options):
     assert any(not torch.allclose(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_single_steps_give_the_logits_of_the_training_pass(name, options):
+def test_single_steps_give_the_logits_of_the_training_pass(name, options, fold):
     decoder, features = make(name, **options)
     decoder.eval()
     longest = CAPTIONS[1][0]
     captions = [[longest] for _ in CAPTIONS]
     batch = CaptionBatch.pack(captions)
     expected = decoder(features, batch).logits.view(len(longest) + 1, len(captions), -1)
+    if fold:
+        decoder.fold_words()
+        if not name.startswith("plain_"):  # those ask the embedding at every step
+            decoder.embedding.weight.data.zero_()
     memory = decoder.prepare(features)
     state = decoder.start(memory)
     state = select_captions(state, torch.zeros(len(captions), 2, dtype=torch.int64))
