@@ -1,10 +1,14 @@
-"""`captioner data`: check a data set before training with it, or convert a table into one."""
+"""`captioner data`: check a data set, make one from a table, hold out some of its images."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from captioner.commands.output import print_json
 from captioner.text import escaped
+
+if TYPE_CHECKING:
+    from captioner.data.karpathy import CaptionDataset
 
 FINDINGS = 1  # exit status
 
@@ -14,9 +18,14 @@ image,caption or image,caption,split, or JSONL with these keys; a row for each c
 splits the images are divided by a rule that depends on their names and the seed only.
 """
 
+HOLD_OUT_DESCRIPTION = """\
+Write a data set in which N training images are held out for judging: those with most captions,
+and among these a choice that depends on their names and the seed only.
+"""
+
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("data", help="check or convert a data set")
+    parser = commands.add_parser("data", help="check, convert or divide a data set")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     checking = actions.add_parser(
@@ -47,6 +56,22 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--seed", type=int, default=0, help="of the division (0)")
     converting.set_defaults(run=run_convert)
 
+    holding = actions.add_parser(
+        "hold-out",
+        help="hold out training images for judging",
+        description=HOLD_OUT_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = holding.add_argument
+    add("data", metavar="PATH", help="a folder with a dataset*.json, the JSON itself, coco, shapes")
+    add("count", type=int, metavar="N", help="images to hold out")
+    add("--out", type=Path, required=True, metavar="FILE", help="the new JSON, or its folder")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, if not beside the JSON")
+    add("--as", dest="split", default="val", metavar="SPLIT", help="their new split (val)")
+    add("--former", metavar="SPLIT", help="where images go that were in it before (they stay)")
+    add("--seed", type=int, default=0, help="of the choice (0)")
+    holding.set_defaults(run=run_hold_out)
+
 
 def run_check(arguments: argparse.Namespace) -> int:
     from captioner.data.check import check_dataset
@@ -62,7 +87,21 @@ def run_check(arguments: argparse.Namespace) -> int:
 def run_convert(arguments: argparse.Namespace) -> int:
     from captioner.data.convert import convert
 
-    dataset = convert(**{name: value for name, value in vars(arguments).items() if name != "run"})
+    _print_counts(convert(**_without_run(arguments)))
+    return 0
+
+
+def run_hold_out(arguments: argparse.Namespace) -> int:
+    from captioner.data.hold_out import hold_out
+
+    _print_counts(hold_out(**_without_run(arguments)))
+    return 0
+
+
+def _without_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(arguments).items() if name != "run"}
+
+
+def _print_counts(dataset: "CaptionDataset") -> None:
     counts = ", ".join(f"{count:,} {split}" for split, count in dataset.counts().items())
     print(escaped(f"{dataset.json_path}: {counts}"))
-    return 0

@@ -8,7 +8,6 @@ their lines.
 """
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -20,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioner.data.karpathy import RESTVAL, SPLITS, CaptionDataset, read_karpathy, to_entry
+from captioner.data.hold_out import draw
+from captioner.data.karpathy import RESTVAL, SPLITS, CaptionDataset, to_entry
+from captioner.data.karpathy_writer import json_path_in, write_karpathy
 from captioner.errors import DataError, OptionError
-from captioner.files import write_atomically
 from captioner.text import holds_half_character
 from captioner.vocabulary import tokenize
 
@@ -82,14 +82,8 @@ def convert(
         )
     if not any(image.split for image in table.values()):
         _divide(table, val_share, test_share, seed)
-    if out is None or out.suffix != ".json":
-        out = (out or source.parent) / f"dataset_{source.stem}.json"
-    content: dict[str, Any] = {"dataset": (name or source.stem).lower(), "images": _entries(table)}
-    if folder.resolve() != out.parent.resolve():
-        content["images_dir"] = os.path.relpath(folder.resolve(), out.parent.resolve())
-    text = json.dumps(content, ensure_ascii=False)
-    write_atomically(out, text.encode("utf-8", "backslashreplace"))  # JSON's own escapes
-    return read_karpathy(out)
+    out = json_path_in(out or source.parent, source.stem)
+    return write_karpathy(out, name or source.stem, _entries(table), folder)
 
 
 def _read_table(source: Path) -> dict[str, _Image]:
@@ -226,12 +220,8 @@ def _refuse_twice(source: Path, line: int, columns: Sequence[str]) -> None:
 def _divide(table: dict[str, _Image], val_share: float, test_share: float, seed: int) -> None:
     """Give each image a split: at least one where its share is not zero and there are three."""
 
-    def draw(filename: str) -> bytes:
-        # Python keeps bytes of a name that are not UTF-8 as surrogates.
-        return hashlib.sha256(f"{seed}:{filename}".encode("utf-8", "surrogatepass")).digest()
-
     least = 1 if len(table) >= len(SPLITS) else 0
-    drawn = sorted(table, key=draw)
+    drawn = sorted(table, key=lambda filename: draw(filename, seed))
     for split, share in (("test", test_share), ("val", val_share)):
         size = max(round(share * len(table)), least if share else 0)
         for filename in drawn[:size]:
