@@ -13,20 +13,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.data.images import ImageSource
-from captioner.engine import Engine, load_engine
+from captioner.engines import Engine, load_engine
 from captioner.errors import OptionError
 from captioner.features import Features
-from captioner.search import Hypothesis
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from captioner.search import Hypothesis
 
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
@@ -118,7 +122,7 @@ class Captioner:
         return result
 
     def captions_of_pixels(
-        self, pixels: Sequence[Tensor], config: SearchConfig | Sequence[SearchConfig]
+        self, pixels: "Sequence[Tensor]", config: SearchConfig | Sequence[SearchConfig]
     ) -> list[list[Caption]]:
         """Return the captions of one batch of images that were made ready elsewhere.
 
@@ -130,9 +134,9 @@ class Captioner:
         """
         return self.captions_of_features(self.features_of_pixels(pixels), config)
 
-    def features_of_pixels(self, pixels: Sequence[Tensor]) -> Features:
+    def features_of_pixels(self, pixels: "Sequence[Tensor]") -> Features:
         """Return the features of images, each uint8 [3, height, width]."""
-        return self.engine.encode(pixels)
+        return self.engine.encode(pixels)  # type: ignore[arg-type]
 
     def captions_of_features(
         self, features: Features, config: SearchConfig | Sequence[SearchConfig]
@@ -143,7 +147,7 @@ class Captioner:
             for hypotheses in self.engine.search(features, config)
         ]
 
-    def _caption(self, hypothesis: Hypothesis) -> Caption:
+    def _caption(self, hypothesis: "Hypothesis") -> Caption:
         tokens = tuple(self.vocabulary.decode(hypothesis.words))
         attention = None
         if hypothesis.attention is not None:
@@ -159,15 +163,20 @@ class Captioner:
 
 
 def load(
-    folder: Path | str, device: torch.device | str = "cpu", engine: str = "torch"
+    folder: Path | str,
+    device: "torch.device | str" = "cpu",
+    engine: str | None = None,
+    threads: int | None = None,
 ) -> Captioner:
-    """Return the captioner of a checkpoint's folder, or of a run's folder (then its best one).
+    """Return the captioner of a checkpoint's folder, a run's (then its best one), or a deployable.
 
-    Needs no network and none of the training code. `device` may be "auto": CUDA where there is one.
+    Needs no network and none of the training code, and a deployable folder no torch. `device` may
+    be "auto": CUDA where there is one. `engine` is what runs the model, without it PyTorch for a
+    checkpoint and ONNX Runtime for a deployable folder; `threads` is how many compute.
 
     Raises:
         OptionError: there is no such device here, or no such engine.
         CheckpointError: there is none, or a file of it is damaged; the message names the file.
     """
-    loaded = load_engine(engine, find_checkpoint(Path(folder)), str(device))
+    loaded = load_engine(engine, find_checkpoint(Path(folder)), str(device), threads)
     return Captioner(loaded.engine, loaded.vocabulary, loaded.hash)

@@ -15,7 +15,7 @@ import captioner
 from captioner.captioner import DEFAULTS, Caption, Captioner
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.engine import TorchEngine
+from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError, OptionError
 from captioner.features import Features
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary

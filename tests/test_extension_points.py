@@ -21,7 +21,7 @@ import captioner
 from captioner.data.shapes import generate
 from captioner.decoders import DECODERS
 from captioner.encoder.encoders import ENCODERS
-from captioner.engine import ENGINES
+from captioner.engines import ENGINES
 from serving.app import create_app
 from serving.settings import Settings
 from training import evaluate_coco, train_coco, validation

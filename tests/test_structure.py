@@ -45,7 +45,7 @@ FORBIDDEN = {
         "captioner.encoder",
         "captioner.search",
     ),
-    "captioner/engine.py": ("captioner.captioner", "captioner.data", "captioner.metrics"),
+    "captioner/engines": ("captioner.captioner", "captioner.data", "captioner.metrics"),
     "captioner/captioner.py": ("captioner.checkpoint", "captioner.decoders", "captioner.encoder"),
     "captioner/search.py": ("captioner.data", "captioner.metrics", "captioner.encoder"),
     "captioner/metrics": ("captioner.decoders", "captioner.encoder", "captioner.search"),

@@ -17,7 +17,7 @@ from captioner.devices import choose_device
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import create_encoder
 from captioner.encoder.interface import Encoder
-from captioner.engine import TorchEngine
+from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import DataError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary

@@ -14,13 +14,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from captioner.allocator import keep_freed_memory
 from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
 from captioner.data.open_dataset import open_dataset
 from captioner.encoder.store import FeatureStore
-from captioner.engine import ENGINES, LoadedEngine, load_engine
+from captioner.engines import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.metrics import scores_table
@@ -55,7 +53,9 @@ class EvaluationOptions(Options):
     feature_store: Path | None = option(None, "folder of the stored features")
     batch_size: int = option(50, "images at once", within=AT_LEAST_ONE)
     device: str = option_of(TrainingConfig, "device")
-    engine: str = option("torch", f"what runs the model: {' or '.join(ENGINES)}", metavar="NAME")
+    engine: str | None = option(
+        None, f"what runs the model: {', '.join(ENGINES)}; default: as the folder", metavar="NAME"
+    )
     threads: int | None = option_of(TrainingConfig, "threads")
     workers: int = option_of(TrainingConfig, "workers")
 
@@ -70,9 +70,7 @@ def _evaluate(argv: Sequence[str] | None) -> None:
     given = vars(build_parser().parse_args(argv))
     search = SearchConfig(**{name: given.pop(name) for name in _SEARCH_OPTIONS if name in given})
     options = EvaluationOptions.from_json(given)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    model = load_engine(options.engine, options.checkpoint, options.device)
+    model = load_engine(options.engine, options.checkpoint, options.device, options.threads)
     validation, scored = evaluate(options, search, model, _images(options, model))
     print(scores_table(validation.scores))
     if validation.shapes_named is not None:
@@ -118,7 +116,7 @@ def _source(
         return LiveImages(
             images,
             engine.preprocessing,
-            engine.encode if encoder is None else encoder.forward_by_size,
+            engine.encode if encoder is None else encoder.forward_by_size,  # type: ignore[arg-type]
             workers=options.workers,
             announce=print,
         )

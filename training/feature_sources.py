@@ -20,7 +20,7 @@ from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.encoder.store import FeatureStore
-from captioner.engine import TorchEngine
+from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError
 from captioner.features import Features
 from training.config import TrainingConfig

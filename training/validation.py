@@ -12,7 +12,7 @@ import torch
 
 from captioner.data.karpathy import CaptionedImage
 from captioner.data.shapes import named_rightly
-from captioner.engine import Engine
+from captioner.engines import Engine
 from captioner.files import write_json
 from captioner.metrics import Scorer, Scores
 from captioner.prefetch import prefetched

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captioner.checkpoint import Checkpoint, load_checkpoint
-from captioner.engine import Engine, LoadedEngine
+from captioner.engines import Decoding, Engine, LoadedEngine
 from captioner.features import Features
 from captioner.search import Hypothesis
 from captioner.search_config import SearchConfig
@@ -23,7 +24,7 @@ class ToyEngine(Engine):
         self.grid = checkpoint.encoder.grid
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> LoadedEngine:  # noqa: ARG003
+    def load(cls, folder: Path, device: str, threads: int | None) -> LoadedEngine:  # noqa: ARG003
         checkpoint = load_checkpoint(folder)
         return LoadedEngine(
             cls(checkpoint), checkpoint.vocabulary, checkpoint.hash, checkpoint.summary
@@ -31,6 +32,12 @@ class ToyEngine(Engine):
 
     def encode(self, pixels: Sequence[Tensor]) -> Features:
         return Features.cat([self.model.encoder.encode([image]) for image in pixels])
+
+    def begin(self, features: Features) -> Decoding:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "toy"}
 
     @torch.no_grad()
     def search(

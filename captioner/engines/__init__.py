@@ -1,0 +1,68 @@
+"""The engines, which run a captioner's model, and the choice among them.
+
+To add one, write its file beside `torch_engine.py` and enter it in `ENGINES`. Importing this
+imports none of the libraries that compute.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
+from captioner.errors import OptionError
+
+DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
+
+# A class, or where it is found: an engine is imported when it is first asked for.
+ENGINES: dict[str, type[Engine] | str] = {
+    "torch": "captioner.engines.torch_engine:TorchEngine",
+    "onnxruntime": "captioner.engines.onnx_engine:OnnxEngine",
+    "openvino": "captioner.engines.openvino_engine:OpenvinoEngine",
+}
+
+__all__ = [
+    "DEPLOYABLE",
+    "ENGINES",
+    "Candidates",
+    "Decoding",
+    "Engine",
+    "LoadedEngine",
+    "engine_class",
+    "engine_for",
+    "load_engine",
+]
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Return the engine of this name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in ENGINES:
+        raise OptionError(f"engine is {name!r}; choose one of {', '.join(ENGINES)}")
+    found = ENGINES[name]
+    if isinstance(found, str):
+        module, _, member = found.partition(":")
+        found = getattr(import_module(module), member)
+    return found
+
+
+def engine_for(folder: Path) -> str:
+    """Return the name of the engine that runs the model in `folder` unless another is named."""
+    return "onnxruntime" if (folder / DEPLOYABLE).is_file() else "torch"
+
+
+def load_engine(
+    name: str | None, folder: Path, device: str = "cpu", threads: int | None = None
+) -> LoadedEngine:
+    """Return an engine for the model in `folder`, as `Engine.load` does.
+
+    Without `name` the folder decides: PyTorch runs a checkpoint, ONNX Runtime a deployable one.
+    `threads` is how many compute, without it as many as the library takes.
+
+    Raises:
+        OptionError: there is no such engine, or as `Engine.load`.
+    """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads is {threads}; give at least 1")
+    return engine_class(name or engine_for(folder)).load(folder, device, threads)

@@ -1,0 +1,120 @@
+"""The interface of engines, which run a captioner's model with one library.
+
+An engine turns pixels into features, and the words so far into candidates for the next one. It
+decides on devices and on the library that computes; `captioner.search` decides on words, and
+`captioner.captioner` knows photographs and how words are written.
+
+Shape letters: B images, K captions or beams per image, C candidates, Q words asked for,
+P positions of the grid; h and w are an image's sides.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from captioner.encoder.preprocessing import Preprocessing
+from captioner.features import Features
+from captioner.search_config import SearchConfig
+from captioner.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.encoder.interface import Encoder
+    from captioner.search import Hypothesis
+
+
+class Candidates(NamedTuple):
+    """What may follow each caption: its most probable next words, the best first.
+
+    Of equally probable words the one with the lower id comes first. PAD, START and UNKNOWN have
+    the log-probability -inf wherever they stand.
+    """
+
+    log_probs: np.ndarray  # float32 [B, K, C], natural logarithm, of the word alone
+    words: np.ndarray  # int64 [B, K, C]
+    wanted: np.ndarray  # float32 [B, K, Q], log-probabilities of the words that were asked for
+    attention: np.ndarray | None  # float32 [B, K, P], where the next word looks; each row sums to 1
+
+
+class Decoding(Protocol):
+    """A batch of images on its way to captions; holds what each image and caption needs."""
+
+    def step(
+        self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray
+    ) -> Candidates:
+        """Read one more word of every caption, and return what may follow.
+
+        The caption k of an image goes on from what was caption `parents[:, k]` before. At the first
+        step K is 1, the words are START and the parents 0. The arrays returned are the caller's to
+        keep.
+
+        Shapes:
+            words, parents: int64 [B, K]
+            count: candidates to return for each caption, fewer where the vocabulary is smaller
+            wanted: int64 [B, Q], words whose log-probabilities are returned as well; Q may be 0
+        """
+
+    def keep(self, images: np.ndarray) -> None:
+        """Let the other images leave the batch; int64 [n], in rising order."""
+
+
+class Engine(ABC):
+    """Runs one model."""
+
+    name: ClassVar[str]  # as in `ENGINES`
+    preprocessing: Preprocessing
+    grid: int  # positions along each side of the grid that captions look at
+    encoder: "Encoder | None" = None  # the one that runs, if PyTorch can run it without the engine
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, device: str, threads: int | None) -> "LoadedEngine":
+        """Return an engine for the model in `folder`, as `captioner.load` says.
+
+        Raises:
+            OptionError: there is no such device, or the folder is of a kind for another engine.
+            CheckpointError: there is no sound model; the message names the file.
+        """
+
+    @abstractmethod
+    def encode(self, pixels: Sequence[np.ndarray]) -> Features:
+        """Return the features of images, each uint8 [h, w, 3] as `preprocessing` reads it.
+
+        The work is done when this returns.
+        """
+
+    @abstractmethod
+    def begin(self, features: Features) -> Decoding:
+        """Return a decoding of at least one image that has read no word yet."""
+
+    def search(
+        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
+    ) -> "list[list[Hypothesis]]":
+        """Return the best captions of every image, the best first, with a configuration for each.
+
+        Raises:
+            CaptionerError: the model gives no word a probability.
+        """
+        from captioner.search import search
+
+        count = len(features)
+        configs = [config] * count if isinstance(config, SearchConfig) else config
+        return search(self.begin(features), configs) if count else []  # type: ignore[call-arg, arg-type]
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return facts for people.
+
+        `engine`, `device`, `threads` (0: unknown), and by part `precision` and `bytes` of weights.
+        """
+
+
+class LoadedEngine(NamedTuple):
+    """An engine with what else the folder of its model holds."""
+
+    engine: Engine
+    vocabulary: Vocabulary
+    hash: str  # SHA-256: the name of exactly these contents
+    summary: dict[str, Any]  # of the training that made it
