@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from captioner.data.image_formats import HEAD_BYTES, unreadable_format
 from captioner.errors import ImageError
@@ -21,6 +21,7 @@ from captioner.text import in_one_line
 PIXEL_LIMIT = 89_478_485  # where Pillow begins to warn: 256 MiB at three bytes a pixel
 PAPER = (255, 255, 255)  # what shows through a transparent pixel
 ROWS_AT_ONCE = 64  # of deep grey: as floating point a photograph takes eight times its memory
+UPRIGHT = 1  # orientation in EXIF
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 ImageSource = Path | str | Image.Image | bytes | BinaryIO
@@ -40,7 +41,8 @@ def open_image(source: ImageSource, least_size: LeastSize | None = None) -> Imag
     name = _name(source)
     try:
         if isinstance(source, Image.Image):
-            return _as_rgb(_upright(source))
+            picture = _as_rgb(_upright(source))
+            return picture.copy() if picture is source else picture
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise Image.DecompressionBombError
@@ -92,7 +94,8 @@ def _draft(image: Image.Image, least_size: LeastSize) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     with suppress(Exception):  # damaged metadata must not cost a picture whose pixels are whole
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+            return ImageOps.exif_transpose(image)
     return image
 
 
@@ -103,7 +106,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         paper = Image.new("RGBA", layer.size, (*PAPER, 255))
         return Image.alpha_composite(paper, layer).convert("RGB")
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
