@@ -1,8 +1,9 @@
 """Pictures for people: the attention of each word over a photograph, and sheets of captioned ones.
 
-Both are drawn with Pillow in the typeface that comes with matplotlib, and written as PNG. The
-attention of a word is light on a darkened photograph, as in Xu et al. 2015 (figures 2 and 5): the
-lit part keeps its colours and stays recognisable.
+Both are drawn with Pillow and written as PNG. The attention of a word is light on a darkened
+photograph, as in Xu et al. 2015 (figures 2 and 5): the lit part keeps its colours and stays
+recognisable. The typeface is the one that comes with matplotlib, which has most alphabets; where
+that is not installed, Pillow's own, which has the letters of English.
 """
 
 import math
@@ -38,6 +39,7 @@ GLOW = (1.08, 1.04, 0.9)  # the light is a little warm, so that it shows on grey
 
 Box = tuple[float, float, float, float]
 PixelBox = tuple[int, int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ def _photograph(path: Path) -> Image.Image:
     return ImageOps.contain(image, (SAMPLE_WIDTH, SAMPLE_HEIGHT), Image.Resampling.LANCZOS)
 
 
-def _sample_lines(item: Sample) -> list[tuple[str, ImageFont.FreeTypeFont, tuple, int]]:
+def _sample_lines(item: Sample) -> list[tuple[str, Font, tuple, int]]:
     bold, plain = _font(15, bold=True), _font(13)
     texts = [(item.generated, bold, INK, 20, 3)]
     texts += [(text, plain, FAINT, 17, 2) for text in item.references[:REFERENCES_SHOWN]]
@@ -227,7 +229,7 @@ def _sample_lines(item: Sample) -> list[tuple[str, ImageFont.FreeTypeFont, tuple
     return lines
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, *, most: int) -> list[str]:
+def _wrapped(text: str, font: Font, width: int, *, most: int) -> list[str]:
     """Return the text in lines no wider than `width`; what exceeds `most` lines is cut off."""
     lines: list[str] = []
     for word in text.split():
@@ -248,9 +250,11 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, *, most: int) 
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
+def _font(size: int, bold: bool = False) -> Font:
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return ImageFont.load_default(size)
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 

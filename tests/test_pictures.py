@@ -1,5 +1,6 @@
 """Sheets of captioned photographs and attention drawn over them, looked at pixel by pixel."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ from PIL import Image
 from captioner.captioner import Caption
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import OptionError
-from captioner.pictures import GAP, PANEL, Sample, draw_attention, draw_samples, seen_box
+from captioner.pictures import (
+    GAP,
+    PANEL,
+    Sample,
+    _font,
+    draw_attention,
+    draw_samples,
+    seen_box,
+)
 
 WHITE = Image.new("RGB", (80, 80), "white")
 
@@ -141,6 +150,16 @@ def test_a_photograph_keeps_its_shape_and_colours_on_a_sheet(tmp_path: Path):
     sheet = np.asarray(picture_in(tmp_path / "sheet.png"))
     rows, columns = np.nonzero((sheet == (200, 30, 30)).all(2))
     assert (np.ptp(columns) + 1) / (np.ptp(rows) + 1) == pytest.approx(3, rel=0.03)
+
+
+def test_pictures_are_drawn_without_matplotlib_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _font.cache_clear()
+    draw_attention(WHITE, a_caption(looking_at(0, 0), "dog"), tmp_path / "dog.png")
+    draw_attention(WHITE, a_caption(looking_at(0, 0), "."), tmp_path / "dot.png")
+    _font.cache_clear()
+    dog, dot = (np.asarray(picture_in(tmp_path / name)) for name in ("dog.png", "dot.png"))
+    assert (dog[: GAP + 26] < 128).sum() > 4 * (dot[: GAP + 26] < 128).sum() > 0
 
 
 def test_text_without_end_is_cut_and_no_samples_are_no_error(tmp_path: Path):
