@@ -19,14 +19,8 @@ from captioner.encoder.interface import Encoder
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.files import read_json, write_json
-from captioner.hashed_folder import (
-    HASHES,
-    hashed_folder_written_aside,
-    read_hashes,
-    verified,
-    write_extras,
-    write_tensors,
-)
+from captioner.hashed_folder import HASHES, hashed_folder_written_aside, read_hashes, verified
+from captioner.tensor_files import write_extras, write_tensors
 from captioner.text import in_one_line
 from captioner.vocabulary import Vocabulary
 

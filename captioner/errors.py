@@ -52,7 +52,10 @@ class StorageError(CaptionerError):
 
 
 class ToolError(CaptionerError):
-    """An external program, such as Java, is missing, failed or did not answer in time."""
+    """An external program, such as Java, is missing, failed or did not answer in time.
+
+    Or a package is missing that an extra of captioner brings.
+    """
 
 
 class ServiceError(CaptionerError):

@@ -24,7 +24,8 @@ from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, StorageError
 from captioner.files import file_hash, read_json, write_json
-from captioner.hashed_folder import read_extra, read_hashes
+from captioner.hashed_folder import read_hashes
+from captioner.tensor_files import read_extra
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 NAMES = ["decoder.safetensors", "encoder.safetensors", "hashes.json", "model.json"]

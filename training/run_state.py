@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from captioner.errors import TrainingError
-from captioner.hashed_folder import read_extra, read_hashes
+from captioner.hashed_folder import read_hashes
+from captioner.tensor_files import read_extra
 from training.optimisation import optimiser_tensors, restore_optimiser
 
 if TYPE_CHECKING:

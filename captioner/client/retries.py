@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
 from captioner.client.responses import CaptionResponse
-from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError, ToolError
+from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError
 from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, Options, option
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ class ServiceClient:
     Raises:
         OptionError: the address or the key cannot be one, or a variable of the environment names
             a proxy or certificates that cannot be used.
-        ToolError: httpx is not installed.
     """
 
     _kind: ClassVar[str]  # of client that httpx has: "" or "Async"
@@ -70,12 +69,8 @@ class ServiceClient:
     def __init__(
         self, url: str, api_key: str | None = None, *, patience: Patience | None = None
     ) -> None:
-        try:
-            import httpx
-        except ImportError:
-            raise ToolError(
-                "the client of the caption service needs httpx; pip install 'captioner[serving]'"
-            ) from None
+        import httpx
+
         self._patience = patience or Patience()
         self._httpx: Any = httpx
         try:

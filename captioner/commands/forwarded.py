@@ -1,16 +1,15 @@
-"""`captioner train` and `captioner serve`: programs of other packages, where those are installed.
+"""`captioner train` and `captioner serve`: programs of other packages.
 
-The library knows nothing of training and the service. A command looks for its package by name
-when it is called, and forwards all arguments that follow.
+The library knows nothing of training and the service. A command imports its package by name when
+it is called, and forwards all arguments that follow.
 """
 
 import argparse
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 
-from captioner.errors import OptionError
+from captioner.extras import needing
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Program:
     """A module with a function `main(argv, program)` that returns an exit status."""
 
     module: str
-    extra: str  # of the package captioner, which brings what the module needs
+    extra: str  # brings what the module needs
     help: str
 
 
@@ -44,17 +43,10 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     """Run the program and return its exit status.
 
     Raises:
-        OptionError: it is not installed, or something that it needs.
+        ToolError: something that it needs is not installed.
     """
     program = PROGRAMS[name]
-    remedy = f"install captioner[{program.extra}]"
-    if find_spec(program.module.partition(".")[0]) is None:
-        raise OptionError(f"captioner {name} is not installed here; {remedy}")
-    try:
+    with needing(program.extra, f"captioner {name}"):
         module = import_module(program.module)
-    except ModuleNotFoundError as problem:
-        raise OptionError(
-            f"captioner {name} needs {problem.name}, which is not installed; {remedy}"
-        ) from problem
     status: int = module.main(arguments.forwarded, program=f"captioner {name}")
     return status

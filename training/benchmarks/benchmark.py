@@ -18,13 +18,8 @@ from torch import Tensor, nn
 from captioner.devices import choose_device
 from captioner.errors import CheckpointError, TrainingError
 from captioner.files import read_json, write_json
-from captioner.hashed_folder import (
-    hashed_folder_written_aside,
-    read_hashes,
-    verified,
-    write_extras,
-    write_tensors,
-)
+from captioner.hashed_folder import hashed_folder_written_aside, read_hashes, verified
+from captioner.tensor_files import write_extras, write_tensors
 from captioner.text import in_one_line
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Task
