@@ -152,7 +152,7 @@ class Captioner:
         attention = None
         if hypothesis.attention is not None:
             grid = (len(tokens), self.engine.grid, self.engine.grid)
-            attention = hypothesis.attention.numpy().reshape(grid)
+            attention = hypothesis.attention.reshape(grid)
         return Caption(
             text=" ".join(tokens),
             tokens=tokens,

@@ -1,4 +1,4 @@
-"""Greedy and beam search for captions: many images at once, all bookkeeping in tensors.
+"""Greedy and beam search for captions: many images at once, all bookkeeping in numpy.
 
 A beam keeps the K most probable unfinished captions of an image. Finished ones go to a pool of the
 K best by length-normalised score. An image is done when its pool is full, or when no unfinished
@@ -6,27 +6,26 @@ caption could still enter the answer. Greedy search is a beam of size 1. The rul
 ones of neural translation (Sutskever et al. 2014, section 3.2; Wu et al. 2016, section 7, for the
 normalisation). A caption that has not ended at the maximum length is ranked as it is, so there is
 always a caption.
+
+The search sees a few candidates for the next word of each caption, whatever library has computed
+them: of a beam's own 2K + 1 best words at most one is an end, so the 2K best of an image are there.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from captioner.errors import CaptionerError
 from captioner.search_config import SearchConfig
-from captioner.vocabulary import END, PAD, START, UNKNOWN
+from captioner.vocabulary import END, PAD, START
 
 if TYPE_CHECKING:
-    from captioner.decoders.interface import Decoder
-    from captioner.features import Features
+    from captioner.engines.interface import Candidates, Decoding
 
-NEVER_WRITTEN = (PAD, START, UNKNOWN)
-IMPOSSIBLE = -math.inf
-Bundle = TypeVar("Bundle", bound=tuple[Tensor, ...])
+IMPOSSIBLE = np.float32(-math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,238 +39,269 @@ class Hypothesis:
     words: tuple[int, ...]  # without start and end, at least one
     log_prob: float
     score: float  # log_prob / tokens ** length_power, the end counted as a token
-    attention: Tensor | None  # [words, positions] on the CPU: where each word looked
+    attention: np.ndarray | None  # float32 [words, positions], where each word looked
+
+
+class Constraint(Protocol):
+    """What the captions of one image have to keep to; it sees every candidate of every step.
+
+    A candidate that it vetoes cannot be written. Log-probabilities stay those of the decoder.
+    """
+
+    wanted: Sequence[int]  # words, all different, that are candidates after every caption
+    spare: int  # how many candidates after one caption it may veto, but for the wanted words
+
+    def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Return which candidates may be written, the end among them.
+
+        Shapes:
+            captions int64 [K, n], the n words of each caption so far; words int64 [K, C] -> bool
+            [K, C]
+        """
 
 
 def search(
-    decoder: "Decoder", features: "Features", config: SearchConfig | Sequence[SearchConfig]
+    decoding: "Decoding",
+    configs: Sequence[SearchConfig],
+    constraints: Sequence[Constraint | None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Return the best captions of every image, the best first.
 
-    All images share one batch, also where each has a configuration of its own. An image gets fewer
-    than `num_captions` only where the vocabulary allows no more; all differ. Equal scores are
-    ordered by length, then by word id, so a result is repeatable. Other images of the batch change
-    it in rounding alone.
+    All images share one batch, each with a configuration of its own and, where there are any, a
+    constraint. An image gets fewer than `num_captions` only where the vocabulary or its constraint
+    allows no more; all differ. Equal scores are ordered by length, then by word id, so a result is
+    repeatable. Other images of the batch change it in rounding alone.
 
     Raises:
         CaptionerError: the decoder's logits are not numbers, or allow no word.
     """
-    count = len(features)
-    configs = [config] * count if isinstance(config, SearchConfig) else list(config)
-    assert len(configs) == count
-    if count == 0:
+    if not configs:
         return []
-    with torch.no_grad():
-        return _search(decoder, features, configs)
-
-
-class _Limits(NamedTuple):
-    """The configurations of all images as tensors."""
-
-    beam_size: Tensor  # [images, 1], as the next two
-    num_captions: Tensor
-    max_length: Tensor
-    divisor: Tensor  # [images, tokens + 1], what a log-probability of so many tokens is divided by
-
-    @classmethod
-    def of(cls, configs: Sequence[SearchConfig], device: torch.device) -> "_Limits":
-        def column(numbers: Iterable[int]) -> Tensor:
-            return torch.tensor(list(numbers), device=device).unsqueeze(1)
-
-        tokens = range(max(one.max_length for one in configs) + 1)
-        divisor = [[float(max(n, 1) ** one.length_power) for n in tokens] for one in configs]
-        return cls(
-            beam_size=column(one.beam_size for one in configs),
-            num_captions=column(one.num_captions for one in configs),
-            max_length=column(one.max_length for one in configs),
-            divisor=torch.tensor(divisor, device=device),
-        )
-
-
-def _search(
-    decoder: "Decoder", features: "Features", configs: Sequence[SearchConfig]
-) -> list[list[Hypothesis]]:
     images, beams = len(configs), max(one.beam_size for one in configs)
     steps = max(one.max_length for one in configs)
     last_steps = {one.max_length for one in configs}
-    memory = decoder.prepare(features)
-    state = decoder.start(memory)
-    device = state[0].device
-    limits = _Limits.of(configs, device)
-    pool = _Pool.empty(images, beams, device)
-    history = _History(steps, images, beams, device)
-    rows = torch.arange(images, device=device)  # the image that each row of the batch belongs to
-    words = torch.full((images, 1), START, device=device)
-    live = torch.zeros(images, 1, device=device)  # log-probability of each unfinished caption
-    places = torch.arange(2 * beams, device=device)
+    limits = _Limits.of(configs)
+    pool, history = _Pool(images, beams), _History(images)
+    constrained = _Constrained(constraints) if constraints and any(constraints) else None
+    count = 2 * beams + 1 + (constrained.spare if constrained else 0)
+    nothing_wanted = np.zeros((images, 0), np.int64)
+    rows = np.arange(images)  # the image that each row of the batch belongs to
+    words, parents = np.full((images, 1), START), np.zeros((images, 1), np.int64)
+    live = np.zeros((images, 1), np.float32)  # log-probability of each unfinished caption
+    places = np.arange(2 * beams)
 
     for step in range(steps):
-        logits, state, attention = decoder.step(words, state, memory)
-        log_probs = logits.float().log_softmax(dim=-1)  # [B, K, V]
-        log_probs[..., NEVER_WRITTEN] = IMPOSSIBLE
+        wanted = constrained.wanted if constrained else nothing_wanted[: len(rows)]
+        found = decoding.step(words, parents, count, wanted)
+        log_probs, tokens = constrained.join(found) if constrained else found[:2]
         if step == 0:
-            log_probs[..., END] = IMPOSSIBLE
-        values, parents, tokens = _best(live.unsqueeze(2) + log_probs, 2 * beams)
+            log_probs = np.where(tokens == END, IMPOSSIBLE, log_probs)
+        totals = (live[:, :, None] + log_probs).reshape(len(rows), -1)
+        if math.isnan(totals.sum()):
+            raise _no_caption()
+        # Stable: of equals the one of the better beam, then of the lower word id comes first.
+        order = (-totals).argsort(axis=1, kind="stable")[:, : 2 * beams]
+        values, tokens = _take(totals, order), _take(tokens.reshape(totals.shape), order)
+        parents = order // log_probs.shape[2]
 
         # At most one candidate per beam is an end: the 2K best hold K that go on. An image whose
         # beam is narrower than the batch's finds its own 2K best among the first.
-        is_end, is_beyond = tokens == END, places[: values.shape[1]] >= limits.beam_size
-        ending = values.masked_fill(~is_end | is_beyond, IMPOSSIBLE)[:, :beams]
-        score = ending / limits.divisor[:, step + 1 : step + 2]
-        pool.add(rows, score, ending, step, parents[:, :beams])
-        on = is_end.byte().argsort(dim=1, stable=True)[:, :beams]
-        live = values.masked_fill(is_end, IMPOSSIBLE).gather(1, on)
-        live.masked_fill_(is_beyond[:, : live.shape[1]], IMPOSSIBLE)
-        words, parents = tokens.gather(1, on), parents.gather(1, on)
-        history.write(step, rows, words, parents, attention)
+        is_beyond = places[: order.shape[1]] >= limits.beam_size
+        is_end = tokens == END
+        if is_end.any():
+            ending = np.where(is_end & ~is_beyond, values, IMPOSSIBLE)[:, :beams]
+            score = ending / limits.divisor[:, step + 1 : step + 2]
+            pool.add(rows, score, ending, step, parents[:, :beams])
+            on = is_end.argsort(axis=1, kind="stable")[:, :beams]
+            live = _take(np.where(is_end, IMPOSSIBLE, values), on)
+            words, parents = _take(tokens, on), _take(parents, on)
+        else:
+            live, words, parents = values[:, :beams], tokens[:, :beams], parents[:, :beams]
+        live = np.where(is_beyond[:, : live.shape[1]], IMPOSSIBLE, live)
+        history.write(words, parents, found.attention)
 
         is_last = limits.max_length == step + 1  # [B, 1]
         if step + 1 in last_steps:
-            cut = live.masked_fill(~is_last, IMPOSSIBLE)
+            cut = np.where(is_last, live, IMPOSSIBLE)
             score = cut / limits.divisor[:, step + 1 : step + 2]
-            pool.add(rows, score, cut, step + 1, places[: live.shape[1]].expand_as(live))
+            pool.add(rows, score, cut, step + 1, places[: live.shape[1]])
         if step + 1 == steps:
             break
 
-        scores = pool.score[rows]
-        # No caption has more tokens, and no log-probability grows: nothing can do better than this.
-        bound = live.amax(dim=1, keepdim=True) / limits.divisor.gather(1, limits.max_length)
-        is_full = scores.gather(1, limits.beam_size - 1) > IMPOSSIBLE
-        is_best = scores.gather(1, limits.num_captions - 1) >= bound
-        is_done = is_full | is_best | is_last
-        done = int(is_done.sum())
+        if pool.is_empty:
+            done = 0
+        else:
+            # No caption has more tokens, and no log-probability grows: nothing can beat this.
+            bound = live.max(axis=1, keepdims=True) / limits.longest
+            scores = pool.score[rows]
+            is_full = _take(scores, limits.beam_size - 1) > IMPOSSIBLE
+            is_best = _take(scores, limits.num_captions - 1) >= bound
+            is_done = is_full | is_best | is_last
+            done = int(is_done.sum())
         if done == len(rows):
             break
-        state = select_captions(state, parents)
-        live = live.masked_fill(is_done, IMPOSSIBLE)
+        if done:
+            live = np.where(is_done, IMPOSSIBLE, live)
+        if constrained:
+            constrained.write(words, parents)
         if 4 * done >= len(rows):
-            going = (~is_done).squeeze(1).nonzero().squeeze(1)
-            rows, live, words, limits = (
-                rows[going],
-                live[going],
-                words[going],
-                select_images(limits, going),
-            )
-            memory, state = select_images(memory, going), select_images(state, going)
+            going = np.flatnonzero(~is_done)
+            rows, live, words, parents = rows[going], live[going], words[going], parents[going]
+            limits = limits.of_images(going)
+            history.keep(rows)
+            decoding.keep(going)
+            if constrained:
+                constrained.keep(going)
 
-    counts = [one.num_captions for one in configs]
-    return _captions(pool, history, steps=step + 1, counts=counts)
+    return _captions(pool, history, [one.num_captions for one in configs])
 
 
-def select_images(tensors: Bundle, images: Tensor) -> Bundle:
-    """Return what a NamedTuple of tensors [B, ...] holds of some images: images [n]."""
-    return type(tensors)(*(part.index_select(0, images) for part in tensors))
+class _Limits(NamedTuple):
+    """The configurations of all images as arrays [images, 1], but for the divisors."""
 
-
-def select_captions(tensors: Bundle, parents: Tensor) -> Bundle:
-    """Return tensors [B, K', ...] of the chosen rows of tensors [B, K, ...]: parents [B, K']."""
-    images = torch.arange(len(parents), device=parents.device).unsqueeze(1)
-    return type(tensors)(*(part[images, parents] for part in tensors))
-
-
-def _best(totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the values, beams and words of the `count` best candidates of every image, in order.
-
-    Of equal candidates the one of the better beam, then of the lower word id comes first: `topk`
-    leaves that open, so where there is a tie a stable sort of that image's does the work.
-
-    Shapes:
-        totals [images, beams, words] -> three of [images, at most count]
-    """
-    flat = totals.flatten(1)
-    values, places = flat.topk(min(count + 1, flat.shape[1]), dim=1)
-    is_tie = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > IMPOSSIBLE)
-    values, places = values[:, :count], places[:, :count]
-    tied = is_tie.any(dim=1).nonzero().squeeze(1)
-    if len(tied):
-        ordered = flat[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], places[tied] = (part[:, :count] for part in ordered)
-    vocabulary_size = totals.shape[2]
-    return values, places // vocabulary_size, places % vocabulary_size
-
-
-class _Pool(NamedTuple):
-    """The best finished captions of every image, the best first; each tensor is [images, beams]."""
-
-    score: Tensor  # IMPOSSIBLE where there is none yet
-    log_prob: Tensor
-    length: Tensor  # words
-    slot: Tensor  # the beam of step length - 1 that the last word stands in
+    beam_size: np.ndarray
+    num_captions: np.ndarray
+    max_length: np.ndarray
+    longest: np.ndarray  # the divisor of as many tokens as there may be
+    divisor: np.ndarray  # [images, tokens + 1], what a log-probability of so many is divided by
 
     @classmethod
-    def empty(cls, images: int, beams: int, device: torch.device) -> "_Pool":
-        scores = torch.full((images, beams), IMPOSSIBLE, device=device)
-        numbers = torch.zeros(images, beams, dtype=torch.int64, device=device)
-        return cls(scores, scores.clone(), numbers, numbers.clone())
+    def of(cls, configs: Sequence[SearchConfig]) -> Self:
+        tokens = range(max(one.max_length for one in configs) + 1)
+        divisor = np.array(
+            [[float(max(n, 1) ** one.length_power) for n in tokens] for one in configs],
+            dtype=np.float32,
+        )
+        max_length = np.array([[one.max_length] for one in configs])
+        return cls(
+            beam_size=np.array([[one.beam_size] for one in configs]),
+            num_captions=np.array([[one.num_captions] for one in configs]),
+            max_length=max_length,
+            longest=_take(divisor, max_length),
+            divisor=divisor,
+        )
 
-    def add(self, rows: Tensor, score: Tensor, log_prob: Tensor, length: int, slot: Tensor) -> None:
+    def of_images(self, images: np.ndarray) -> Self:
+        return type(self)(*(part[images] for part in self))
+
+
+class _Pool:
+    """The best finished captions of every image, the best first; each array is [images, beams]."""
+
+    def __init__(self, images: int, beams: int) -> None:
+        self.is_empty = True
+        self.score = np.full((images, beams), IMPOSSIBLE)  # until there is one
+        self.log_prob = self.score.copy()
+        self.length = np.zeros((images, beams), np.int64)  # words
+        self.slot = self.length.copy()  # the beam of step length - 1 that the last word stands in
+
+    def add(
+        self,
+        rows: np.ndarray,
+        score: np.ndarray,
+        log_prob: np.ndarray,
+        length: int,
+        slot: np.ndarray,
+    ) -> None:
         """Let new captions [rows, some] compete with those of the same images."""
-        new = (score, log_prob, torch.full_like(slot, length), slot)
-        joined = [torch.cat((old[rows], part), 1) for old, part in zip(self, new, strict=True)]
-        order = joined[0].argsort(dim=1, descending=True, stable=True)[:, : self.score.shape[1]]
-        for old, part in zip(self, joined, strict=True):
-            old[rows] = part.gather(1, order)
+        self.is_empty = False
+        size = self.score.shape[1]
+        joined = np.concatenate([self.score[rows], score], axis=1)
+        order = (-joined).argsort(axis=1, kind="stable")[:, :size]
+        lengths = np.broadcast_to(length, score.shape)
+        slots = np.broadcast_to(slot, score.shape)
+        self.score[rows] = _take(joined, order)
+        for old, new in ((self.log_prob, log_prob), (self.length, lengths), (self.slot, slots)):
+            old[rows] = _take(np.concatenate([old[rows], new], axis=1), order)
 
 
 class _History:
     """What every beam chose at every step: the words, and the beams that they continue."""
 
-    def __init__(self, steps: int, images: int, beams: int, device: torch.device) -> None:
-        self.words = torch.zeros(steps, images, beams, dtype=torch.int64, device=device)
-        self.parents = torch.zeros_like(self.words)
-        self.attention: Tensor | None = None  # [T, B, K, P], K being the beam before the word
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._row_of = np.arange(images)  # of each image, in what is written now
+        self._steps: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]] = []
 
-    def write(
-        self, step: int, rows: Tensor, words: Tensor, parents: Tensor, attention: Tensor | None
-    ) -> None:
-        self.words[step, rows, : words.shape[1]] = words
-        self.parents[step, rows, : parents.shape[1]] = parents
-        if attention is not None:
-            if self.attention is None:
-                self.attention = attention.new_zeros(*self.words.shape, attention.shape[2])
-            self.attention[step, rows, : attention.shape[1]] = attention
+    def write(self, words: np.ndarray, parents: np.ndarray, attention: np.ndarray | None) -> None:
+        """Add a step: [rows, K], and [rows, K', P] of the beams before the word."""
+        self._steps.append((self._row_of, words, parents, attention))
 
-    def trace(self, slot: Tensor, length: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
-        """Follow captions back from their last beams.
+    def keep(self, images: np.ndarray) -> None:
+        """Note that the rows of the next steps belong to these images."""
+        self._row_of = np.full(self._images, -1)
+        self._row_of[images] = np.arange(len(images))
 
-        Shapes:
-            slot, length [images, captions]
-            -> words [images, captions, steps], attention [images, captions, steps, positions]
-        """
-        words, attention = [], []
-        for step in reversed(range(steps)):
-            words.append(self.words[step].gather(1, slot))
-            parent = self.parents[step].gather(1, slot)
-            if self.attention is not None:
-                looked = self.attention[step]
-                index = parent.unsqueeze(2).expand(-1, -1, looked.shape[2])
-                attention.append(looked.gather(1, index))
-            slot = torch.where(step < length, parent, slot)
-        words.reverse()
-        attention.reverse()
-        return torch.stack(words, 2), torch.stack(attention, 2) if attention else None
+    def trace(self, image: int, slot: int, length: int) -> tuple[list[int], np.ndarray | None]:
+        """Follow a caption back from its last beam: its words, and attention [words, P]."""
+        words, looked = [], []
+        for row_of, written, parents, attention in reversed(self._steps[:length]):
+            row = row_of[image]
+            words.append(int(written[row, slot]))
+            slot = parents[row, slot]
+            if attention is not None:
+                looked.append(attention[row, slot])
+        return words[::-1], np.stack(looked[::-1]) if looked else None
 
 
-def _captions(
-    pool: _Pool, history: _History, steps: int, counts: Sequence[int]
-) -> list[list[Hypothesis]]:
-    score, log_prob, length, slot = (part[:, : max(counts)] for part in pool)
-    words, attention = history.trace(slot, length, steps)
-    if attention is not None:
-        attention = attention.float().cpu()
-    rows = zip(score.tolist(), log_prob.tolist(), length.tolist(), words.tolist(), strict=True)
+class _Constrained:
+    """The constraints of a batch, with the captions so far that they look at."""
+
+    def __init__(self, constraints: Sequence[Constraint | None]) -> None:
+        self._constraints = list(constraints)
+        self.spare = max(one.spare for one in constraints if one)
+        most = max(len(one.wanted) for one in constraints if one)
+        asked = [list(one.wanted) if one else [] for one in constraints]
+        # A place that is left over asks for what is never written.
+        self.wanted = np.array([ids + [PAD] * (most - len(ids)) for ids in asked], np.int64)
+        self._captions = np.zeros((len(constraints), 1, 0), np.int64)
+
+    def join(self, found: "Candidates") -> tuple[np.ndarray, np.ndarray]:
+        """Return log-probabilities and words, the wanted ones among them, -inf if vetoed."""
+        wanted = np.broadcast_to(self.wanted[:, None], found.wanted.shape)
+        is_twice = (wanted[..., None] == found.words[:, :, None]).any(axis=3)
+        extra = np.where(is_twice, IMPOSSIBLE, found.wanted)
+        words = np.concatenate([found.words, wanted], axis=2)
+        log_probs = np.concatenate([found.log_probs, extra], axis=2)
+        for row, constraint in enumerate(self._constraints):
+            if constraint is not None:
+                log_probs[row, ~constraint.allows(self._captions[row], words[row])] = IMPOSSIBLE
+        return log_probs, words
+
+    def write(self, words: np.ndarray, parents: np.ndarray) -> None:
+        before = self._captions[np.arange(len(parents))[:, None], parents]
+        self._captions = np.concatenate([before, words[:, :, None]], axis=2)
+
+    def keep(self, rows: np.ndarray) -> None:
+        self._constraints = [self._constraints[row] for row in rows]
+        self.wanted, self._captions = self.wanted[rows], self._captions[rows]
+
+
+def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the chosen columns of every row: `take_along_axis` in a tenth of its time."""
+    starts = np.arange(0, table.size, table.shape[1])[:, None]
+    return table.ravel().take(columns + starts)
+
+
+def _captions(pool: _Pool, history: _History, counts: Sequence[int]) -> list[list[Hypothesis]]:
+    numbers = (pool.score, pool.log_prob, pool.length, pool.slot)
     result = []
-    for image, row in enumerate(rows):
+    rows = zip(counts, *(one.tolist() for one in numbers), strict=True)
+    for image, (count, *row) in enumerate(rows):
         hypotheses = []
-        for k, (ranked_by, probability, end, ids) in enumerate(zip(*row, strict=True)):
-            if ranked_by == IMPOSSIBLE or k == counts[image]:
+        for score, log_prob, length, slot in list(zip(*row, strict=True))[:count]:
+            if score == IMPOSSIBLE:
                 break
-            looked = None if attention is None else attention[image, k, :end].clone()
-            hypotheses.append(Hypothesis(tuple(ids[:end]), probability, ranked_by, looked))
-        if not hypotheses or any(math.isnan(one.log_prob) for one in hypotheses):
-            raise CaptionerError(
-                "the decoder gives no word a probability: its logits are not numbers or its "
-                "vocabulary is empty; use a checkpoint from before its training went wrong"
-            )
+            words, attention = history.trace(image, slot, length)
+            hypotheses.append(Hypothesis(tuple(words), log_prob, score, attention))
+        if not hypotheses:
+            raise _no_caption()
         result.append(hypotheses)
     return result
+
+
+def _no_caption() -> CaptionerError:
+    return CaptionerError(
+        "the decoder gives no word a probability: its logits are not numbers or its "
+        "vocabulary is empty; use a checkpoint from before its training went wrong"
+    )

@@ -2,17 +2,22 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
+from captioner.engines.torch_engine import TorchDecoding
 from captioner.errors import CaptionerError, OptionError
 from captioner.features import Features
-from captioner.search import Hypothesis, search
+from captioner.search import Hypothesis
+from captioner.search import search as search_batch
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, START, UNKNOWN
 
@@ -71,6 +76,15 @@ class ConstantDecoder(TableDecoder):
     def __init__(self, logits: list[float]) -> None:
         super().__init__(len(logits) - 4, seed=0)
         self.table[:] = torch.tensor(logits)
+
+
+def search(
+    decoder: TableDecoder, features: Features, config: SearchConfig | list[SearchConfig]
+) -> list[list[Hypothesis]]:
+    """The search with a decoder of PyTorch."""
+    configs = [config] * len(features) if isinstance(config, SearchConfig) else config
+    with torch.no_grad():
+        return search_batch(TorchDecoding(decoder, features), configs)
 
 
 def images(*numbers: int) -> Features:
@@ -213,7 +227,7 @@ def test_a_result_does_not_depend_on_the_other_images(beam_size: int):
         (alone,) = search(decoder, images(image), config)
         assert_same(hypotheses, alone)
         for one, other in zip(hypotheses, alone, strict=True):
-            torch.testing.assert_close(one.attention, other.attention)
+            np.testing.assert_array_equal(one.attention, other.attention)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -232,7 +246,7 @@ def test_images_with_other_options_share_a_batch_and_change_nothing(seed: int):
         assert len(alone) <= config.num_captions
         assert_same(together[image], alone)
         for one, other in zip(together[image], alone, strict=True):
-            torch.testing.assert_close(one.attention, other.attention)
+            np.testing.assert_array_equal(one.attention, other.attention)
 
 
 def test_every_word_carries_the_attention_it_was_written_with():
@@ -244,7 +258,7 @@ def test_every_word_carries_the_attention_it_was_written_with():
                 answer_after(decoder, image, hypothesis.words[:place]).attention[0, 0]
                 for place in range(len(hypothesis.words))
             ]
-            torch.testing.assert_close(hypothesis.attention, torch.stack(expected))
+            np.testing.assert_array_equal(hypothesis.attention, np.stack(expected))
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
@@ -272,7 +286,7 @@ def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_
             assert (hypothesis.attention is not None) == decoder.has_attention
             if hypothesis.attention is not None:
                 expected = output.attention[: len(hypothesis.words)]
-                torch.testing.assert_close(hypothesis.attention, expected)
+                np.testing.assert_allclose(hypothesis.attention, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_decoder_without_attention_gives_none():
@@ -377,3 +391,91 @@ def test_a_decoder_that_gives_no_word_is_an_error(logits: list[float]):
 def test_options_out_of_range_are_refused(options: dict[str, float], message: str):
     with pytest.raises(OptionError, match=message):
         SearchConfig(**options)
+
+
+class NeverTwice:
+    """A caption holds no word twice and ends only after a certain one."""
+
+    def __init__(self, last: int) -> None:
+        self.wanted = (END, last)
+        self.spare = 6
+
+    def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
+        allowed = ~(words[:, :, None] == captions[:, None, :]).any(axis=2)
+        ends_rightly = captions[:, -1:] == self.wanted[1] if captions.shape[1] else False
+        return allowed & ((words != END) | ends_rightly)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 80])
+def test_a_constraint_vetoes_candidates_and_brings_in_others(beam_size: int):
+    decoder = TableDecoder(6, seed=11, end=-4.0)
+    config = SearchConfig(beam_size=beam_size, num_captions=beam_size, max_length=4)
+    constraints = [NeverTwice(5), None, NeverTwice(9), None]
+    features = images(0, 1, 2, 3)
+    free = search(decoder, features, config)
+    with torch.no_grad():
+        found = search_batch(TorchDecoding(decoder, features), [config] * 4, constraints)
+    for image, constraint in enumerate(constraints):
+        if constraint is None:
+            assert_same(found[image], free[image])
+            continue
+        for hypothesis in found[image]:
+            words = hypothesis.words
+            assert len(set(words)) == len(words)
+            assert words[-1] == constraint.wanted[1] or len(words) == 4
+            total = sum(
+                log_probs_after(decoder, image, words[:place])[word]
+                for place, word in enumerate((*words, END)[:4])
+            )
+            assert hypothesis.log_prob == pytest.approx(total, rel=1e-5)
+        if beam_size == 80:
+            expected = [
+                one
+                for one in every_caption(decoder, image, config)
+                if len(set(one.words)) == len(one.words)
+                and (one.words[-1] == constraint.wanted[1] or len(one.words) == 4)
+            ][:80]
+            assert_same(found[image][:20], expected[:20])
+
+
+def test_a_wanted_word_is_a_candidate_however_improbable():
+    decoder = ConstantDecoder([0.0, 0.0, 9.0, 0.0, 9.0, 8.0, 8.0, 8.0, 8.0, -9.0])
+
+    class Only:
+        wanted, spare = (9,), 0
+
+        def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
+            return (words == 9) if captions.shape[1] == 0 else (words != 9)
+
+    config = SearchConfig(beam_size=1, max_length=3)
+    ((alone,),) = search_batch(TorchDecoding(decoder, images(0)), [config], [Only()])
+    assert alone.words[0] == 9
+    assert alone.log_prob < -17
+
+
+def test_the_search_needs_no_torch():
+    code = """
+import sys
+import numpy as np
+from captioner.engines import Candidates
+from captioner.search import search
+from captioner.search_config import SearchConfig
+
+class Counting:
+    def step(self, words, parents, count, wanted):
+        shape = (*words.shape, 2)
+        best = np.where(words == 1, 4, words + 1)
+        ids = np.stack([best, np.full_like(best, 2)], axis=2)
+        chance = np.where(best == 7, 0.1, 0.9)
+        log_probs = np.log(np.stack([chance, 1 - chance], axis=2)).astype(np.float32)
+        order = np.argsort(-log_probs, axis=2)
+        log_probs, ids = (np.take_along_axis(one, order, 2) for one in (log_probs, ids))
+        return Candidates(log_probs, ids, np.zeros((*words.shape, 0), np.float32), None)
+
+    def keep(self, images): ...
+
+print([found[0].words for found in search(Counting(), [SearchConfig()] * 2)])
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[(4, 5, 6), (4, 5, 6)]", "False"]

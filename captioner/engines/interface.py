@@ -101,7 +101,7 @@ class Engine(ABC):
 
         count = len(features)
         configs = [config] * count if isinstance(config, SearchConfig) else config
-        return search(self.begin(features), configs) if count else []  # type: ignore[call-arg, arg-type]
+        return search(self.begin(features), configs) if count else []
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

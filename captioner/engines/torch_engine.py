@@ -13,8 +13,6 @@ from captioner.devices import choose_device
 from captioner.encoder.interface import Encoder
 from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
 from captioner.features import Features
-from captioner.search import Hypothesis, search
-from captioner.search_config import SearchConfig
 from captioner.vocabulary import PAD, START, UNKNOWN
 
 if TYPE_CHECKING:
@@ -61,11 +59,6 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def begin(self, features: Features) -> Decoding:
         return TorchDecoding(self.decoder, features.to(self.device))
-
-    def search(
-        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
-    ) -> list[list[Hypothesis]]:
-        return search(self.decoder, features, config)
 
     def describe(self) -> dict[str, Any]:
         parts = {"encoder": self.encoder, "decoder": self.decoder}
