@@ -24,13 +24,15 @@ lint: setup
 	@$(IN) mypy
 
 # Renews every pin within the ranges of pyproject.toml. Hashes, and no address to fetch from. The
-# image gets of the same versions those that serve and train.
+# images get of the same versions those that they need: to serve, and to train as well.
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --quiet
+SERVE = --extra serving --extra tracing
 lock: setup
 	@$(IN) $(COMPILE) --all-extras --upgrade --output-file requirements.lock
-	@$(IN) $(COMPILE) --extra serving --extra training --extra tracing --upgrade \
-		--constraints requirements.lock --output-file deploy/requirements.lock
+	@$(IN) $(COMPILE) $(SERVE) --upgrade --constraints requirements.lock --output-file deploy/runtime.lock
+	@$(IN) $(COMPILE) $(SERVE) --extra training --upgrade --constraints requirements.lock \
+		--output-file deploy/training.lock
 
 # Leaves runs/ and data/ alone.
 clean:

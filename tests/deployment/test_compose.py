@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
-OURS = ("check", "captioner", "gpu", "train", "train-gpu")
-SERVING = ("check", "captioner", "gpu")
+OURS = ("check", "captioner", "check-gpu", "gpu", "train", "train-gpu")
+SERVING = ("check", "captioner", "check-gpu", "gpu")
 IDLE_MIB = 900  # what two workers take before the first request, as measured in docs/deployment.md
 SIZES = {"m": MIB, "g": 1024 * MIB}
 
@@ -78,7 +78,7 @@ def test_every_container_is_confined(name: str) -> None:
     assert size(service["mem_limit"])
     assert service["pids_limit"]
     assert service["logging"]["options"]["max-size"]
-    assert "healthcheck" in service or name in ("captioner", "gpu")  # theirs is in the image
+    assert "healthcheck" in service or name == "captioner"  # its own is in the image
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:")
     if name in OURS:
@@ -92,7 +92,12 @@ def test_every_setting_that_is_passed_on_exists() -> None:
     for name in SERVING:
         assert set(services()[name]["environment"]) <= known
     # Whatever the service would stumble over, the check before it has to meet as well.
-    assert services()["check"]["environment"] == services()["captioner"]["environment"]
+    for name in ("captioner", "gpu"):
+        checked = services()[name]["depends_on"]
+        (check,) = checked
+        assert checked[check] == {"condition": "service_completed_successfully"}
+        assert services()[check]["environment"] == services()[name]["environment"]
+        assert services()[check]["image"] == services()[name]["image"]
 
 
 def test_it_is_given_the_time_that_it_takes_to_drain() -> None:

@@ -1,4 +1,4 @@
-"""The image is built from what is there and tested, without a compiler, for a user of its own.
+"""The images are built from what is there and tested, without a compiler, for a user of its own.
 
 Nothing here needs Docker; `scripts/compose_smoke.sh` builds it.
 """
@@ -17,35 +17,65 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "deploy" / "requirements.lock"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-EXTRAS = ("serving", "training", "tracing")
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+EXTRAS = {"runtime": ("serving", "tracing"), "training": ("serving", "tracing", "training")}
+STAGES = (
+    *("packages", "training-packages", "kernels", "model-sample", "model-shipped", "model"),
+    *("training", "code", "final"),
+)
+OF_TRAINING = {"torch", "torchvision", "timm", "safetensors", "matplotlib", "pycocoevalcap", "onnx"}
 
 
 def stages() -> dict[str, str]:
-    parts = re.split(r"^FROM (\S+)(?: AS (\w+))?$", DOCKERFILE, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^FROM (\S+)(?: AS ([\w-]+))?$", DOCKERFILE, flags=re.MULTILINE)[1:]
     return {
         name or "final": f"{base}\n{text}"
         for base, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     }
 
 
-def test_the_image_has_no_compiler_no_root_and_no_address_of_an_index() -> None:
-    assert list(stages()) == ["packages", "kernels", "sample", "final"]
+def bases(stage: str) -> set[str]:
+    """Return the stages that one is built on or copies from, itself among them."""
+    found = {stage}
+    text = stages()[stage]
+    for name in (text.split(maxsplit=1)[0], *re.findall(r"--from=(\S+)", text)):
+        if name in stages():
+            found |= bases(name)
+    return found
+
+
+def test_the_images_have_no_compiler_no_root_and_no_address_of_an_index() -> None:
+    assert tuple(stages()) == STAGES
     assert "ARG BASE=python:3.11-slim-bookworm\n" in DOCKERFILE
     assert "syntax=" not in DOCKERFILE
     assert "sha256" not in DOCKERFILE
     assert "://" not in DOCKERFILE
     assert [name for name, text in stages().items() if "g++" in text] == ["kernels"]
-    assert "--require-hashes" in stages()["packages"]
-    final = stages()["final"]
-    assert final.startswith("packages\n")
-    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
-    assert re.search(r'^CMD \["python", "-m", "serving"\]$', final, re.MULTILINE)
+    for name in ("packages", "training-packages"):
+        assert "--require-hashes" in stages()[name]
+    for name, base in (("final", "packages\n"), ("training", "training-packages\n")):
+        assert stages()[name].startswith(base)
+        assert re.search(r"^USER 10001:10001$", stages()[name], re.MULTILINE)
+    assert re.search(r'^CMD \["python", "-m", "serving"\]$', stages()["final"], re.MULTILINE)
+
+
+def test_the_image_that_serves_needs_nothing_of_training_but_a_model() -> None:
+    assert bases("final") == {"final", "packages", "code", "model"}
+    assert "FROM model-${MODEL} AS model\n" in DOCKERFILE
+    assert bases("model-shipped") == {"model-shipped"}
+    assert not re.search(r"COPY.*(training|scripts)", stages()["final"] + stages()["code"])
+
+
+def test_the_model_that_is_built_in_is_the_shipped_one_where_there_is_one() -> None:
+    is_shipped = (ROOT / "captioner" / "model" / "deployable.json").is_file()
+    default = "shipped" if is_shipped else "sample"
+    assert f"ARG MODEL={default}\n" in DOCKERFILE
+    assert f"MODEL: ${{MODEL:-{default}}}\n" in COMPOSE
 
 
 def test_a_change_of_the_service_does_not_train_the_sample_anew() -> None:
-    for name in ("packages", "kernels", "sample"):
+    for name in bases("model-sample"):
         assert not re.search(r"COPY.*(serving|scripts|docs|pyproject)", stages()[name]), name
 
 
@@ -53,6 +83,8 @@ def test_what_is_copied_exists_and_is_let_through() -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
     for words in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
         for source in words.split()[:-1]:
+            if source == "captioner/model":  # copied where it is there
+                continue
             assert (ROOT / source).exists(), source
             assert any(f"{one}/".startswith((f"{source}/",)) or source.startswith(one)
                        for one in allowed), source  # fmt: skip
@@ -88,8 +120,10 @@ def locked(path: Path) -> dict[str, str]:
     }
 
 
-def test_the_image_has_the_tested_packages_and_no_others() -> None:
-    ours, tested = locked(LOCK), locked(ROOT / "requirements.lock")
+@pytest.mark.parametrize("image", EXTRAS)
+def test_an_image_has_the_tested_packages_and_no_others(image: str) -> None:
+    ours = locked(ROOT / "deploy" / f"{image}.lock")
+    tested = locked(ROOT / "requirements.lock")
     for name, block in ours.items():
         assert "--hash=sha256:" in block, name
         assert set(re.findall(r"sha256:\w+", block)) <= set(
@@ -97,16 +131,18 @@ def test_the_image_has_the_tested_packages_and_no_others() -> None:
         ), f"{name} is another in the image; run make lock"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
+    wanted = [*project["dependencies"], *(one for name in EXTRAS[image] for one in extras[name])]
     assert {Requirement(one).name for one in wanted} <= set(ours)
-    assert not {"pytest", "ruff", "mypy", "playwright", "uv", "hypothesis"} & set(ours)
+    assert not {"pytest", "ruff", "mypy", "playwright", "uv", "hypothesis", "openvino"} & set(ours)
+    assert OF_TRAINING & set(ours) == (OF_TRAINING if image == "training" else set())
 
 
 @pytest.mark.skipif(shutil.which("awk") is None, reason="awk is not installed")
 def test_another_index_replaces_torch_and_what_only_it_needs() -> None:
     (program,) = re.findall(r"awk '([^']*)'", DOCKERFILE)
-    text = subprocess.run(["awk", program, LOCK], capture_output=True, text=True, check=True).stdout
-    whole = set(locked(LOCK))
+    lock = ROOT / "deploy" / "training.lock"
+    text = subprocess.run(["awk", program, lock], capture_output=True, text=True, check=True).stdout
+    whole = set(locked(lock))
     kept = {line.split("==")[0] for line in text.splitlines() if re.match(r"[a-z]", line)}
     assert {name for name in whole - kept if not name.startswith(("nvidia-", "cuda-"))} == {
         "torch",
