@@ -28,7 +28,6 @@ from captioner.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from captioner.search import Hypothesis
 
@@ -122,7 +121,7 @@ class Captioner:
         return result
 
     def captions_of_pixels(
-        self, pixels: "Sequence[Tensor]", config: SearchConfig | Sequence[SearchConfig]
+        self, pixels: Sequence[np.ndarray], config: SearchConfig | Sequence[SearchConfig]
     ) -> list[list[Caption]]:
         """Return the captions of one batch of images that were made ready elsewhere.
 
@@ -130,13 +129,13 @@ class Captioner:
         same captions in any batch, but for near ties.
 
         Shapes:
-            pixels: for each image uint8 [3, height, width], as `preprocessing.read` gives it.
+            pixels: for each image uint8 [height, width, 3], as `preprocessing.read` gives it.
         """
         return self.captions_of_features(self.features_of_pixels(pixels), config)
 
-    def features_of_pixels(self, pixels: "Sequence[Tensor]") -> Features:
-        """Return the features of images, each uint8 [3, height, width]."""
-        return self.engine.encode(pixels)  # type: ignore[arg-type]
+    def features_of_pixels(self, pixels: Sequence[np.ndarray]) -> Features:
+        """Return the features of images, each uint8 [height, width, 3]."""
+        return self.engine.encode(pixels)
 
     def captions_of_features(
         self, features: Features, config: SearchConfig | Sequence[SearchConfig]

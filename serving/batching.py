@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+import numpy as np
 
 from captioner.captioner import Caption
 from captioner.search_config import SearchConfig
@@ -76,7 +76,7 @@ class Ticket(AbstractContextManager["Ticket"]):
 
 @dataclass(eq=False)
 class _Waiting:
-    pixels: Tensor
+    pixels: np.ndarray
     config: SearchConfig
     ticket: Ticket
     since: float
@@ -180,7 +180,7 @@ class MicroBatcher:
                 _retry_after(wait),
             )
 
-    async def submit(self, ticket: Ticket, pixels: Tensor, config: SearchConfig) -> Outcome:
+    async def submit(self, ticket: Ticket, pixels: np.ndarray, config: SearchConfig) -> Outcome:
         """Return the captions of one decoded image; a cancelled call leaves the queue at once.
 
         Raises:
@@ -295,7 +295,7 @@ class MicroBatcher:
 
 
 def captions_of_batch(
-    model: "LoadedModel", pixels: Sequence[Tensor], configs: Sequence[SearchConfig]
+    model: "LoadedModel", pixels: Sequence[np.ndarray], configs: Sequence[SearchConfig]
 ) -> tuple[list[list[Caption]], float, float]:
     """Return the captions of every image, and the seconds of the encoder and of the search.
 

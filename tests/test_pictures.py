@@ -116,16 +116,16 @@ def test_the_seen_box_is_what_preprocessing_leaves(
         crop_fraction=crop_fraction,
         interpolation="bilinear",
     )
-    seen = preprocessing.resize(Image.fromarray(values.astype(np.uint8))).double() / 255
+    seen = preprocessing.resize(Image.fromarray(values.astype(np.uint8))) / 255
     left, top, right, bottom = seen_box(preprocessing, size)
     found = [
-        seen[0, :, 0].mean() * width,
-        seen[1, 0, :].mean() * height,
-        seen[0, :, -1].mean() * width,
-        seen[1, -1, :].mean() * height,
+        seen[:, 0, 0].mean() * width,
+        seen[0, :, 1].mean() * height,
+        seen[:, -1, 0].mean() * width,
+        seen[-1, :, 1].mean() * height,
     ]
     # An edge is half a pixel of the small image away from the middle of the first one.
-    step = max((right - left) / seen.shape[2], (bottom - top) / seen.shape[1])
+    step = max((right - left) / seen.shape[1], (bottom - top) / seen.shape[0])
     assert found == pytest.approx([left, top, right, bottom], abs=1.5 * step)
 
 

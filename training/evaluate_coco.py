@@ -116,7 +116,7 @@ def _source(
         return LiveImages(
             images,
             engine.preprocessing,
-            engine.encode if encoder is None else encoder.forward_by_size,  # type: ignore[arg-type]
+            engine.encode if encoder is None else encoder.forward_by_size,
             workers=options.workers,
             announce=print,
         )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
@@ -86,7 +86,7 @@ class LiveImages:
         self,
         images: Sequence[CaptionedImage],
         preprocessing: Preprocessing,
-        encode: Callable[[Sequence[Tensor]], Features],
+        encode: Callable[[Sequence[np.ndarray]], Features],
         *,
         workers: int,
         announce: Callable[[str], None],
@@ -110,7 +110,7 @@ class LiveImages:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, index: int, view: View) -> Tensor | None:
+    def _pixels(self, index: int, view: View) -> np.ndarray | None:
         if index in self.missing:
             return None
         try:

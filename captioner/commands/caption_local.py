@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from captioner.allocator import keep_freed_memory
 from captioner.captioner import Captioner, load
@@ -34,9 +33,8 @@ def caption_here(
         checkpoint = newest_checkpoint(Path("runs"))
         print(f"using {checkpoint}", file=sys.stderr)
     keep_freed_memory()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return _outcomes(load(checkpoint, options.device), photographs, config, options.batch_size)
+    captioner = load(checkpoint, options.device, threads=options.threads)
+    return _outcomes(captioner, photographs, config, options.batch_size)
 
 
 def _outcomes(
@@ -56,7 +54,7 @@ def _outcomes(
                     yield Captioned(next(found), partial(seen_box, preprocessing))
 
 
-def _open(read: Callable[[Path], Tensor], path: Path) -> Tensor | ImageError:
+def _open(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | ImageError:
     try:
         return read(path)
     except ImageError as problem:

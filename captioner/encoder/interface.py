@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,8 +66,8 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixels: Tensor) -> Features:
         """Return the features of normalised pixels [B, 3, h, w], with gradients as they are due."""
 
-    def encode(self, pixels: Sequence[Tensor]) -> Features:
-        """Return the features of images as `preprocessing` reads them, each uint8 [3, h, w].
+    def encode(self, pixels: Sequence[np.ndarray]) -> Features:
+        """Return the features of images as `preprocessing` reads them, each uint8 [h, w, 3].
 
         They have no gradient and are those of evaluation mode. All images of one size go through
         the network together.
@@ -79,16 +80,18 @@ class Encoder(nn.Module, ABC):
         finally:
             self.train(was_training)
 
-    def forward_by_size(self, pixels: Sequence[Tensor]) -> Features:
+    def forward_by_size(self, pixels: Sequence[np.ndarray]) -> Features:
         """Return `forward` of images as `preprocessing` reads them, in their order, in float32."""
         device = next(self.parameters()).device
-        rows_by_size: dict[torch.Size, list[int]] = {}
+        rows_by_size: dict[tuple[int, ...], list[int]] = {}
         for row, image in enumerate(pixels):
             rows_by_size.setdefault(image.shape, []).append(row)
         parts, order = [], []
         for rows in rows_by_size.values():
-            stack = torch.stack([pixels[row] for row in rows]).to(device)
-            parts.append(self(self.preprocessing.normalise(stack)).float())
+            stack = torch.from_numpy(np.stack([pixels[row] for row in rows])).to(device)
+            # Its memory stays as it is, which is what convolutions like best.
+            normalised = self.preprocessing.normalise(stack.permute(0, 3, 1, 2))
+            parts.append(self(normalised).float())
             order += rows
         return parts[0] if len(parts) == 1 else Features.in_order(parts, order)
 

@@ -35,7 +35,7 @@ CROP_FRACTION = Range("it must be above 0 and at most 1", lambda value: 0 < valu
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing(Options):
-    """How an image becomes a tensor; the defaults are those of most ImageNet models."""
+    """How an image becomes an encoder's input; the defaults are those of most ImageNet models."""
 
     image_size: int = option(
         224,
@@ -65,27 +65,21 @@ class Preprocessing(Options):
             if len(values := getattr(self, name)) != 3:
                 yield f"{name} is {values}; give one number each for red, green, blue"
 
-    def __call__(self, image: Image.Image) -> "Tensor":
-        """Return what the encoder takes: float32 [3, height, width]."""
-        return self.normalise(self.resize(image))
-
-    def read(self, source: ImageSource) -> "Tensor":
-        """Return a photograph at the size the encoder sees: uint8 [3, height, width].
+    def read(self, source: ImageSource) -> np.ndarray:
+        """Return a photograph at the size the encoder sees: uint8 [height, width, 3].
 
         Raises:
             ImageError: there is no such file, it is no image, or it is damaged or far too large.
         """
         return self.resize(open_image(source, self.least_size))
 
-    def resize(self, image: Image.Image) -> "Tensor":
-        """Return the image at the size the encoder sees: uint8 [3, height, width].
+    def resize(self, image: Image.Image) -> np.ndarray:
+        """Return the image at the size the encoder sees: uint8 [height, width, 3].
 
         A quarter of the bytes of the normalised image, so this is what to hand from one process
-        or device to another. Its memory is channels-last.
+        or device to another.
         """
-        import torch
-
-        return torch.from_numpy(np.array(self.resized(image))).permute(2, 0, 1)
+        return np.array(self.resized(image))
 
     def resized(self, image: Image.Image) -> Image.Image:
         """Return the image at the size the encoder sees."""

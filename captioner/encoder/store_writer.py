@@ -14,7 +14,6 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record
@@ -26,7 +25,7 @@ BATCHES_AHEAD = 3
 NAMED_AT_MOST = 20  # broken images; the manifest names all
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
-Decoded = Tensor | str  # the pixels, or in one line why there are none
+Decoded = np.ndarray | str  # the pixels, or in one line why there are none
 
 
 class ImageFile(Protocol):
@@ -63,7 +62,7 @@ def write_chunks(
             pixels = encoder.preprocessing.read(images[row].path)
         except ImageError as problem:
             return str(problem)
-        return pixels.flip(-1) if mirrored else pixels
+        return pixels[:, ::-1] if mirrored else pixels
 
     def batches(chunk: int) -> list[range]:
         rows = record.rows(chunk)

@@ -51,7 +51,7 @@ class TorchEngine(Engine):
     def encode(self, pixels: Sequence[np.ndarray]) -> Features:
         if not pixels:
             return Features(torch.empty(0, device=self.device))
-        features = self.encoder.encode(pixels)  # type: ignore[arg-type]
+        features = self.encoder.encode(pixels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return features

@@ -13,8 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ToolError
@@ -35,7 +34,7 @@ COSTLY = "the picture could not be decoded within its limits of time and memory;
 class DecodedImage:
     """A photograph as the encoder takes it."""
 
-    pixels: Tensor  # uint8 [3, height, width], what `Preprocessing.read` gives of the upload
+    pixels: np.ndarray  # uint8 [height, width, 3], what `Preprocessing.read` gives of the upload
     header: ImageHeader  # width and height as people see the picture, turned upright
     seconds: float  # of work in the decode process
 
@@ -262,8 +261,8 @@ def _decoded(answer: dict[str, Any], pixels: bytearray) -> DecodedImage:
     seconds = answer["seconds"]
     if header.format not in DECODABLE or not isinstance(seconds, float):
         raise ValueError
-    tensor = torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3)
-    return DecodedImage(tensor.permute(2, 0, 1), header, seconds)
+    decoded = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    return DecodedImage(decoded, header, seconds)
 
 
 def _whole(value: Any) -> int:

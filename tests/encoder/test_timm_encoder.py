@@ -108,7 +108,8 @@ def test_the_whole_picture_is_seen_in_its_own_shape() -> None:
     features = encode(encoder, images)
     network = same_network(encoder)
     for image, encoded in zip(images, features, strict=True):
-        pixels = encoder.preprocessing(image)[None]
+        stack = torch.from_numpy(encoder.preprocessing.resize(image)[None])
+        pixels = encoder.preprocessing.normalise(stack.permute(0, 3, 1, 2))
         assert pixels.shape[2:] == (image.height, image.width)
         with torch.no_grad():
             map_ = nn.functional.adaptive_avg_pool2d(network.forward_features(pixels), 2)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import captioner
 from captioner.captioner import Caption
@@ -64,12 +63,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(save(folder, request.param), "cpu")
 
 
-def noise(count: int, side: int = 64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        torch.randint(256, (side, side, 3), generator=generator, dtype=torch.uint8).permute(2, 0, 1)
-        for _ in range(count)
-    ]
+def noise(count: int, side: int = 64) -> list[np.ndarray]:
+    generator = np.random.default_rng(1)
+    return [generator.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
 
 
 @pytest.fixture
