@@ -47,8 +47,12 @@ class ModelOptions(Options):
 
     checkpoint: Path | None = option(
         None,
-        "folder of a checkpoint or of a run; the newest runs/*/best where it is not given",
+        "folder of a checkpoint, of a run or of an exported model; the newest runs/*/best where "
+        "it is not given",
         metavar="DIR",
+    )
+    engine: str | None = option(
+        None, "what runs the model; torch for a checkpoint, onnxruntime for an exported one"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)

@@ -1,4 +1,4 @@
-"""`captioner caption` with a checkpoint on this machine."""
+"""`captioner caption` with a model on this machine."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,8 @@ def caption_here(
     """Load the model, and return an iterator over what becomes of each photograph.
 
     Raises:
-        OptionError: there is no such device here.
+        OptionError: there is no such device here, or no such engine.
+        ToolError: the model needs packages that are not installed.
         CheckpointError: there is no checkpoint, or it is damaged.
     """
     checkpoint = options.checkpoint
@@ -33,7 +34,7 @@ def caption_here(
         checkpoint = newest_checkpoint(Path("runs"))
         print(f"using {checkpoint}", file=sys.stderr)
     keep_freed_memory()
-    captioner = load(checkpoint, options.device, threads=options.threads)
+    captioner = load(checkpoint, options.device, options.engine, options.threads)
     return _outcomes(captioner, photographs, config, options.batch_size)
 
 
