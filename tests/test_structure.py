@@ -1,6 +1,7 @@
 """The shape of the project: who may import whom, what an import costs, which versions are in."""
 
 import ast
+import json
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,16 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("captioner", "training", "serving")
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "tensorboard", "fastapi", "pycocoevalcap")
+
+# What torch comes with: training, checkpoints, exporting. All else of the library, and the service,
+# does without what only the extra `training` brings.
+OF_TRAINING = (
+    *("captioner.checkpoint", "captioner.devices", "captioner.tensor_files"),
+    *("captioner.decoders", "captioner.hdetach", "captioner.lstm", "captioner.native"),
+    *("captioner.encoder.encoders", "captioner.encoder.interface", "captioner.encoder.store"),
+    *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
+    *("captioner.encoder.weights", "captioner.engines.torch_engine"),
+)
 
 # Where the modules of a part live -> what none of them may import, at the top or in a function.
 FORBIDDEN = {
@@ -59,9 +70,13 @@ FLOORS = {
 }
 
 
-def modules(part: str) -> list[Path]:
+def modules_of(part: str) -> list[Path]:
     path = ROOT / part
     return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -85,7 +100,7 @@ def is_within(name: str, package: str) -> bool:
 def test_arrows_point_one_way(part: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in modules(part)
+        for path in modules_of(part)
         for name in imports(path)
         if any(is_within(name, other) for other in FORBIDDEN[part])
     ]
@@ -117,7 +132,7 @@ def test_timm_is_imported_in_one_module() -> None:
     users = {
         str(path.relative_to(ROOT))
         for part in (*PACKAGES, "scripts")
-        for path in modules(part)
+        for path in modules_of(part)
         if any(is_within(name, "timm") for name in imports(path))
     }
     assert users == {"captioner/encoder/timm_encoder.py"}
@@ -127,7 +142,7 @@ def test_only_the_table_of_encoders_knows_timms() -> None:
     users = {
         str(path.relative_to(ROOT))
         for part in (*PACKAGES, "scripts")
-        for path in modules(part)
+        for path in modules_of(part)
         if any(is_within(name, "captioner.encoder.timm_encoder") for name in imports(path))
     }
     assert users == {"captioner/encoder/encoders.py"}
@@ -137,7 +152,7 @@ def test_no_module_asks_for_a_decoder_by_name() -> None:
     asking = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for part in PACKAGES
-        for path in modules(part)
+        for path in modules_of(part)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Compare)
         and any(
@@ -151,7 +166,7 @@ def test_no_module_asks_for_a_decoder_by_name() -> None:
 def test_the_library_prints_nothing() -> None:
     printing = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in modules("captioner")
+        for path in modules_of("captioner")
         if path.name not in ("cli.py", "program.py", "progress.py", "build.py")  # of commands
         and path.parent.name != "commands"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -160,12 +175,62 @@ def test_the_library_prints_nothing() -> None:
     assert printing == []
 
 
+def run_python(code: str, *words: str) -> str:
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def test_importing_the_library_is_cheap() -> None:
     code = f"import captioner, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"
+
+
+WALK = """
+import importlib, json, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in packages:
+            raise ModuleNotFoundError(name, name=name.partition(".")[0])
+
+packages, modules = map(json.loads, sys.argv[1:])
+sys.meta_path.insert(0, Missing())
+stopped = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as problem:
+        stopped[module] = problem.name
+print(json.dumps(stopped))
+"""
+
+
+def only_of(extra: str) -> list[str]:
+    """Return the packages to import that an extra alone declares."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {Requirement(one).name for one in project["optional-dependencies"][extra]}
+    others = {Requirement(one).name for one in project["dependencies"]}
+    return sorted(name.replace("-", "_") for name in names - others)
+
+
+def test_what_captions_and_serves_needs_nothing_of_training() -> None:
+    modules = [
+        module_name(path)
+        for part in ("captioner",)
+        for path in modules_of(part)
+        if path.name != "__main__.py"
+    ]
+    missing = json.dumps(only_of("training") + only_of("openvino"))
+    stopped = json.loads(run_python(WALK, missing, json.dumps(modules)))
+    unexpected = {
+        module: package
+        for module, package in stopped.items()
+        if not any(is_within(module, one) for one in OF_TRAINING)
+    }
+    assert unexpected == {}
+    assert {
+        one for one in OF_TRAINING if not any(is_within(name, one) for name in stopped)
+    } == set()
 
 
 def test_torch_and_torchvision_belong_together() -> None:
