@@ -324,10 +324,16 @@ def _shown(value: Any, item: Any) -> str:
 
 
 def _from_json(options: type[Options], name: str, value: Any) -> Any:
+    kind = option_type(options, name)
+
+    def member(one: Any) -> Any:
+        return Path(one) if kind.of is Path and isinstance(one, str) else one
+
     if isinstance(value, list):  # JSON has no tuples
-        return tuple(_from_json(options, name, one) for one in value)
-    is_path = option_type(options, name).of is Path and isinstance(value, str)
-    return Path(value) if is_path else value
+        return tuple(map(member, value))
+    if kind.is_list and (value is None or isinstance(value, (kind.of, str))):
+        return () if value is None else (member(value),)  # as earlier versions, that took one
+    return member(value)
 
 
 def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, Any]:

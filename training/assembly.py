@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from captioner.checkpoint import Checkpoint
-from captioner.data.karpathy import CaptionDataset, CaptionedImage
+from captioner.data.joint import JointDataset
+from captioner.data.karpathy import CaptionedImage
 from captioner.decoders import Decoder, build_decoder
 from captioner.devices import choose_device
 from captioner.encoder.config import EncoderConfig
@@ -38,7 +39,7 @@ class TrainingSetup:
     """The parts of a captioner's training; validator and sources are to be closed in the end."""
 
     config: TrainingConfig
-    dataset: CaptionDataset
+    dataset: JointDataset
     vocabulary: Vocabulary
     engine: TorchEngine  # with the encoder and the decoder
     encoder_parameters: list[nn.Parameter]  # those that are trained
@@ -50,7 +51,7 @@ class TrainingSetup:
 
 def build_training_setup(
     config: TrainingConfig,
-    dataset: CaptionDataset,
+    dataset: JointDataset,
     checkpoint: Checkpoint | None,
     folder: RunFolder,
     announce: Announce,
@@ -87,8 +88,10 @@ def build_training_setup(
     folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
 
     sources = [
-        SourceSchedule.open(engine, images, config, announce, is_augmented=images is train)
-        for images in (train, val)
+        SourceSchedule.open(
+            engine, dataset.split_by_set(split), config, announce, is_augmented=split == "train"
+        )
+        for split in ("train", "val")
     ]
     batches = EpochBatches(
         train,
@@ -97,6 +100,7 @@ def build_training_setup(
         config,
         device=engine.device,
         missing=sources[0].known_missing,
+        set_sizes=[len(images) for images in dataset.split_by_set("train")],
     )
     skipped = len(train) - batches.num_images
     if skipped:
@@ -104,6 +108,8 @@ def build_training_setup(
             f"left out of training: {skipped:,} images ({batches.without_caption:,} without a "
             f"caption, {skipped - batches.without_caption:,} broken)"
         )
+    if config.data_weights:
+        announce(f"an epoch draws {batches.images_per_epoch:,} images, by --data-weights")
     search = SearchConfig(beam_size=config.beam_size)
     return TrainingSetup(
         config,
@@ -119,18 +125,18 @@ def build_training_setup(
 
 
 def _check_splits(
-    dataset: CaptionDataset, train: list[CaptionedImage], val: list[CaptionedImage]
+    dataset: JointDataset, train: list[CaptionedImage], val: list[CaptionedImage]
 ) -> None:
     for name, images in (("train", train), ("val", val)):
         if not any(any(image.captions) for image in images):
             raise DataError(
-                f"{dataset.json_path} has no captioned image in the split {name!r}; "
+                f"{dataset.paths} has no captioned image in the split {name!r}; "
                 "training needs train and val (a table can be split by: captioner data convert)"
             )
 
 
 def _describe_data(
-    dataset: CaptionDataset,
+    dataset: JointDataset,
     train: list[CaptionedImage],
     val: list[CaptionedImage],
     vocabulary: Vocabulary,
@@ -142,8 +148,12 @@ def _describe_data(
         f"vocabulary: {len(vocabulary):,} entries (words with count >= {config.min_count} in the "
         f"training captions), {coverage:.1%} of the words of val"
     )
+    counts_by_set = {
+        name: part.counts() for name, part in zip(dataset.names, dataset.parts, strict=True)
+    }
     return {
         "counts": dataset.counts(),
+        **({"counts_by_set": counts_by_set} if dataset.is_several else {}),
         "training_captions": sum(len(image.captions) for image in train),
         "vocabulary_size": len(vocabulary),
         "coverage_val": coverage,

@@ -30,17 +30,20 @@ class TrainingBatch(NamedTuple):
 
 
 class EpochPlan(NamedTuple):
-    """Everything random about one epoch but masks and dropout; one entry per training image."""
+    """Everything random about one epoch but masks and dropout; one entry per image drawn."""
 
-    order: list[int]  # places in the list of usable images
+    images: list[int]  # places in the list of training images
+    order: list[int]  # of what is drawn
     views: list[View]
-    caption_ranks: torch.Tensor  # [images, captions]: the captions with the lowest are taken
+    caption_ranks: torch.Tensor  # [drawn, captions]: the captions with the lowest are taken
 
 
 class EpochBatches:
     """Makes the batches of any epoch from the training images and its source of features.
 
-    Images without a caption of at least one word, and those in `missing`, take no part.
+    Images without a caption of at least one word, and those in `missing`, take no part. An epoch
+    draws each image once, or as often as `config.data_weights` says of its set; the images come
+    set by set, `set_sizes` of each.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class EpochBatches:
         *,
         device: torch.device,
         missing: frozenset[int] = frozenset(),
+        set_sizes: Sequence[int] = (),
     ) -> None:
         self._images = images
         self._vocabulary = vocabulary
@@ -69,7 +73,11 @@ class EpochBatches:
                 f"none of {len(images)} training images is readable and has a caption; "
                 "look at it with: captioner data check"
             )
-        self.steps_per_epoch = -(-len(self._usable) // config.batch_size)
+        self._shares = _shares(self._usable, set_sizes or [len(images)], config.data_weights)
+        self.images_per_epoch = sum(
+            whole * len(of_set) + part for of_set, whole, part in self._shares
+        )
+        self.steps_per_epoch = -(-self.images_per_epoch // config.batch_size)
 
     @property
     def num_images(self) -> int:
@@ -81,12 +89,19 @@ class EpochBatches:
 
     def plan(self, number: int) -> EpochPlan:
         """Return the random choices of epoch `number`."""
-        count, seed = len(self._usable), self._config.seed
+        count, seed = self.images_per_epoch, self._config.seed
+        images: list[int] = []
+        for number_of_set, (of_set, whole, part) in enumerate(self._shares):
+            images += of_set * whole
+            if part:
+                generator = derived_generator(seed, "drawn", number_of_set, number)
+                drawn = torch.randperm(len(of_set), generator=generator)[:part]
+                images += [of_set[place] for place in drawn.tolist()]
         order = torch.randperm(count, generator=derived_generator(seed, "order", number))
         draws = torch.rand(count, 5, generator=derived_generator(seed, "views", number))
         most = max(len(self._images[index].tokens) for index in self._usable)
         ranks = torch.rand(count, most, generator=derived_generator(seed, "captions", number))
-        return EpochPlan(order.tolist(), [self._view(row) for row in draws.tolist()], ranks)
+        return EpochPlan(images, order.tolist(), [self._view(row) for row in draws.tolist()], ranks)
 
     def _view(self, draws: list[float]) -> View:
         mirror, area, aspect, left, top = draws
@@ -107,12 +122,13 @@ class EpochBatches:
         source = self._source_of_epoch(number)
         for batch in range(start, self.steps_per_epoch):
             places = plan.order[batch * size : (batch + 1) * size]
-            indices = [self._usable[place] for place in places]
-            read = source.read(indices, [plan.views[place] for place in places])
-            place_of = dict(zip(indices, places, strict=True))
+            read = source.read(
+                [plan.images[place] for place in places], [plan.views[place] for place in places]
+            )
+            readable = set(read.indices)  # an image may be drawn twice in one batch
+            places = [place for place in places if plan.images[place] in readable]
             references, captions = [], []
-            for index in read.indices:
-                place = place_of[index]
+            for index, place in zip(read.indices, places, strict=True):
                 references.append(self._references(index, plan.views[place]))
                 captions.append(self._captions(references[-1], plan.caption_ranks[place]))
             packed = CaptionBatch.pack(captions, device=self._device) if captions else None
@@ -131,3 +147,23 @@ class EpochBatches:
             captions = [captions[caption] for caption in chosen]
         longest = self._config.max_caption_length
         return [self._vocabulary.encode(tokens[:longest]) for tokens in captions]
+
+
+class _Share(NamedTuple):
+    images: list[int]  # the usable ones of a set
+    whole: int  # how often an epoch draws all of them,
+    part: int  # and how many of them once more
+
+
+def _shares(
+    usable: Sequence[int], set_sizes: Sequence[int], weights: Sequence[float]
+) -> list[_Share]:
+    """Return what an epoch draws of each set, by the numbers of `--data-weights`."""
+    shares, start = [], 0
+    for size, weight in zip(set_sizes, weights or [1.0] * len(set_sizes), strict=True):
+        images = [index for index in usable if start <= index < start + size]
+        drawn = max(1, round(weight * len(images)))
+        whole, part = divmod(drawn, len(images)) if images else (0, 0)
+        shares.append(_Share(images, whole, part))
+        start += size
+    return shares

@@ -60,7 +60,7 @@ class Captioning(Work):
             patience=config.patience,
         )
         self.costlier_from_step = config.frozen_epochs * steps_per_epoch
-        self.data_name = f"{self.dataset.json_path} or its readable images"
+        self.data_name = f"{self.dataset.paths} or the readable images"
         self.parameters = [*self._decoder.parameters(), *setup.encoder_parameters]
         self.optimiser = build_optimiser(self._decoder, setup.encoder_parameters, config)
         self.generators = {
@@ -75,8 +75,9 @@ class Captioning(Work):
         )
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
         self.facts = {"facts": setup.facts}
+        hashes = [file_hash(part.json_path) for part in setup.dataset.parts]
         self.fingerprint = {
-            "sha256": file_hash(setup.dataset.json_path),
+            "sha256": hashes if setup.dataset.is_several else hashes[0],
             "training_images": setup.batches.num_images,
         }
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
@@ -181,12 +182,7 @@ class Captioning(Work):
                 "scores_val": state.best if state.best_step == state.step else {},
                 "beam_size_val": config.beam_size,
                 "seconds": round(state.seconds, 1),
-                "data": {
-                    "name": self.dataset.name,
-                    "json": str(self.dataset.json_path.resolve()),
-                    "images": str(self.dataset.images_dir.resolve()),
-                    "counts": self.dataset.counts(),
-                },
+                "data": self.dataset.origin(),
                 "training": config.to_json(),
             },
             extra_json=extras.json_values,

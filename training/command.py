@@ -206,7 +206,10 @@ def say(line: str) -> None:
 
 
 def _listed(config: ComposedOptions) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in config.to_json().items())
+    def shown(value: Any) -> str:
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    settings = ", ".join(f"{name} {shown(value)}" for name, value in config.to_json().items())
     return textwrap.fill(
         "settings: " + settings, 100, subsequent_indent="  ", break_on_hyphens=False
     )

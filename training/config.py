@@ -8,6 +8,7 @@ the data set (`recipes.py`), else from the defaults below.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from captioner.data.open_dataset import images_problem
 from captioner.decoders import DECODERS
 from captioner.encoder.config import EncoderConfig
 from captioner.options import (
@@ -38,15 +39,26 @@ _AREA = Range(
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ComposedOptions):
     # Data
-    data: str | None = option(
-        None,
+    data: tuple[str, ...] = option(
+        (),
         "coco, shapes (the built-in sample), a folder with one dataset*.json, or such a file; "
-        "default: data/coco where it exists, else shapes",
+        "several become one; default: data/coco where it exists, else shapes",
         metavar="DATA",
         changeable=True,
     )
-    images: str | None = option(
-        None, "folder of the images, where it is not beside the JSON", changeable=True
+    images: tuple[str, ...] = option(
+        (),
+        "folder of the images, where it is not beside the JSON; of several data sets one for "
+        "each, '' where it is",
+        metavar="FOLDER",
+        changeable=True,
+    )
+    data_weights: tuple[float, ...] = option(
+        (),
+        "how often each training image is drawn in an epoch, a number for each of --data; of a "
+        "fraction so many images, others in each epoch; default: once",
+        within=ABOVE_ZERO,
+        metavar="TIMES",
     )
     recipe: str | None = option(
         None,
@@ -191,6 +203,14 @@ class TrainingConfig(ComposedOptions):
         return self.lr if self.encoder_weights == "none" else self.lr / 10
 
     def contradictions(self) -> Iterable[str]:
+        data_sets = max(1, len(self.data))
+        if self.images and len(self.images) != data_sets:
+            yield images_problem(len(self.images), data_sets)
+        if self.data_weights and len(self.data_weights) != data_sets:
+            yield (
+                f"--data-weights has {len(self.data_weights)} numbers for {data_sets} data sets; "
+                "give one for each of --data, in its order"
+            )
         stages = self.fine_tune_encoder
         if stages not in ("all", "none") and not (stages.isdecimal() and int(stages) >= 1):
             yield (

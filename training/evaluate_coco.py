@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from captioner.allocator import keep_freed_memory
-from captioner.data.karpathy import SPLITS, CaptionDataset, CaptionedImage
-from captioner.data.open_dataset import open_dataset
-from captioner.encoder.store import FeatureStore
+from captioner.data.karpathy import SPLITS, CaptionedImage
+from captioner.data.open_dataset import SAMPLE, open_datasets
+from captioner.encoder.joint_store import JointStore
 from captioner.engines import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import write_json
@@ -44,10 +44,13 @@ _SEARCH_OPTIONS = ("beam_size", "length_power", "max_length")
 class EvaluationOptions(Options):
     checkpoint: Path = option(MISSING, "folder to score", metavar="RUN/best")
     split: str = option("test", "images to score on", choices=SPLITS)
-    data: str | None = option(
-        None, "coco, shapes or a path; default: what it was trained on", metavar="DATA"
+    data: tuple[str, ...] = option(
+        (),
+        "coco, shapes or a path, or several, scored together and each; default: what it was "
+        "trained on",
+        metavar="DATA",
     )
-    images: Path | None = option(None, "folder of the images")
+    images: tuple[str, ...] = option_of(TrainingConfig, "images")
     out: Path | None = option(None, "write the scores as JSON", metavar="FILE")
     captions_out: Path | None = option(None, "write the captions as JSON", metavar="FILE")
     feature_store: Path | None = option(None, "folder of the stored features")
@@ -71,7 +74,7 @@ def _evaluate(argv: Sequence[str] | None) -> None:
     search = SearchConfig(**{name: given.pop(name) for name in _SEARCH_OPTIONS if name in given})
     options = EvaluationOptions.from_json(given)
     model = load_engine(options.engine, options.checkpoint, options.device, options.threads)
-    validation, scored = evaluate(options, search, model, _images(options, model))
+    validation, scored = evaluate(options, search, model, _images_by_set(options, model))
     print(scores_table(validation.scores))
     if validation.shapes_named is not None:
         print(f"colour and kind of every shape named rightly: {validation.shapes_named:.1%}")
@@ -96,34 +99,37 @@ def evaluate(
     options: EvaluationOptions,
     search: SearchConfig,
     model: LoadedEngine,
-    images: Sequence[CaptionedImage],
+    images_by_set: Sequence[Sequence[CaptionedImage]],
 ) -> tuple[Validation, Sequence[CaptionedImage]]:
     """Caption and score the images; also return those that have references."""
+    images = [image for of_set in images_by_set for image in of_set]
     validator = Validator(images, model.vocabulary, search, batch_size=options.batch_size)
-    with closing(validator), closing(_source(options, model, images)) as source:
+    with closing(validator), closing(_source(options, model, images_by_set)) as source:
         validation = validator.run(model.engine, source, description=options.split)
     assert validation is not None, "nobody asked it to stop"
     return validation, validator.images
 
 
 def _source(
-    options: EvaluationOptions, model: LoadedEngine, images: Sequence[CaptionedImage]
+    options: EvaluationOptions,
+    model: LoadedEngine,
+    images_by_set: Sequence[Sequence[CaptionedImage]],
 ) -> ImageSource:
     engine, encoder = model.engine, model.engine.encoder
     is_fine_tuned = model.summary.get("training", {}).get("fine_tune_encoder", "none") != "none"
     if encoder is None or is_fine_tuned:
         # A fine-tuned encoder belongs to this model alone: storing its features would not pay.
         return LiveImages(
-            images,
+            [image for images in images_by_set for image in images],
             engine.preprocessing,
             engine.encode if encoder is None else encoder.forward_by_size,
             workers=options.workers,
             announce=print,
         )
-    store = FeatureStore.open(
+    store = JointStore.open(
         options.feature_store,
         encoder,
-        images,
+        images_by_set,
         workers=options.workers,
         progress=True,
         announce=print,
@@ -131,33 +137,38 @@ def _source(
     return StoredFeatures(store, None, next(encoder.parameters()).device)
 
 
-def _images(options: EvaluationOptions, model: LoadedEngine) -> list[CaptionedImage]:
-    dataset = _dataset(options, model)
-    images = dataset.split(options.split)
-    if not any(any(image.captions) for image in images):
+def _images_by_set(options: EvaluationOptions, model: LoadedEngine) -> list[list[CaptionedImage]]:
+    data, images = options.data, options.images
+    if not data:
+        data, trained_with = _trained_on(options, model)
+        images = images or trained_with
+    dataset = open_datasets(data, images=images, announce=print)
+    if not any(any(image.captions) for image in dataset.split(options.split)):
         counts = ", ".join(f"{name} {count:,}" for name, count in dataset.counts().items())
         raise DataError(
-            f"{dataset.json_path} has no captioned image in the split {options.split!r} "
+            f"{dataset.paths} has no captioned image in the split {options.split!r} "
             f"({counts}); name another --split or other --data"
         )
-    return images
+    return dataset.split_by_set(options.split)
 
 
-def _dataset(options: EvaluationOptions, model: LoadedEngine) -> CaptionDataset:
-    data, images = options.data, options.images
-    if data is None:
-        trained_on = model.summary.get("data", {})
-        data = trained_on.get("json")
-        if trained_on.get("name") == "shapes" and not (data and Path(data).exists()):
-            data = "shapes"
-        elif data is None or not Path(data).exists():
+def _trained_on(
+    options: EvaluationOptions, model: LoadedEngine
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the data sets that the model was trained on, and the folders of their images."""
+    trained_on = model.summary.get("data", {})
+    data, images = [], []
+    for one in trained_on.get("sets", [trained_on]):
+        path = one.get("json")
+        is_here = bool(path) and Path(path).exists()
+        if not is_here and one.get("name") != SAMPLE:
             raise DataError(
-                f"the data that {options.checkpoint} was trained on are not here ({data}); "
+                f"the data that {options.checkpoint} was trained on are not here ({path}); "
                 "name them by --data"
             )
-        elif images is None:
-            images = Path(trained_on["images"])
-    return open_dataset(data, images=images, announce=print)
+        data.append(path if is_here else SAMPLE)
+        images.append(one["images"] if is_here else "")
+    return tuple(data), tuple(images)
 
 
 def _to_json(

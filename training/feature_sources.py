@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
+from captioner.encoder.joint_store import JointStore
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.encoder.store import FeatureStore
 from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError
 from captioner.features import Features
@@ -55,7 +55,7 @@ class StoredFeatures:
     """Features that were computed once; `mirrored` holds those of the mirrored images."""
 
     def __init__(
-        self, store: FeatureStore, mirrored: FeatureStore | None, device: torch.device
+        self, store: JointStore, mirrored: JointStore | None, device: torch.device
     ) -> None:
         self.missing = store.missing | (mirrored.missing if mirrored else frozenset())
         self._store = store
@@ -137,19 +137,22 @@ class SourceSchedule:
     def open(
         cls,
         engine: TorchEngine,
-        images: Sequence[CaptionedImage],
+        images_by_set: Sequence[Sequence[CaptionedImage]],
         config: TrainingConfig,
         announce: Callable[[str], None],
         *,
         is_augmented: bool,
     ) -> Self:
-        """Return the sources of these images, computing and storing features as far as needed."""
+        """Return the sources of these images, computing and storing features as far as needed.
+
+        Places count through the images of all sets; features are stored set by set.
+        """
         live = None
         if config.trains_encoder:
             is_bf16 = config.amp == "bf16"
             autocast = torch.autocast(engine.device.type, torch.bfloat16, enabled=is_bf16)
             live = LiveImages(
-                images,
+                [image for images in images_by_set for image in images],
                 engine.preprocessing,
                 autocast(engine.encoder.forward_by_size),
                 workers=config.workers,
@@ -158,11 +161,11 @@ class SourceSchedule:
             if not config.frozen_epochs:
                 return cls(None, live, 0)
 
-        def store(mirrored: bool) -> FeatureStore:
-            return FeatureStore.open(
+        def store(mirrored: bool) -> JointStore:
+            return JointStore.open(
                 Path(config.feature_store) if config.feature_store else None,
                 engine.encoder,
-                images,
+                images_by_set,
                 mirrored=mirrored,
                 workers=config.workers,
                 progress=True,

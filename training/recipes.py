@@ -14,6 +14,7 @@ from typing import Any
 from captioner.encoder.config import NONE
 from captioner.errors import OptionError
 
+SEVERAL = "photographs"  # name of the recipe of several sets together
 _FROZEN_SHARE = 1 / 3  # of the epochs in which an encoder is fine-tuned
 
 # What a recipe says about the right-hand options was chosen together with the left-hand one, so
@@ -81,6 +82,10 @@ _FINE_TUNED_ON_SMALL_SETS: Mapping[str, Mapping[str, Any]] = {
     }
 }
 
+# The photographs of Flickr8k at hand were squeezed to squares of this side, so those to be
+# captioned must be squeezed too, and so must those of other sets that are learned with them.
+_SQUEEZED: dict[str, Any] = {"image_size": 224, "image_mode": "squash"}
+
 _ALL = (
     Recipe(
         name="coco",
@@ -94,14 +99,15 @@ _ALL = (
     ),
     Recipe(
         name="flickr8k",
-        options={
-            **_SMALL_PHOTOGRAPHS,
-            "image_size": 224,  # the photographs at hand were squeezed to squares of this side,
-            "image_mode": "squash",  # so those to be captioned must be squeezed too
-        },
+        options={**_SMALL_PHOTOGRAPHS, **_SQUEEZED},
         fine_tuning=_FINE_TUNED_ON_SMALL_SETS,
     ),
     Recipe(name="flickr30k", options=_SMALL_PHOTOGRAPHS, fine_tuning=_FINE_TUNED_ON_SMALL_SETS),
+    Recipe(
+        name=SEVERAL,
+        options={**_SMALL_PHOTOGRAPHS, **_SQUEEZED},
+        fine_tuning=_FINE_TUNED_ON_SMALL_SETS,
+    ),
     Recipe(
         name="own_photographs", options=_SMALL_PHOTOGRAPHS, fine_tuning=_FINE_TUNED_ON_SMALL_SETS
     ),

@@ -1,4 +1,4 @@
-"""Train a captioner on COCO, on any data set in Karpathy's form, or on the built-in sample.
+"""Train a captioner on COCO, on any data sets in Karpathy's form, or on the built-in sample.
 
 python training/train_coco.py --p 0.4
 python training/train_coco.py --p 0.4 --data DATA --encoder mobilenetv2_100
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from captioner.checkpoint import Checkpoint, load_checkpoint
-from captioner.data.karpathy import CaptionDataset
-from captioner.data.open_dataset import open_dataset
+from captioner.data.joint import JointDataset
+from captioner.data.open_dataset import SAMPLE, open_datasets
 from captioner.errors import CheckpointError, OptionError
 from captioner.options import flag
 from training.assembly import build_training_setup
 from training.captioning import Captioning
 from training.command import Configured, Program, say, train
 from training.config import ENCODER_OPTIONS, TrainingConfig
-from training.recipes import check_with_any_recipe, with_recipe
+from training.recipes import SEVERAL, check_with_any_recipe, with_recipe
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
 
@@ -38,6 +38,7 @@ class TrainCoco(Program):
     examples = """examples:
   python training/train_coco.py --p 0.4                        COCO in data/coco, else the sample
   python training/train_coco.py --p 0.4 --data my_photos/      a folder with a dataset*.json
+  python training/train_coco.py --p 0.4 --data A B             two data sets as one
   python training/train_coco.py --resume runs/NAME             go on after a stop
 
 """
@@ -53,17 +54,11 @@ class TrainCoco(Program):
             given = with_model_of(load_checkpoint(Path(given["start_from"])), given)
             self.config.refuse_other_parts(given, map(flag, given))
         about_data = {name: given[name] for name in ("data", "images", "restval") if name in given}
-        dataset = _open(TrainingConfig(**about_data))
-        config = self.config.from_json(with_recipe(given, dataset.name))
-        # The run must find the same data again, from any folder and whatever else appears.
-        if config.data not in (None, "shapes") or dataset.name != "shapes":
-            config = replace(
-                config,
-                data=str(dataset.json_path.resolve()),
-                images=str(dataset.images_dir.resolve()),
-            )
-        else:
-            config = replace(config, data="shapes")
+        dataset = _open(TrainingConfig.from_json(about_data))
+        recipe_name = SEVERAL if dataset.is_several else dataset.name
+        config = self.config.from_json(with_recipe(given, recipe_name))
+        data, images = _places(config, dataset)
+        config = replace(config, data=data, images=images)
         return Configured(config, dataset, f"{dataset.name}-{config.decoder}-p{config.p:g}")
 
     def configure_again(self, config: TrainingConfig) -> Configured:
@@ -79,8 +74,9 @@ class TrainCoco(Program):
         state, folder = run.state, run.folder
         say(f"training is over: {outcome.value}")
         say(f"best validation, after step {state.best_step:,}:")
+        width = max(map(len, ("shapes_named", *state.best)))
         for metric, score in state.best.items():
-            say(f"  {metric:<14}{score:8.4f}")
+            say(f"  {metric:<{width}}  {score:8.4f}")
         say(f"everything lies in {folder.path}: best/ and last/ (checkpoints), metrics.jsonl,")
         say("  curves.png, captions_val.json, samples.png, events/ (TensorBoard), config.json")
         assert isinstance(run.work, Captioning)
@@ -116,9 +112,20 @@ def with_model_of(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str,
     return {**model, **given, "start_from": start_from}
 
 
-def _open(config: TrainingConfig) -> CaptionDataset:
-    images = Path(config.images) if config.images else None
-    return open_dataset(config.data, images=images, restval=config.restval, announce=say)
+def _places(
+    config: TrainingConfig, dataset: JointDataset
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return `--data` and `--images` that find the same again, from any folder, come what may."""
+    data, images = [], []
+    for named, part in zip(config.data or (None,), dataset.parts, strict=True):
+        is_sample = named in (None, SAMPLE) and part.name == SAMPLE
+        data.append(SAMPLE if is_sample else str(part.json_path.resolve()))
+        images.append("" if is_sample else str(part.images_dir.resolve()))
+    return tuple(data), tuple(images) if any(images) else ()
+
+
+def _open(config: TrainingConfig) -> JointDataset:
+    return open_datasets(config.data, images=config.images, restval=config.restval, announce=say)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "") -> int:

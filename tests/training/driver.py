@@ -30,8 +30,14 @@ PROGRAMS = {
 class WordScorer:
     """Scores by the share of a caption's words that stand in the references."""
 
-    def __init__(self, references: Mapping[int, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        references: Mapping[int, Sequence[str]],
+        *,
+        sets: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.references = references
+        self.sets = sets or {}
 
     def score(self, candidates: Mapping[int, str]) -> Scores:
         shares = {}
@@ -44,8 +50,12 @@ class WordScorer:
         return Scores(
             overall=dict.fromkeys(names, mean),
             per_image={key: dict.fromkeys(names, share) for key, share in shares.items()},
-            bleu_counts=BleuCounts.__new__(BleuCounts),
-            signature={},
+            bleu_counts=BleuCounts(testlen=0, reflen=0, guess=(), correct=()),
+            signature={"images": len(candidates), "references": 0, "tokenizer": "none"},
+            by_set={
+                name: dict.fromkeys(names, sum(shares[key] for key in keys) / len(keys))
+                for name, keys in self.sets.items()
+            },
         )
 
     def close(self) -> None:

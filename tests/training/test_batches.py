@@ -1,5 +1,6 @@
 """The batches of an epoch: all images once, their captions, and the same for every p."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -187,3 +188,44 @@ def test_batch_size_counts_images() -> None:
     config = replace(TrainingConfig(), batch_size=7)
     sizes = [len(batch.images.indices) for batch in batches_of(config)[0].epoch(0)]
     assert sizes == [7, 3]
+
+
+def test_the_weight_of_a_set_is_how_often_its_images_are_drawn() -> None:
+    config = TrainingConfig(batch_size=4, data=("a", "b"), data_weights=(0.5, 2.25))
+    batches, _ = batches_of(config, set_sizes=[6, 4], missing=frozenset({5}))
+    assert batches.images_per_epoch == 2 + 9  # of five and of four
+    assert batches.steps_per_epoch == 3
+    totals: Counter[int] = Counter()
+    for epoch in range(200):
+        drawn = [index for batch in batches.epoch(epoch) for index in batch.images.indices]
+        counts = Counter(drawn)
+        assert sum(counts[index] for index in range(6)) == 2
+        assert max(counts[index] for index in range(6)) == 1
+        assert sorted(counts[index] for index in range(6, 10)) == [2, 2, 2, 3]
+        totals.update(counts)
+    assert totals[5] == 0
+    assert all(60 < totals[index] < 100 for index in range(5))  # 80 expected
+    assert all(430 < totals[index] < 470 for index in range(6, 10))  # 450 expected
+
+
+def test_an_image_that_is_drawn_twice_in_one_batch_has_two_views_and_its_own_captions() -> None:
+    config = TrainingConfig(
+        batch_size=40, data=("a",), data_weights=(4.0,), horizontal_flip=True, captions_per_image=1
+    )
+    batches, source = batches_of(config, source=RecordingSource(broken=[3]))
+    [batch] = list(batches.epoch(0))
+    assert Counter(batch.images.indices) == {n: 4 for n in range(10) if n != 3}
+    views = [view for index, view in source.asked if index != 3]
+    for index, view, references in zip(batch.images.indices, views, batch.references, strict=True):
+        assert list(references[0]) == [f"w{index}", "right" if view.is_mirrored else "left"]
+    assert len({view.is_mirrored for view in views}) == 2
+
+
+def test_a_weight_of_one_changes_nothing() -> None:
+    weighted = TrainingConfig(batch_size=4, data=("a", "b"), data_weights=(1.0, 1.0))
+    batches, _ = batches_of(weighted, set_sizes=[6, 4])
+    plain, _ = batches_of(TrainingConfig(batch_size=4))
+    for epoch in range(2):
+        assert [batch.images.indices for batch in batches.epoch(epoch)] == [
+            batch.images.indices for batch in plain.epoch(epoch)
+        ]
