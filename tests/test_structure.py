@@ -23,6 +23,7 @@ OF_TRAINING = (
     *("captioner.checkpoint", "captioner.devices", "captioner.tensor_files"),
     *("captioner.decoders", "captioner.hdetach", "captioner.lstm", "captioner.native"),
     *("captioner.encoder.encoders", "captioner.encoder.interface", "captioner.encoder.store"),
+    "captioner.encoder.joint_store",
     *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
     *("captioner.encoder.weights", "captioner.engines.torch_engine"),
 )
