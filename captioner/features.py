@@ -22,6 +22,11 @@ class Features:
     """What is known of B images; every array has the image as its first dimension."""
 
     grid: "Tensor | Any"  # [B, P, D], position p of a grid of side n lies in row p // n
+    attributes: "Tensor | Any" = None
+    """[B, A] probabilities of a detector's attributes, where they are given; mostly None.
+
+    Captions without a photograph are trained on these alone: their grid is [B, 0, D].
+    """
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captioner.attributes import AttributeDetector
 from captioner.decoders.batch import CaptionBatch
 from captioner.errors import OptionError
 from captioner.features import Features
@@ -69,6 +70,11 @@ class Decoder(nn.Module, ABC):
         self.feature_size = feature_size
         self._generator: torch.Generator | None = None  # of the dropout, in a training pass
         self._word_table: Tensor | None = None  # `word_inputs` of every word, once they are fixed
+
+    @property
+    def attribute_detector(self) -> AttributeDetector | None:
+        """What finds the attributes that it reads; None where it reads none."""
+        return next((m for m in self.modules() if isinstance(m, AttributeDetector)), None)
 
     @abstractmethod
     def prepare(self, features: Features) -> Any:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from captioner.decoders.additive_attention import score_keys
 from captioner.decoders.attention_lstm import AttentionWeights, Unrolling, attention_lstm
+from captioner.decoders.attribute_items import AttributeItems, AttributeOptions
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
     Decoder,
-    DecoderOptions,
     DecoderOutput,
     LSTMState,
     Step,
@@ -30,7 +30,7 @@ from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftAttentionOptions(DecoderOptions):
+class SoftAttentionOptions(AttributeOptions):
     attention_size: int = option(512, "units of the attention's hidden layer", within=AT_LEAST_ONE)
     feature_embedding_size: int = option(
         0,
@@ -42,9 +42,12 @@ class SoftAttentionOptions(DecoderOptions):
     )
 
 
+_LEAST_SHARE = 1e-12  # of the attention that the image has, lest a word's shares be no numbers
+
+
 class AttentionMemory(NamedTuple):
-    keys: Tensor  # [B, P, A], what the attention's query is compared with
-    value_gates: Tensor  # [B, P, 4H], what each position adds to the gates where all look at it
+    keys: Tensor  # [B, P + N, A], what the attention's query is compared with
+    value_gates: Tensor  # [B, P + N, 4H], what each adds to the gates where all look at it
     h: Tensor  # [B, H], the state before the start token
     c: Tensor  # [B, H]
 
@@ -56,6 +59,8 @@ class SoftAttention(Decoder):
         Xu et al. 2015: state from the mean feature (section 3.1.2), gate beta (section 4.2.1).
         Unlike there, the word is predicted from the hidden state alone, and with
         `feature_embedding_size` the features pass a linear layer and a ReLU first, once per image.
+        With `attributes` N, the N most probable attribute words are further items to look at,
+        after the P positions; the attention that is shown is that over the positions alone.
     """
 
     name = "soft_attention"
@@ -72,6 +77,9 @@ class SoftAttention(Decoder):
         if options.feature_embedding_size:
             self.embed_features = nn.Linear(looked_at, options.feature_embedding_size)
             looked_at = options.feature_embedding_size
+        self.attribute_items = None
+        if options.attributes:
+            self.attribute_items = AttributeItems(options, looked_at)
         self.initial_state = nn.Linear(looked_at, 2 * hidden)
         self.embedding = nn.Embedding(vocabulary_size, options.embedding_size)
         self.word_gates = nn.Linear(options.embedding_size, 4 * hidden)
@@ -93,10 +101,12 @@ class SoftAttention(Decoder):
         product_dtype: torch.dtype | None = None,
     ) -> DecoderOutput:
         rate, dtype = self.options.dropout, product_dtype
-        values = self._values(features.grid.index_select(0, batch.image_order), dtype)
+        features = features.select(batch.image_order)
+        values = self._values(features.grid, dtype)
         values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
-        keys = linear(values, self.attention_keys.weight, None, dtype)
         hidden, cell = self._initial(values)
+        values = self._with_attributes(values, features)
+        keys = linear(values, self.attention_keys.weight, None, dtype)
         words = self.embedding(batch.words)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
         looked_at = values
@@ -125,11 +135,12 @@ class SoftAttention(Decoder):
         )
         outputs = dropout(outputs, rate, self.training, generator)
         logits = linear(outputs, self.output.weight, self.output.bias, dtype)
-        return DecoderOutput(logits, attention)
+        return DecoderOutput(logits, self._over_positions(attention))
 
     def prepare(self, features: Features) -> AttentionMemory:
         values = self._values(features.grid, None)
-        keys, value_gates = self.attention_keys(values), self.context_gates(values)
+        items = self._with_attributes(values, features)
+        keys, value_gates = self.attention_keys(items), self.context_gates(items)
         return AttentionMemory(keys, value_gates, *self._initial(values))
 
     def start(self, memory: AttentionMemory) -> LSTMState:
@@ -144,7 +155,8 @@ class SoftAttention(Decoder):
         context = self.context_gate(hidden).sigmoid() * (attention @ memory.value_gates)
         gates = self.inputs_of(words) + context + self.recurrent_gates(hidden)
         hidden, cell = lstm_state(gates, cell)
-        return Step(self.output(hidden), LSTMState(hidden, cell), attention)
+        shown = self._over_positions(attention)
+        return Step(self.output(hidden), LSTMState(hidden, cell), shown)
 
     def word_inputs(self, words: Tensor) -> Tensor:
         return self.word_gates(self.embedding(words))
@@ -156,8 +168,24 @@ class SoftAttention(Decoder):
         return torch.relu(linear(grid, layer.weight, layer.bias, dtype))
 
     def _initial(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, cell = torch.tanh(self.initial_state(values.mean(1))).chunk(2, dim=1)
+        # Without a photograph there is no position, and its mean counts as zero.
+        mean = values.mean(1) if values.shape[1] else values.sum(1)
+        hidden, cell = torch.tanh(self.initial_state(mean)).chunk(2, dim=1)
         return hidden, cell
+
+    def _with_attributes(self, values: Tensor, features: Features) -> Tensor:
+        """Return values [B, P, size] with the attributes after them: [B, P + N, size]."""
+        if self.attribute_items is None:
+            return values
+        items = self.attribute_items(features, self.embedding)
+        return torch.cat([values, items.to(values.dtype)], dim=1)
+
+    def _over_positions(self, attention: Tensor) -> Tensor:
+        """Return the share of the attention on the image that each of its positions has."""
+        if self.attribute_items is None:
+            return attention
+        over = attention[..., : -self.attribute_items.count]
+        return over / over.sum(-1, keepdim=True).clamp_min(_LEAST_SHARE)
 
 
 def _projecting_values_is_cheaper(batch: CaptionBatch, values: Tensor) -> bool:

@@ -121,6 +121,17 @@ class Encoder(nn.Module, ABC):
         self.train(self.training)
         return [value for value in self.network.parameters() if value.requires_grad]
 
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Return weight [C, D] and bias [C] of the classifier that the weights were trained with.
+
+        It reads the mean over the grid and gives logits of ImageNet's classes in their usual order.
+        None where there is none.
+
+        Raises:
+            EncoderError: the weights are no longer where they were.
+        """
+        return None
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the network's weights and statistics."""
         return state_hash(self.network)

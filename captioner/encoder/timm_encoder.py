@@ -87,6 +87,23 @@ class TimmEncoder(Encoder):
             return [list(groups[number]) for number in sorted(groups)]
         return super().stages()
 
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        if self.config.weights == NONE or self.config.stage is not None:
+            return None
+        if self.config.weights == PRETRAINED:
+            import timm
+
+            whole = timm.create_model(self.config.name, pretrained=True)
+            state = whole.state_dict()
+        else:
+            state = read_state(Path(self.config.weights).expanduser())
+        names = self.network.pretrained_cfg.get("classifier") or ()
+        name = names if isinstance(names, str) else next(iter(names), "")
+        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        if weight is None or bias is None or weight.flatten(1).shape[1] != self.feature_size:
+            return None
+        return weight.flatten(1), bias
+
     def train(self, mode: bool = True) -> Self:
         """Enter training mode, in which batch norm follows the batch only where it may.
 

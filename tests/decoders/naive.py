@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from captioner.attributes import Classifier
 from captioner.decoders import Decoder
 from captioner.vocabulary import END, START
 
@@ -22,6 +23,14 @@ def naive_attention(
     if d.embed_features is not None:
         values = torch.relu(d.embed_features(features))
     h, c = torch.tanh(d.initial_state(values.mean(0))).chunk(2)
+    positions = len(features)
+    if d.attribute_items is not None:
+        words, scores = naive_attributes(d.attribute_detector, features)
+        items = [
+            d.attribute_items.layer(torch.cat([d.embedding(torch.tensor(word)), score[None]]))
+            for word, score in list(zip(words, scores, strict=True))[: d.options.attributes]
+        ]
+        values = torch.cat([values, torch.stack(items)])
     logits, attention = [], []
     for t, word in enumerate([START, *caption]):
         entering = h if keep[t] == 1.0 else h.detach()
@@ -34,8 +43,20 @@ def naive_attention(
         gates = gates + d.context_gates(context) + d.recurrent_gates(entering)
         h, c = lstm_cell(gates, c)
         logits.append(d.output(h))
-        attention.append(alpha)
+        attention.append(alpha[:positions] / alpha[:positions].sum())
     return torch.stack(logits), torch.stack(attention)
+
+
+def naive_attributes(detector: Classifier, features: Tensor) -> tuple[list[int], list[Tensor]]:
+    """Return all attribute words with their probabilities, the most probable first."""
+    classes = torch.softmax(detector.weight @ features.mean(0) + detector.bias, dim=0)
+    found: dict[int, Tensor] = {}
+    for number, of_words in enumerate(detector.words_of_classes):
+        for word, counts in zip(detector.word_ids.tolist(), of_words.tolist(), strict=True):
+            if counts:
+                found[word] = found.get(word, features.new_zeros(())) + classes[number]
+    words = sorted(found, key=lambda word: -float(found[word].detach()))
+    return words, [found[word] for word in words]
 
 
 def naive_show_tell(

@@ -66,7 +66,8 @@ class PlainSoftAttention(SoftAttention):
         context = self.context_gate(asking).sigmoid() * (attention @ memory.value_gates)
         gates = self.word_gates(self.embedding(words)) + context
         h, c = naive.lstm_cell(gates + self.recurrent_gates(state.h), state.c)
-        return Step(self.output(self.drop(h)), TwoHiddenStates(h, h, c), attention)
+        shown = self._over_positions(attention)
+        return Step(self.output(self.drop(h)), TwoHiddenStates(h, h, c), shown)
 
 
 PLAIN = (PlainShowTell, PlainSoftAttention)
@@ -74,7 +75,12 @@ NAMES = ("show_tell", "soft_attention", *(decoder.name for decoder in PLAIN))
 VARIANTS = [(name, {}) for name in NAMES] + [
     (name, options)
     for name in ("soft_attention", "plain_soft_attention")
-    for options in ({"detach_attention": True}, {"feature_embedding_size": 6})
+    for options in (
+        {"detach_attention": True},
+        {"feature_embedding_size": 6},
+        {"attributes": 2},
+        {"attributes": 3, "feature_embedding_size": 6},
+    )
 ]
 CAPTIONS = [
     [[5, 6, 7], [8]],
@@ -99,7 +105,11 @@ def make(name, seed=0, dtype=torch.float64, **options):
         vocabulary_size=11,
         feature_size=7,
         generator=generator,
-    ).to(dtype)
+    )
+    if decoder.attribute_detector is not None:
+        weight, bias = torch.randn(6, 7, generator=generator), torch.randn(6, generator=generator)
+        decoder.attribute_detector.take(weight, bias, [4, 9, None, 7, 9, 5])
+    decoder.to(dtype)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(2.0)
@@ -169,9 +179,9 @@ def test_single_steps_give_the_logits_of_the_training_pass(name, options, fold):
     expected = decoder(features, batch).logits.view(len(longest) + 1, len(captions), -1)
     if fold:
         decoder.fold_words()
-        if not name.startswith("plain_"):  # those ask the embedding at every step
-            decoder.embedding.weight.data.zero_()
     memory = decoder.prepare(features)
+    if fold and not name.startswith("plain_"):  # those ask the embedding at every step
+        decoder.embedding.weight.data.zero_()
     state = decoder.start(memory)
     state = select_captions(state, torch.zeros(len(captions), 2, dtype=torch.int64))
     for t, word in enumerate([START, *longest]):

@@ -1,0 +1,54 @@
+"""Attribute words as items that a decoder attends to beside the grid of features.
+
+Each of the N most probable words becomes its own embedding and its probability, sent through a
+linear layer to the size of a position's features (after You et al. 2016, who attend to attributes
+apart from the image).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from captioner.attributes import DETECTORS, AttributeDetector
+from captioner.decoders.interface import DecoderOptions
+from captioner.features import Features
+from captioner.options import NOT_NEGATIVE, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeOptions(DecoderOptions):
+    """The options of every decoder that reads attributes."""
+
+    attributes: int = option(
+        0, "most probable attribute words to attend to beside the image", within=NOT_NEGATIVE
+    )
+    attribute_detector: str = option(
+        "classifier",
+        "what finds attribute words: classifier (the encoder's own, its classes as caption words), "
+        "mil (caption words learned on the grid) or both",
+        choices=tuple(DETECTORS),
+    )
+
+
+class AttributeItems(nn.Module):
+    """Makes items of an image's most probable attributes."""
+
+    def __init__(self, options: AttributeOptions, size: int) -> None:
+        super().__init__()
+        self.count = options.attributes
+        self.detector: AttributeDetector = DETECTORS[options.attribute_detector]()
+        self.layer = nn.Linear(options.embedding_size + 1, size)
+
+    def forward(self, features: Features, embedding: nn.Embedding) -> Tensor:
+        """Return the items [B, N, size], of the attributes that are given or else detected.
+
+        Raises:
+            OptionError: the detector knows fewer words than the decoder is to attend to.
+        """
+        known = features.attributes
+        if known is None:
+            known = self.detector(features.grid)
+        words, scores = self.detector.best(known, self.count)
+        described = torch.cat([embedding(words), scores.unsqueeze(2)], dim=2)
+        return self.layer(described)
