@@ -22,6 +22,7 @@ from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import DataError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
+from training.attributes import make_ready
 from training.batches import EpochBatches
 from training.config import ENCODER_OPTIONS, TrainingConfig
 from training.feature_sources import SourceSchedule
@@ -93,6 +94,18 @@ def build_training_setup(
         )
         for split in ("train", "val")
     ]
+    detector = decoder.attribute_detector
+    if detector is not None and checkpoint is None:
+        facts |= make_ready(
+            detector,
+            decoder.options.attributes,
+            encoder=encoder,
+            vocabulary=vocabulary,
+            images=(train, val),
+            sources=[source.of_epoch(0) for source in sources],
+            seed=config.seed,
+            announce=announce,
+        )
     batches = EpochBatches(
         train,
         vocabulary,
