@@ -17,7 +17,7 @@ from captioner.attributes import InstanceDetector
 from captioner.attributes.detector import noisy_or
 from captioner.attributes.nouns import attributes_in
 from captioner.data.karpathy import CaptionedImage
-from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+from captioner.vocabulary import Vocabulary
 from training.feature_sources import ImageSource
 from training.randomness import derived_generator
 
@@ -33,7 +33,7 @@ _CLOSED_CLASS = frozenset(
     three four under up upon very was way we well were what when where which while who whose will
     with within without you your lot lots bunch group couple various different many few both down
     image picture photo photograph background foreground view scene looking sitting standing
-    walking""".split()
+    walking during whilst""".split()
 )
 _BATCH = 64  # images
 _LR = 1e-3
@@ -70,7 +70,7 @@ def attribute_words(
         word
         for image in images
         for word in {word for tokens in image.tokens for word in tokens}
-        if word in vocabulary and word not in _CLOSED_CLASS and word not in SPECIAL_TOKENS
+        if word in vocabulary and len(word) > 1 and word not in _CLOSED_CLASS
     )
     # A plural is left to its singular, where that is a word of its own.
     singulars = [word for word in named if attributes_in([word], named.keys() - {word}) == []]
@@ -146,7 +146,7 @@ def _mean_average_precision(scores: Tensor, labels: Tensor) -> float:
     enough = labels.sum(0) >= _FEWEST
     if not enough.any():
         return 0.0
-    order = scores[:, enough].argsort(0, descending=True, stable=True)
+    order = scores[:, enough].argsort(dim=0, descending=True, stable=True)
     hits = labels[:, enough].gather(0, order)
     ranks = torch.arange(1, len(hits) + 1, device=hits.device).unsqueeze(1)
     precision = hits.cumsum(0) / ranks
