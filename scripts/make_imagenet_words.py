@@ -28,20 +28,16 @@ MUCH_MORE_FREQUENT = 8  # times, for a general name to stand in for a special on
 SMOOTHING = 20  # occurrences, added to the special name's own
 
 # Names of hypernyms that say nothing of what is seen.
-_EMPTY = frozenset(
-    """abstraction area arm article attire attribute bar_ barrier being brass color commodity
+_EMPTY = """abstraction area arm article attire attribute bar_ barrier being brass color commodity
     communication construction container course covering cover craft creature device dish dwelling
     entity equipment facility fixing form formation game garb good group headdress headgear home
     implement individual instrument instrumentality instrumentation line liquid location machine
     material matter measure mixture object part person piece place plant portion produce region
     screen seat shape shelter site solid somebody someone structure substance support system thing
-    top transport unit wear whole wind wood work""".split()
-)
+    top transport unit wear whole wind wood work"""
 # Taken only where nothing else is known.
-_GENERAL = frozenset(
-    "animal building clothing food fruit furniture insect shop tool vegetable vehicle".split()
-)
-# By the class's first name in lower case: better words, in place of WordNet's; none where captions have no word.
+_GENERAL = "animal building clothing food fruit furniture insect shop tool vegetable vehicle"
+# By the class's first name: better words, in place of WordNet's; none where captions have no word.
 _CORRECTIONS: Mapping[str, str] = {
     "african crocodile": "crocodile alligator animal",
     "airliner": "airplane plane jet",
@@ -332,13 +328,13 @@ def names_upwards(
 
 def caption_words(names: Sequence[str], counts: Mapping[str, int]) -> list[str]:
     """Return the names that captions use, the best first; the general ones come last."""
-    known = list(dict.fromkeys(n for n in names if n in counts and n not in _EMPTY))
-    special = [name for name in known if name not in _GENERAL]
+    known = list(dict.fromkeys(n for n in names if n in counts and n not in _EMPTY.split()))
+    special = [name for name in known if name not in _GENERAL.split()]
     best = 0
     for place, name in enumerate(special):
         if counts[name] > MUCH_MORE_FREQUENT * (counts[special[best]] + SMOOTHING):
             best = place
-    return special[best:] + [name for name in known if name in _GENERAL]
+    return special[best:] + [name for name in known if name in _GENERAL.split()]
 
 
 def count_words(paths: Sequence[str]) -> Counter[str]:

@@ -22,19 +22,19 @@ from training.feature_sources import ImageSource
 from training.randomness import derived_generator
 
 # Words that say nothing of what is seen.
-_CLOSED_CLASS = frozenset(
-    """a about above across after against all along alongside also am among an and another any are
-    around as at away back be because been before behind being below beneath beside between both but
-    by can could do does doing down each either for from front get gets getting go goes going had
-    has have having he her hers herself him himself his how i in inside into is it its itself just
-    like middle more most much near next no not of off on one onto or other others out outside over
-    own part past piece several she side so some someone something such that the their theirs them
-    themselves there these they thing things this those through to together top toward towards two
-    three four under up upon very was way we well were what when where which while who whose will
-    with within without you your lot lots bunch group couple various different many few both down
-    image picture photo photograph background foreground view scene looking sitting standing
-    walking during whilst""".split()
-)
+_CLOSED_CLASS = """
+    a about above across after against all along alongside also am among an and another any are
+    around as at away back be because been before behind being below beneath beside between
+    both but by can could do does doing down each either for from front get gets getting go
+    goes going had has have having he her hers herself him himself his how i in inside into is
+    it its itself just like middle more most much near next no not of off on one onto or other
+    others out outside over own part past piece several she side so some someone something such
+    that the their theirs them themselves there these they thing things this those through to
+    together top toward towards two three four under up upon very was way we well were what
+    when where which while who whose will with within without you your lot lots bunch group
+    couple various different many few image picture photo photograph background foreground view
+    scene looking sitting standing walking during whilst
+"""
 _BATCH = 64  # images
 _LR = 1e-3
 _DECAY = 1e-4
@@ -66,11 +66,12 @@ def attribute_words(
     images: Sequence[CaptionedImage], vocabulary: Vocabulary, count: int
 ) -> list[str]:
     """Return the content words that most photographs' captions name, the most frequent first."""
+    empty = frozenset(_CLOSED_CLASS.split())
     named = Counter(
         word
         for image in images
         for word in {word for tokens in image.tokens for word in tokens}
-        if word in vocabulary and len(word) > 1 and word not in _CLOSED_CLASS
+        if word in vocabulary and len(word) > 1 and word not in empty
     )
     # A plural is left to its singular, where that is a word of its own.
     singulars = [word for word in named if attributes_in([word], named.keys() - {word}) == []]

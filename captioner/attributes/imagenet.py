@@ -1,4 +1,4 @@
-"""Caption words for the classes of ImageNet, from a table made by scripts/make_imagenet_words.py."""
+"""Caption words for ImageNet's classes, from a table that scripts/make_imagenet_words.py made."""
 
 from collections.abc import Container
 from functools import cache

@@ -44,5 +44,5 @@ def test_a_plural_names_the_attribute_of_the_singular(word, attribute):
 
 
 def test_attributes_of_a_caption_are_named_once():
-    words = "a dog and two dogs near a red bus".split()
+    words = ["a", "dog", "and", "two", "dogs", "near", "a", "bus"]
     assert attributes_in(words, {"dog", "bus", "cat"}) == ["dog", "bus"]

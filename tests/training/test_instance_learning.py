@@ -36,10 +36,11 @@ def pictures(count: int, seed: int) -> tuple[list[CaptionedImage], Grids]:
         named = [word for word in range(3) if random.random() < 0.4]
         for word in named:
             grids[number, random.integers(9), word] += 1.0
-        captions = (("a", *(f"{WORDS[word]}s" for word in named)), ("the", "dogs" if 0 in named else "a"))
-        images.append(
-            CaptionedImage(number, Path(), "", "train", ("", ""), captions)
+        captions = (
+            ("a", *(f"{WORDS[word]}s" for word in named)),
+            ("the", "dogs" if 0 in named else "a"),
         )
+        images.append(CaptionedImage(number, Path(), "", "train", ("", ""), captions))
     return images, Grids(grids)
 
 
