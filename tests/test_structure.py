@@ -20,7 +20,12 @@ HEAVY = ("torch", "torchvision", "timm", "matplotlib", "tensorboard", "fastapi",
 # What torch comes with: training, checkpoints, exporting. All else of the library, and the service,
 # does without what only the extra `training` brings.
 OF_TRAINING = (
-    *("captioner.checkpoint", "captioner.devices", "captioner.tensor_files"),
+    *(
+        "captioner.attributes",
+        "captioner.checkpoint",
+        "captioner.devices",
+        "captioner.tensor_files",
+    ),
     *("captioner.decoders", "captioner.hdetach", "captioner.lstm", "captioner.native"),
     *("captioner.encoder.encoders", "captioner.encoder.interface", "captioner.encoder.store"),
     "captioner.encoder.joint_store",
