@@ -12,7 +12,8 @@ them: of a beam's own 2K + 1 best words at most one is an end, so the 2K best of
 """
 
 import math
-from collections.abc import Sequence
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
@@ -81,73 +82,69 @@ def search(
     steps = max(one.max_length for one in configs)
     last_steps = {one.max_length for one in configs}
     limits = _Limits.of(configs)
-    pool, history = _Pool(images, beams), _History(images)
+    pool, history = _Pool(configs), _History(images)
     constrained = _Constrained(constraints) if constraints and any(constraints) else None
     count = 2 * beams + 1 + (constrained.spare if constrained else 0)
-    nothing_wanted = np.zeros((images, 0), np.int64)
+    wanted = constrained.wanted if constrained else np.zeros((images, 0), np.int64)
     rows = np.arange(images)  # the image that each row of the batch belongs to
     words, parents = np.full((images, 1), START), np.zeros((images, 1), np.int64)
     live = np.zeros((images, 1), np.float32)  # log-probability of each unfinished caption
     places = np.arange(2 * beams)
+    is_mixed = any(one.beam_size < beams for one in configs)
 
     for step in range(steps):
-        wanted = constrained.wanted if constrained else nothing_wanted[: len(rows)]
         found = decoding.step(words, parents, count, wanted)
         log_probs, tokens = constrained.join(found) if constrained else found[:2]
         if step == 0:
             log_probs = np.where(tokens == END, IMPOSSIBLE, log_probs)
         totals = (live[:, :, None] + log_probs).reshape(len(rows), -1)
-        if math.isnan(totals.sum()):
+        if math.isnan(np.add.reduce(totals, axis=None)):
             raise _no_caption()
         # Stable: of equals the one of the better beam, then of the lower word id comes first.
         order = (-totals).argsort(axis=1, kind="stable")[:, : 2 * beams]
-        values, tokens = _take(totals, order), _take(tokens.reshape(totals.shape), order)
+        values, tokens = _take(order, totals, tokens)
         parents = order // log_probs.shape[2]
 
         # At most one candidate per beam is an end: the 2K best hold K that go on. An image whose
         # beam is narrower than the batch's finds its own 2K best among the first.
-        is_beyond = places[: order.shape[1]] >= limits.beam_size
         is_end = tokens == END
-        if is_end.any():
-            ending = np.where(is_end & ~is_beyond, values, IMPOSSIBLE)[:, :beams]
-            score = ending / limits.divisor[:, step + 1 : step + 2]
-            pool.add(rows, score, ending, step, parents[:, :beams])
+        is_beyond = places[: order.shape[1]] >= limits.beam_size[:, None] if is_mixed else None
+        if np.count_nonzero(is_end):
+            ending = is_end if is_beyond is None else is_end & ~is_beyond
+            at = ending[:, :beams].nonzero()
+            divisor = limits.divisor[at[0], step + 1]
+            pool.add(rows[at[0]], values[at], divisor, step, parents[at])
             on = is_end.argsort(axis=1, kind="stable")[:, :beams]
-            live = _take(np.where(is_end, IMPOSSIBLE, values), on)
-            words, parents = _take(tokens, on), _take(parents, on)
+            live, words, parents = _take(on, np.where(is_end, IMPOSSIBLE, values), tokens, parents)
         else:
             live, words, parents = values[:, :beams], tokens[:, :beams], parents[:, :beams]
-        live = np.where(is_beyond[:, : live.shape[1]], IMPOSSIBLE, live)
+        if is_beyond is not None:
+            live = np.where(is_beyond[:, : live.shape[1]], IMPOSSIBLE, live)
         history.write(words, parents, found.attention)
 
-        is_last = limits.max_length == step + 1  # [B, 1]
         if step + 1 in last_steps:
-            cut = np.where(is_last, live, IMPOSSIBLE)
-            score = cut / limits.divisor[:, step + 1 : step + 2]
-            pool.add(rows, score, cut, step + 1, places[: live.shape[1]])
+            at = ((limits.max_length == step + 1)[:, None] & (live > IMPOSSIBLE)).nonzero()
+            pool.add(rows[at[0]], live[at], limits.divisor[at[0], step + 1], step + 1, at[1])
         if step + 1 == steps:
             break
-
+        if constrained:
+            constrained.write(words, parents)
         if pool.is_empty:
-            done = 0
-        else:
-            # No caption has more tokens, and no log-probability grows: nothing can beat this.
-            bound = live.max(axis=1, keepdims=True) / limits.longest
-            scores = pool.score[rows]
-            is_full = _take(scores, limits.beam_size - 1) > IMPOSSIBLE
-            is_best = _take(scores, limits.num_captions - 1) >= bound
-            is_done = is_full | is_best | is_last
-            done = int(is_done.sum())
+            continue
+
+        # No caption has more tokens, and no log-probability grows: nothing can do better than this.
+        bound = np.maximum.reduce(live, axis=1) / limits.longest
+        is_done = pool.is_full[rows] | (pool.to_beat[rows] >= bound)
+        is_done |= limits.max_length == step + 1
+        done = np.count_nonzero(is_done)
         if done == len(rows):
             break
         if done:
-            live = np.where(is_done, IMPOSSIBLE, live)
-        if constrained:
-            constrained.write(words, parents)
+            live = np.where(is_done[:, None], IMPOSSIBLE, live)
         if 4 * done >= len(rows):
             going = np.flatnonzero(~is_done)
             rows, live, words, parents = rows[going], live[going], words[going], parents[going]
-            limits = limits.of_images(going)
+            limits, wanted = limits.of_images(going), wanted[going]
             history.keep(rows)
             decoding.keep(going)
             if constrained:
@@ -157,10 +154,9 @@ def search(
 
 
 class _Limits(NamedTuple):
-    """The configurations of all images as arrays [images, 1], but for the divisors."""
+    """The configurations of all images as arrays [images]."""
 
     beam_size: np.ndarray
-    num_captions: np.ndarray
     max_length: np.ndarray
     longest: np.ndarray  # the divisor of as many tokens as there may be
     divisor: np.ndarray  # [images, tokens + 1], what a log-probability of so many is divided by
@@ -168,16 +164,13 @@ class _Limits(NamedTuple):
     @classmethod
     def of(cls, configs: Sequence[SearchConfig]) -> Self:
         tokens = range(max(one.max_length for one in configs) + 1)
-        divisor = np.array(
-            [[float(max(n, 1) ** one.length_power) for n in tokens] for one in configs],
-            dtype=np.float32,
-        )
-        max_length = np.array([[one.max_length] for one in configs])
+        powers = [[float(max(n, 1) ** one.length_power) for n in tokens] for one in configs]
+        divisor = np.array(powers, dtype=np.float32)
+        max_length = np.array([one.max_length for one in configs])
         return cls(
-            beam_size=np.array([[one.beam_size] for one in configs]),
-            num_captions=np.array([[one.num_captions] for one in configs]),
+            beam_size=np.array([one.beam_size for one in configs]),
             max_length=max_length,
-            longest=_take(divisor, max_length),
+            longest=divisor[np.arange(len(configs)), max_length],
             divisor=divisor,
         )
 
@@ -185,34 +178,46 @@ class _Limits(NamedTuple):
         return type(self)(*(part[images] for part in self))
 
 
-class _Pool:
-    """The best finished captions of every image, the best first; each array is [images, beams]."""
+class _Finished(NamedTuple):
+    """A caption that is over."""
 
-    def __init__(self, images: int, beams: int) -> None:
+    score: float
+    log_prob: float
+    length: int  # words
+    slot: int  # the beam of step length - 1 that the last word stands in
+
+
+class _Pool:
+    """The best finished captions of every image, the best first, as many as its beam is wide."""
+
+    def __init__(self, configs: Sequence[SearchConfig]) -> None:
+        self._configs = configs
+        self.best: list[list[_Finished]] = [[] for _ in configs]
         self.is_empty = True
-        self.score = np.full((images, beams), IMPOSSIBLE)  # until there is one
-        self.log_prob = self.score.copy()
-        self.length = np.zeros((images, beams), np.int64)  # words
-        self.slot = self.length.copy()  # the beam of step length - 1 that the last word stands in
+        self.is_full = np.zeros(len(configs), np.bool_)
+        self.to_beat = np.full(len(configs), IMPOSSIBLE)  # the score of the last in the answer
 
     def add(
         self,
-        rows: np.ndarray,
-        score: np.ndarray,
-        log_prob: np.ndarray,
+        images: np.ndarray,
+        log_probs: np.ndarray,
+        divisors: np.ndarray,
         length: int,
-        slot: np.ndarray,
+        slots: np.ndarray,
     ) -> None:
-        """Let new captions [rows, some] compete with those of the same images."""
-        self.is_empty = False
-        size = self.score.shape[1]
-        joined = np.concatenate([self.score[rows], score], axis=1)
-        order = (-joined).argsort(axis=1, kind="stable")[:, :size]
-        lengths = np.broadcast_to(length, score.shape)
-        slots = np.broadcast_to(slot, score.shape)
-        self.score[rows] = _take(joined, order)
-        for old, new in ((self.log_prob, log_prob), (self.length, lengths), (self.slot, slots)):
-            old[rows] = _take(np.concatenate([old[rows], new], axis=1), order)
+        """Let new captions compete with those of the same images; all arrays [n]."""
+        numbers = (images, log_probs / divisors, log_probs, slots)
+        for image, score, log_prob, slot in zip(*(one.tolist() for one in numbers), strict=True):
+            if score == IMPOSSIBLE:
+                continue
+            best, config = self.best[image], self._configs[image]
+            # After its equals, which have fewer words or stand in a better beam.
+            insort(best, _Finished(score, log_prob, length, slot), key=lambda one: -one.score)
+            del best[config.beam_size :]
+            self.is_empty = False
+            self.is_full[image] = len(best) == config.beam_size
+            if len(best) >= config.num_captions:
+                self.to_beat[image] = best[config.num_captions - 1].score
 
 
 class _History:
@@ -234,14 +239,18 @@ class _History:
 
     def trace(self, image: int, slot: int, length: int) -> tuple[list[int], np.ndarray | None]:
         """Follow a caption back from its last beam: its words, and attention [words, P]."""
-        words, looked = [], []
-        for row_of, written, parents, attention in reversed(self._steps[:length]):
+        words = [0] * length
+        looked: np.ndarray | None = None
+        for step in reversed(range(length)):
+            row_of, written, parents, attention = self._steps[step]
             row = row_of[image]
-            words.append(int(written[row, slot]))
+            words[step] = int(written[row, slot])
             slot = parents[row, slot]
             if attention is not None:
-                looked.append(attention[row, slot])
-        return words[::-1], np.stack(looked[::-1]) if looked else None
+                if looked is None:
+                    looked = np.empty((length, attention.shape[2]), attention.dtype)
+                looked[step] = attention[row, slot]
+        return words, looked
 
 
 class _Constrained:
@@ -277,25 +286,22 @@ class _Constrained:
         self.wanted, self._captions = self.wanted[rows], self._captions[rows]
 
 
-def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the chosen columns of every row: `take_along_axis` in a tenth of its time."""
-    starts = np.arange(0, table.size, table.shape[1])[:, None]
-    return table.ravel().take(columns + starts)
+def _take(columns: np.ndarray, *tables: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the chosen columns of every row of each table, all of as many elements."""
+    size = tables[0].size
+    flat = columns + np.arange(0, size, size // len(columns))[:, None]
+    return (table.ravel().take(flat) for table in tables)
 
 
 def _captions(pool: _Pool, history: _History, counts: Sequence[int]) -> list[list[Hypothesis]]:
-    numbers = (pool.score, pool.log_prob, pool.length, pool.slot)
     result = []
-    rows = zip(counts, *(one.tolist() for one in numbers), strict=True)
-    for image, (count, *row) in enumerate(rows):
+    for image, (best, count) in enumerate(zip(pool.best, counts, strict=True)):
+        if not best:
+            raise _no_caption()
         hypotheses = []
-        for score, log_prob, length, slot in list(zip(*row, strict=True))[:count]:
-            if score == IMPOSSIBLE:
-                break
+        for score, log_prob, length, slot in best[:count]:
             words, attention = history.trace(image, slot, length)
             hypotheses.append(Hypothesis(tuple(words), log_prob, score, attention))
-        if not hypotheses:
-            raise _no_caption()
         result.append(hypotheses)
     return result
 
