@@ -5,12 +5,14 @@ Anything wrong with them is found here, before any long work.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from captioner.checkpoint import Checkpoint
+from captioner.data.captions_alone import CaptionsAlone, read_captions_alone, without_those_of
 from captioner.data.joint import JointDataset
 from captioner.data.karpathy import CaptionedImage
 from captioner.decoders import Decoder, build_decoder
@@ -64,12 +66,14 @@ def build_training_setup(
     """
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
+    alone = _captions_alone(config, dataset, announce)
     if checkpoint:
         vocabulary, encoder = checkpoint.vocabulary, checkpoint.encoder
         decoder = checkpoint.decoder
     else:
         vocabulary = Vocabulary.build(
-            (tokens for image in train for tokens in image.tokens), min_count=config.min_count
+            (tokens for captions in (train, alone) for one in captions for tokens in one.tokens),
+            min_count=config.min_count,
         )
         of_encoder = {name: getattr(config, option) for name, option in ENCODER_OPTIONS.items()}
         encoder = create_encoder(
@@ -146,6 +150,25 @@ def _check_splits(
                 f"{dataset.paths} has no captioned image in the split {name!r}; "
                 "training needs train and val (a table can be split by: captioner data convert)"
             )
+
+
+def _captions_alone(
+    config: TrainingConfig, dataset: JointDataset, announce: Announce
+) -> list[CaptionsAlone]:
+    """Return the captions without photographs, but for those of images that are judged by."""
+    read = [
+        one
+        for path in config.captions_without_photographs
+        for one in read_captions_alone(Path(path))
+    ]
+    kept = without_those_of([*dataset.split("val"), *dataset.split("test")], read)
+    if read:
+        captions = sum(len(one.captions) for one in kept)
+        announce(
+            f"captions without photographs: {captions:,} of {len(kept):,} images; "
+            f"{len(read) - len(kept):,} images of val and test are left out"
+        )
+    return kept
 
 
 def _describe_data(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,13 @@ class Captioning(Work):
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
         self.facts = {"facts": setup.facts}
         hashes = [file_hash(part.json_path) for part in setup.dataset.parts]
-        self.fingerprint = {
+        self.fingerprint: dict[str, Any] = {
             "sha256": hashes if setup.dataset.is_several else hashes[0],
             "training_images": setup.batches.num_images,
         }
+        if config.captions_without_photographs:
+            paths = map(Path, config.captions_without_photographs)
+            self.fingerprint["captions_without_photographs"] = [*map(file_hash, paths)]
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
 
     def close(self) -> None:

@@ -60,6 +60,13 @@ class TrainingConfig(ComposedOptions):
         within=ABOVE_ZERO,
         metavar="TIMES",
     )
+    captions_without_photographs: tuple[str, ...] = option(
+        (),
+        "captions to learn from whose photographs are not there, a .tsv, .csv or .json each; "
+        "those of images in val and test are left out; needs --attributes",
+        metavar="FILE",
+        changeable=True,
+    )
     recipe: str | None = option(
         None,
         "settings for what is not given; default: those of the data set",

@@ -58,7 +58,8 @@ class TrainCoco(Program):
         recipe_name = SEVERAL if dataset.is_several else dataset.name
         config = self.config.from_json(with_recipe(given, recipe_name))
         data, images = _places(config, dataset)
-        config = replace(config, data=data, images=images)
+        captions = tuple(str(Path(one).resolve()) for one in config.captions_without_photographs)
+        config = replace(config, data=data, images=images, captions_without_photographs=captions)
         return Configured(config, dataset, f"{dataset.name}-{config.decoder}-p{config.p:g}")
 
     def configure_again(self, config: TrainingConfig) -> Configured:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from captioner.errors import DataError
 from captioner.files import read_json
@@ -35,6 +35,14 @@ ID_KEYS = ("cocoid", "imgid")  # the first that all images have is their id
 RESERVED = frozenset(SPECIAL_TOKENS[number] for number in (PAD, START, END))
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
 _OWN_KEYS = frozenset({"filename", "filepath", "split", "sentences", "sentids", "imgid", "cocoid"})
+
+
+class Captioned(Protocol):
+    @property
+    def captions(self) -> Sequence[str]: ...
+
+    @property
+    def tokens(self) -> Sequence[Sequence[str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +192,7 @@ def captions_of(entry: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def caption_problems(image: CaptionedImage) -> Iterator[str]:
+def caption_problems(image: Captioned) -> Iterator[str]:
     """Yield what makes captions of an image unfit for training; empty ones are none of it."""
     for number, (text, words) in enumerate(zip(image.captions, image.tokens, strict=True), 1):
         for word in words:
@@ -236,10 +244,11 @@ def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(sentences, list):
         raise DataError(f'{where} has no list "sentences"; it holds the captions')
     for sentence in sentences:
-        _check_sentence(sentence, where)
+        check_sentence(sentence, where)
 
 
-def _check_sentence(sentence: Any, where: str) -> None:
+def check_sentence(sentence: Any, where: str) -> None:
+    """Raise a DataError, which begins with `where`, for what is no caption in Karpathy's form."""
     tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
     raw = sentence.get("raw") if isinstance(sentence, dict) else None
     if tokens is None and raw is None:
