@@ -1,0 +1,161 @@
+"""How often captions name what is confidently and rightly seen, and what no reference names.
+
+python training/evaluate_coco.py --checkpoint RUN/best --split val --captions-out captions.json
+python scripts/judge_concepts.py captions.json --detector RUN/best --data A B --split val
+
+A concept is a word that ImageNet's classes have in the vocabulary. It is confidently seen where the
+encoder's classifier gives it a probability of 0.5, and rightly where a reference names it. The
+share of such concepts that the caption names says whether the decoder uses what the encoder knows.
+A concept that a caption names and no reference of the image does counts as hallucinated; the shares
+are those of CHAIR (Rohrbach et al. 2018), with these words for the 80 objects of COCO.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from captioner.attributes import AttributeDetector, Classifier, ClassifierAndInstances
+from captioner.attributes.nouns import attributes_in
+from captioner.checkpoint import load_checkpoint
+from captioner.data.open_dataset import open_datasets
+from captioner.encoder.joint_store import JointStore
+from captioner.errors import DataError, OptionError
+from captioner.files import read_json
+from captioner.options import SHARE, Options, option, options_parser
+from captioner.program import run_program
+from captioner.vocabulary import tokenize
+
+_BATCH = 100  # images
+# Words of captions for one thing, by the word that stands for all of them.
+_SAME = {
+    "airplane": "plane",
+    "bicycle": "bike",
+    "cellphone": "phone",
+    "couch": "sofa",
+    "jet": "plane",
+    "motorbike": "motorcycle",
+    "mountains": "mountain",
+    "refrigerator": "fridge",
+    "telephone": "phone",
+    "television": "tv",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Options):
+    detector: Path = option(MISSING, "checkpoint with the encoder's classifier", metavar="DIR")
+    data: tuple[str, ...] = option(MISSING, "data sets that the captions are of", metavar="DATA")
+    split: str = option("val", "their split")
+    confident: float = option(0.5, "probability from which a concept is seen", within=SHARE)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Counts over the captions of some images."""
+
+    images: int
+    seen: int  # concepts that are confidently and rightly seen
+    named: int  # and named by the caption
+    mentions: int  # concepts that captions name
+    hallucinated: int  # and that no reference of the image names
+    images_with_hallucination: int
+
+    def line(self) -> str:
+        return (
+            f"{self.images:,} images: of {self.seen:,} concepts confidently and rightly seen "
+            f"{self.named / max(1, self.seen):.1%} named; of {self.mentions:,} concepts named "
+            f"{self.hallucinated / max(1, self.mentions):.1%} in no reference, in "
+            f"{self.images_with_hallucination / max(1, self.images):.1%} of the captions"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge as the command line says, and return the exit status."""
+    return run_program("judge_concepts.py", lambda: _judge(argv))
+
+
+def _judge(argv: Sequence[str] | None) -> None:
+    parser = options_parser(JudgeOptions, prog="judge_concepts.py", description=__doc__)
+    parser.add_argument("captions", type=Path, help="what evaluate_coco.py --captions-out wrote")
+    given = vars(parser.parse_args(argv))
+    path = given.pop("captions")
+    options = JudgeOptions.from_json(given)
+    entries = {entry["filename"]: entry for entry in read_json(path, "captions", DataError)}
+    checkpoint = load_checkpoint(options.detector)
+    detector = classifier_of(checkpoint.decoder.attribute_detector)
+    words = [checkpoint.vocabulary.words[word] for word in detector.word_ids.tolist()]
+    dataset = open_datasets(options.data, announce=print)
+    by_set = dataset.split_by_set(options.split)
+    store = JointStore.open(None, checkpoint.encoder, by_set, progress=True, announce=print)
+    found: dict[str, dict[str, float]] = {}
+    images = [image for of_set in by_set for image in of_set]
+    for start in range(0, len(images), _BATCH):
+        places = [
+            place
+            for place in range(start, min(start + _BATCH, len(images)))
+            if place not in store.missing
+        ]
+        with torch.no_grad():
+            probabilities = detector(store.rows(places).grid)
+        for place, row in zip(places, probabilities.tolist(), strict=True):
+            found[images[place].filename] = dict(zip(words, row, strict=True))
+    report = {}
+    for name, of_set in zip(dataset.names, by_set, strict=True):
+        judged = judge(
+            [entries[image.filename] for image in of_set if image.filename in entries],
+            found,
+            options.confident,
+        )
+        print(f"{name}: {judged.line()}")
+        report[name] = asdict(judged)
+    print(json.dumps(report))
+
+
+def classifier_of(detector: AttributeDetector | None) -> Classifier:
+    """Return the encoder's classifier that a detector is or holds.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if isinstance(detector, ClassifierAndInstances):
+        return detector.classifier
+    if not isinstance(detector, Classifier):
+        raise OptionError("--detector holds no classifier; name a checkpoint that has one")
+    return detector
+
+
+def judge(
+    entries: Iterable[Mapping[str, object]],
+    found: Mapping[str, Mapping[str, float]],
+    confident: float,
+) -> Judgement:
+    """Count concepts of captions, each with its `references`, against what is found in the image."""
+    images = seen = named = mentions = hallucinated = wrong = 0
+    for entry in entries:
+        images += 1
+        probabilities = found[str(entry["filename"])]
+        references = entry["references"]
+        assert isinstance(references, list)
+        said = _concepts(str(entry["caption"]), probabilities)
+        right = {one for text in references for one in _concepts(text, probabilities)}
+        sure = {
+            _SAME.get(word, word) for word, score in probabilities.items() if score >= confident
+        }
+        seen += len(sure & right)
+        named += len(sure & right & said)
+        mentions += len(said)
+        hallucinated += len(said - right)
+        wrong += bool(said - right)
+    return Judgement(images, seen, named, mentions, hallucinated, wrong)
+
+
+def _concepts(text: str, known: Mapping[str, float]) -> set[str]:
+    return {_SAME.get(word, word) for word in attributes_in(tokenize(text), known)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
