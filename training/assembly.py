@@ -21,11 +21,12 @@ from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import create_encoder
 from captioner.encoder.interface import Encoder
 from captioner.engines.torch_engine import TorchEngine
-from captioner.errors import DataError
+from captioner.errors import DataError, OptionError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.attributes import make_ready
 from training.batches import EpochBatches
+from training.captions_alone import AloneBatches, MixedBatches
 from training.config import ENCODER_OPTIONS, TrainingConfig
 from training.feature_sources import SourceSchedule
 from training.randomness import derived_generator
@@ -46,7 +47,7 @@ class TrainingSetup:
     vocabulary: Vocabulary
     engine: TorchEngine  # with the encoder and the decoder
     encoder_parameters: list[nn.Parameter]  # those that are trained
-    batches: EpochBatches
+    batches: EpochBatches | MixedBatches
     validator: Validator
     sources: Sequence[SourceSchedule]  # of training and of validation
     facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
@@ -110,7 +111,8 @@ def build_training_setup(
             seed=config.seed,
             announce=announce,
         )
-    batches = EpochBatches(
+    batches: EpochBatches | MixedBatches
+    batches = photographs = EpochBatches(
         train,
         vocabulary,
         sources[0].of_epoch,
@@ -119,14 +121,34 @@ def build_training_setup(
         missing=sources[0].known_missing,
         set_sizes=[len(images) for images in dataset.split_by_set("train")],
     )
-    skipped = len(train) - batches.num_images
+    skipped = len(train) - photographs.num_images
     if skipped:
         announce(
-            f"left out of training: {skipped:,} images ({batches.without_caption:,} without a "
-            f"caption, {skipped - batches.without_caption:,} broken)"
+            f"left out of training: {skipped:,} images ({photographs.without_caption:,} without a "
+            f"caption, {skipped - photographs.without_caption:,} broken)"
         )
     if config.data_weights:
-        announce(f"an epoch draws {batches.images_per_epoch:,} images, by --data-weights")
+        announce(f"an epoch draws {photographs.images_per_epoch:,} images, by --data-weights")
+    if alone:
+        if detector is None:
+            raise OptionError(
+                f"--captions-without-photographs needs attributes to stand in for photographs, and "
+                f"{decoder.name} reads none here; give --attributes 5"
+            )
+        of_captions = AloneBatches(
+            [one.tokens for one in alone],
+            vocabulary,
+            detector,
+            config,
+            count=decoder.options.attributes,
+            feature_size=encoder.feature_size,
+            device=engine.device,
+        )
+        announce(
+            f"captions without photographs: {len(of_captions):,} name an attribute, "
+            f"{of_captions.left_out:,} are left out"
+        )
+        batches = MixedBatches(photographs, of_captions, config.seed)
     search = SearchConfig(beam_size=config.beam_size)
     return TrainingSetup(
         config,

@@ -56,7 +56,7 @@ class _Caption(NamedTuple):
     references: list[Sequence[str]]  # all captions of its image
 
 
-class CaptionsAlone:
+class AloneBatches:
     """Makes the batches of any epoch from captions, one row of attributes for each."""
 
     def __init__(
@@ -94,7 +94,8 @@ class CaptionsAlone:
                 "none of the captions without photographs names an attribute; leave them out"
             )
         self._batch_size = config.batch_size * config.captions_per_image
-        self.steps_per_epoch = -(-len(self._captions) // self._batch_size)
+        self._drawn = max(1, round(config.alone_weight * len(self._captions)))
+        self.steps_per_epoch = -(-self._drawn // self._batch_size)
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -103,7 +104,10 @@ class CaptionsAlone:
         """Yield the batches of epoch `number` (from 0) from batch `start` on."""
         seed, size = self._config.seed, self._batch_size
         generator = derived_generator(seed, "captions alone", number)
-        order = torch.randperm(len(self._captions), generator=generator).tolist()
+        order: list[int] = []
+        while len(order) < self._drawn:
+            order += torch.randperm(len(self._captions), generator=generator).tolist()
+        order = order[: self._drawn]
         longest = self._config.max_caption_length
         for batch in range(start, self.steps_per_epoch):
             chosen = [self._captions[place] for place in order[batch * size : (batch + 1) * size]]
@@ -134,7 +138,7 @@ class CaptionsAlone:
 class MixedBatches:
     """Batches of photographs and of captions alone, mixed anew in each epoch."""
 
-    def __init__(self, photographs: EpochBatches, alone: CaptionsAlone, seed: int) -> None:
+    def __init__(self, photographs: EpochBatches, alone: AloneBatches, seed: int) -> None:
         self._photographs = photographs
         self._alone = alone
         self._seed = seed

@@ -66,6 +66,11 @@ class TrainingConfig(ComposedOptions):
         "those of images in val and test are left out; needs --attributes",
         metavar="FILE",
         changeable=True,
+    alone_weight: float = option(
+        1.0,
+        "how often each caption without a photograph is drawn in an epoch",
+        within=ABOVE_ZERO,
+        metavar="TIMES",
     )
     recipe: str | None = option(
         None,

@@ -13,7 +13,7 @@ from training.captions_alone import (
     MOST,
     NOISE,
     SURE,
-    CaptionsAlone,
+    AloneBatches,
     MixedBatches,
 )
 from training.config import TrainingConfig
@@ -37,13 +37,13 @@ def detector() -> Classifier:
     return made
 
 
-def alone(config=CONFIG, captions=CAPTIONS, count=4) -> CaptionsAlone:
-    return CaptionsAlone(
+def alone(config=CONFIG, captions=CAPTIONS, count=4) -> AloneBatches:
+    return AloneBatches(
         captions, VOCABULARY, detector(), config, count=count, feature_size=7, device=CPU
     )
 
 
-def drawn(made: CaptionsAlone, epochs: int = 1):
+def drawn(made: AloneBatches, epochs: int = 1):
     """Yield the words of each caption with its attributes above the noise, and those within it."""
     names = [VOCABULARY.words[word] for word in detector().word_ids]
     for epoch in range(epochs):
@@ -96,6 +96,13 @@ def test_every_caption_comes_once_an_epoch_and_epochs_differ():
     kept = [tokens for of_image in CAPTIONS for tokens in of_image if tokens != ["a", "man"]]
     total = sum(len(tokens) + 1 for tokens in kept)  # with the end
     assert sum(map(len, epochs[0])) == total
+
+
+@pytest.mark.parametrize(("weight", "drawn"), [(0.25, 51), (1.0, 203), (2.5, 508)])
+def test_an_epoch_draws_as_many_as_the_weight_says(weight, drawn):
+    made = alone(replace(CONFIG, alone_weight=weight))
+    sizes = [batch.captions.num_captions for batch in made.epoch(0)]
+    assert (sum(sizes), len(sizes)) == (drawn, made.steps_per_epoch)
 
 
 def test_an_epoch_goes_on_where_it_was_left():
