@@ -133,7 +133,7 @@ def judge(
     found: Mapping[str, Mapping[str, float]],
     confident: float,
 ) -> Judgement:
-    """Count concepts of captions, each with its `references`, against what is found in the image."""
+    """Count the concepts of captions, each with its `references` and its image's `filename`."""
     images = seen = named = mentions = hallucinated = wrong = 0
     for entry in entries:
         images += 1

@@ -130,25 +130,8 @@ def build_training_setup(
     if config.data_weights:
         announce(f"an epoch draws {photographs.images_per_epoch:,} images, by --data-weights")
     if alone:
-        if detector is None:
-            raise OptionError(
-                f"--captions-without-photographs needs attributes to stand in for photographs, and "
-                f"{decoder.name} reads none here; give --attributes 5"
-            )
-        of_captions = AloneBatches(
-            [one.tokens for one in alone],
-            vocabulary,
-            detector,
-            config,
-            count=decoder.options.attributes,
-            feature_size=encoder.feature_size,
-            device=engine.device,
-        )
-        announce(
-            f"captions without photographs: {len(of_captions):,} name an attribute, "
-            f"{of_captions.left_out:,} are left out"
-        )
-        batches = MixedBatches(photographs, of_captions, config.seed)
+        tokens = [one.tokens for one in alone]
+        batches = _mixed(photographs, tokens, vocabulary, engine, config, announce)
     search = SearchConfig(beam_size=config.beam_size)
     return TrainingSetup(
         config,
@@ -161,6 +144,37 @@ def build_training_setup(
         sources,
         facts,
     )
+
+
+def _mixed(
+    photographs: EpochBatches,
+    alone: Sequence[Sequence[Sequence[str]]],
+    vocabulary: Vocabulary,
+    engine: TorchEngine,
+    config: TrainingConfig,
+    announce: Announce,
+) -> MixedBatches:
+    """Return batches of photographs mixed with those of captions without one."""
+    decoder = engine.decoder
+    if decoder.attribute_detector is None:
+        raise OptionError(
+            "--captions-without-photographs needs attributes that stand in for photographs, and "
+            f"{decoder.name} reads none here; give --attributes 5"
+        )
+    of_captions = AloneBatches(
+        alone,
+        vocabulary,
+        decoder.attribute_detector,
+        config,
+        count=decoder.options.attributes,
+        feature_size=engine.encoder.feature_size,
+        device=engine.device,
+    )
+    announce(
+        f"captions without photographs: {len(of_captions):,} name an attribute, "
+        f"{of_captions.left_out:,} are left out"
+    )
+    return MixedBatches(photographs, of_captions, config.seed)
 
 
 def _check_splits(

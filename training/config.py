@@ -66,6 +66,7 @@ class TrainingConfig(ComposedOptions):
         "those of images in val and test are left out; needs --attributes",
         metavar="FILE",
         changeable=True,
+    )
     alone_weight: float = option(
         1.0,
         "how often each caption without a photograph is drawn in an epoch",
