@@ -1,4 +1,4 @@
-"""`captioner data`: check a data set, make one from a table, hold out some of its images."""
+"""`captioner data`: check a data set, make one from a table or of several, divide one."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ and among these a choice that depends on their names and the seed only.
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("data", help="check, convert or divide a data set")
+    parser = commands.add_parser("data", help="check, convert, divide or merge data sets")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     checking = actions.add_parser(
@@ -72,6 +72,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--seed", type=int, default=0, help="of the choice (0)")
     holding.set_defaults(run=run_hold_out)
 
+    merging = actions.add_parser(
+        "merge",
+        help="write several data sets as one",
+        description="Write several data sets as one file. Splits are kept, images get new ids, and "
+        "each still says its set and its id there.",
+    )
+    add = merging.add_argument
+    add("data", nargs="+", metavar="PATH", help="folders with a dataset*.json, or the JSONs")
+    add("--out", type=Path, required=True, metavar="FILE", help="the new JSON, or its folder")
+    add("--images", nargs="+", default=(), metavar="DIR", help="folder of each set's images, or ''")
+    add("--name", help="name of the data set (the names of all, with + between)")
+    add("--absolute", dest="is_absolute", action="store_true", help="name images by absolute paths")
+    merging.set_defaults(run=run_merge)
+
 
 def run_check(arguments: argparse.Namespace) -> int:
     from captioner.data.check import check_dataset
@@ -95,6 +109,13 @@ def run_hold_out(arguments: argparse.Namespace) -> int:
     from captioner.data.hold_out import hold_out
 
     _print_counts(hold_out(**_without_run(arguments)))
+    return 0
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    from captioner.data.merge import merge
+
+    _print_counts(merge(**_without_run(arguments)))
     return 0
 
 

@@ -34,7 +34,12 @@ IMAGE_FOLDERS = (
 ID_KEYS = ("cocoid", "imgid")  # the first that all images have is their id
 RESERVED = frozenset(SPECIAL_TOKENS[number] for number in (PAD, START, END))
 _WHOLE_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
-_OWN_KEYS = frozenset({"filename", "filepath", "split", "sentences", "sentids", "imgid", "cocoid"})
+_OWN_KEYS = frozenset(
+    {
+        *("filename", "filepath", "split", "sentences", "sentids", "imgid", "cocoid"),
+        *("dataset", "own_id"),  # of a merged file
+    }
+)
 
 
 class Captioned(Protocol):
@@ -59,7 +64,7 @@ class CaptionedImage:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     cocoid: int | None = None  # COCO's number of the photograph, where the file has it
     dataset: str = ""  # where several sets are one: the name of its own,
-    own_id: int | None = None  # and its id there
+    own_id: Any = None  # and its id there
 
 
 @dataclass(frozen=True)
@@ -276,6 +281,8 @@ def _image(entry: dict[str, Any], image_id: int, folder: Path) -> CaptionedImage
         sentence_ids=ids if len(ids) == len(sentences) else (),
         extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
         cocoid=as_id(entry["cocoid"]) if "cocoid" in entry else None,
+        dataset=dataset if isinstance(dataset := entry.get("dataset"), str) else "",
+        own_id=entry.get("own_id"),
     )
 
 
