@@ -6,6 +6,7 @@ extras, and is imported where it is used.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from captioner.errors import ToolError
 
@@ -28,7 +29,22 @@ def needing(extra: str, what: str) -> Iterator[None]:
         package = (problem.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        raise ToolError(
-            f"{what} needs the extra `{extra}` of captioner ({package} is not installed here); "
-            f"run: pip install 'captioner[{extra}]'"
-        ) from problem
+        raise _missing(extra, what, package) from problem
+
+
+def require(extra: str, what: str, *packages: str) -> None:
+    """Check for packages of an extra without importing them.
+
+    Raises:
+        ToolError: one of them is not installed.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise _missing(extra, what, package)
+
+
+def _missing(extra: str, what: str, package: str) -> ToolError:
+    return ToolError(
+        f"{what} needs the extra `{extra}` of captioner ({package} is not installed here); "
+        f"run: pip install 'captioner[{extra}]'"
+    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from captioner import __version__
 from captioner.errors import CaptionerError, OptionError
+from captioner.extras import require
 from captioner.options import add_flags
 from serving.settings import PREFIX, Settings, unknown_variables
 from serving.startup import BAD_INPUT, handle_signals_before_serving, listen
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m serving") 
     arguments = vars(build_parser(program).parse_args(argv))
     is_check = arguments.pop("check")
     try:
+        require("serving", program, "fastapi", "uvicorn")
         settings = Settings.from_environment(os.environ, **arguments)
         _check_checkpoint(settings)
         for name in unknown_variables(os.environ):

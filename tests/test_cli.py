@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import captioner
+from captioner import extras
 from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.commands import forwarded
@@ -436,6 +437,18 @@ def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(name, capsy
     assert capsys.readouterr().err == (
         f"error: captioner {name} needs the extra `{extra}` of captioner (no_such_package is not "
         f"installed here); run: pip install 'captioner[{extra}]'\n"
+    )
+
+
+def test_the_service_says_in_a_line_that_it_is_not_installed(capsys, monkeypatch):
+    finding = extras.find_spec
+    monkeypatch.setattr(
+        extras, "find_spec", lambda name: None if name == "uvicorn" else finding(name)
+    )
+    assert main(["serve", "--port", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: captioner serve needs the extra `serving` of captioner (uvicorn is not installed "
+        "here); run: pip install 'captioner[serving]'\n"
     )
 
 

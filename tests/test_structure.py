@@ -222,7 +222,7 @@ def only_of(extra: str) -> list[str]:
 def test_what_captions_and_serves_needs_nothing_of_training() -> None:
     modules = [
         module_name(path)
-        for part in ("captioner",)
+        for part in ("captioner", "serving")
         for path in modules_of(part)
         if path.name != "__main__.py"
     ]
