@@ -36,7 +36,9 @@ class AttributeDetector(nn.Module, ABC):
         return len(self.word_ids)
 
     def best(self, probabilities: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the word ids [B, count] of the most probable attributes, and their probabilities.
+        """Return the places [B, count] of the most probable words, and their probabilities.
+
+        A place is one in `word_ids`.
 
         Raises:
             OptionError: the detector knows fewer words.
@@ -47,7 +49,7 @@ class AttributeDetector(nn.Module, ABC):
                 "give a smaller number"
             )
         scores, places = probabilities.topk(count, dim=1)
-        return self.word_ids[places], scores
+        return places, scores
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         for name, value in self._buffers.items():

@@ -39,6 +39,7 @@ class AttributeItems(nn.Module):
         self.count = options.attributes
         self.detector: AttributeDetector = DETECTORS[options.attribute_detector]()
         self.layer = nn.Linear(options.embedding_size + 1, size)
+        self._table: Tensor | None = None  # what each word adds to an item, once it is fixed
 
     def forward(self, features: Features, embedding: nn.Embedding) -> Tensor:
         """Return the items [B, N, size], of the attributes that are given or else detected.
@@ -49,6 +50,19 @@ class AttributeItems(nn.Module):
         known = features.attributes
         if known is None:
             known = self.detector(features.grid)
-        words, scores = self.detector.best(known, self.count)
-        described = torch.cat([embedding(words), scores.unsqueeze(2)], dim=2)
-        return self.layer(described)
+        places, scores = self.detector.best(known, self.count)
+        if self._table is None:
+            of_words = self._of_words(self.detector.word_ids[places], embedding)
+        else:
+            of_words = nn.functional.embedding(places, self._table)
+        return of_words + scores.unsqueeze(2) * self.layer.weight[:, -1]
+
+    def fold(self, embedding: nn.Embedding) -> None:
+        """Make the table of what the words add; the weights are fixed from now on."""
+        with torch.no_grad():
+            self._table = self._of_words(self.detector.word_ids, embedding)
+
+    def _of_words(self, words: Tensor, embedding: nn.Embedding) -> Tensor:
+        """Return the layer's result for words [...] with probability zero: [..., size]."""
+        weight = self.layer.weight[:, :-1]
+        return nn.functional.linear(embedding(words), weight, self.layer.bias)

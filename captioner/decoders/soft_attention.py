@@ -161,6 +161,11 @@ class SoftAttention(Decoder):
     def word_inputs(self, words: Tensor) -> Tensor:
         return self.word_gates(self.embedding(words))
 
+    def fold_words(self) -> None:
+        super().fold_words()
+        if self.attribute_items is not None:
+            self.attribute_items.fold(self.embedding)
+
     def _values(self, grid: Tensor, dtype: torch.dtype | None) -> Tensor:
         if self.embed_features is None:
             return grid

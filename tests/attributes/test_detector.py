@@ -94,10 +94,10 @@ def test_both_together_take_the_higher_probability(image):
 
 def test_the_best_words_come_first():
     detector = classifier()
-    words, scores = detector.best(detector(GRID), 2)
+    places, scores = detector.best(detector(GRID), 2)
     for image in range(3):
         ranked = sorted(naive_classifier(image).items(), key=lambda pair: -pair[1])[:2]
-        assert words[image].tolist() == [word for word, _ in ranked]
+        assert detector.word_ids[places[image]].tolist() == [word for word, _ in ranked]
         assert scores[image].tolist() == pytest.approx([score for _, score in ranked])
 
 
