@@ -83,6 +83,11 @@ class EpochBatches:
     def num_images(self) -> int:
         return len(self._usable)
 
+    @property
+    def references(self) -> list[list[Sequence[str]]]:
+        """The words of all captions of each image that takes part."""
+        return [self._references(index, View()) for index in self._usable]
+
     def epoch(self, number: int, *, start: int = 0) -> Generator[TrainingBatch]:
         """Yield the batches of epoch `number` (from 0) from batch `start` on, made ahead."""
         return prefetched(self._make(number, start))

@@ -67,6 +67,7 @@ class Captioning(Work):
         self.generators = {
             "masks": derived_generator(config.seed, "masks"),
             "dropout": derived_generator(config.seed, "dropout", device=setup.engine.device),
+            "draws": derived_generator(config.seed, "draws", device=setup.engine.device),
         }
         modules: dict[str, nn.Module] = {"decoder": self._decoder}
         if config.trains_encoder:
@@ -75,6 +76,7 @@ class Captioning(Work):
             WeightAverage(modules, config.average_decay) if config.average_decay else None
         )
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
+        self._objective.begin(setup.batches.references)
         self.facts = {"facts": setup.facts}
         hashes = [file_hash(part.json_path) for part in setup.dataset.parts]
         self.fingerprint: dict[str, Any] = {
@@ -111,6 +113,7 @@ class Captioning(Work):
                 p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
                 masks=self.generators["masks"],
                 dropout=self.generators["dropout"],
+                draws=self.generators["draws"],
                 product_dtype=torch.bfloat16 if config.amp == "bf16" else None,
             ),
         )

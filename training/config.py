@@ -250,5 +250,10 @@ class TrainingConfig(ComposedOptions):
                 f"--anneal-epochs is {self.anneal_epochs} of {self.epochs} epochs, so --p "
                 f"{self.p} would never be in force; leave at least one epoch with it"
             )
+        if OBJECTIVES[self.objective].needs_trained_model and not self.start_from:
+            yield (
+                f"--objective {self.objective} goes on from a trained model; give its checkpoint "
+                "by --start-from, such as RUN/best"
+            )
         if isinstance(self, ObjectiveOptions):
             yield from self.contradictions_with(DECODERS[self.decoder])

@@ -13,6 +13,7 @@ from typing import Any
 
 from captioner.encoder.config import NONE
 from captioner.errors import OptionError
+from training.objectives import OBJECTIVES
 
 SEVERAL = "photographs"  # name of the recipe of several sets together
 _FROZEN_SHARE = 1 / 3  # of the epochs in which an encoder is fine-tuned
@@ -149,7 +150,8 @@ def recipe_for(dataset_name: str) -> Recipe:
 def with_recipe(given: Mapping[str, Any], dataset_name: str) -> dict[str, Any]:
     """Return what was given, and what its recipe, else the data set's, sets beside it.
 
-    Not every decoder has all of the options.
+    What the objective asks for counts more than the recipe, which was made for cross-entropy. Not
+    every decoder has all of the options.
 
     Raises:
         OptionError: there is no such recipe.
@@ -158,7 +160,8 @@ def with_recipe(given: Mapping[str, Any], dataset_name: str) -> dict[str, Any]:
     if name not in RECIPES:
         raise OptionError(f"--recipe is {name!r}; it can be {' or '.join(RECIPES)}")
     found = RECIPES[name].options_beside(given)
-    return {**found, **given}
+    objective = OBJECTIVES.get(given.get("objective", ""))
+    return {**found, **(objective.settings if objective else {}), **given}
 
 
 def check_with_any_recipe(

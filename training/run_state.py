@@ -150,8 +150,9 @@ def restore(folder: Path, work: "Work") -> RunState:
     restore_optimiser(work.optimiser, read_extra(folder, hashes, "optimiser"))
     states = read_extra(folder, hashes, "generators")
     for name, generator in work.generators.items():
-        # On another kind of device than before, the run goes on with fresh draws.
-        if states[name].shape == generator.get_state().shape:
+        # On another kind of device than before, the run goes on with fresh draws. Earlier versions
+        # had fewer generators.
+        if name in states and states[name].shape == generator.get_state().shape:
             generator.set_state(states[name])
     for group in work.carried():
         work.restore_carried(group, read_extra(folder, hashes, group))

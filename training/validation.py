@@ -19,6 +19,7 @@ from captioner.prefetch import prefetched
 from captioner.progress import Progress
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
+from training.caption_figures import caption_figures, figures_line
 from training.feature_sources import ImageSource, Read
 
 SHAPES_NAMED = "shapes_named"  # share of images of the built-in sample with every shape right
@@ -34,14 +35,18 @@ class Validation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """All scores of the whole set, by name; of several sets also each one's: `cider/NAME`."""
+        """All scores of the whole set, by name, and what they overlook.
+
+        Of several sets also the scores of each: `cider/NAME`.
+        """
         named = {} if self.shapes_named is None else {SHAPES_NAMED: self.shapes_named}
         of_sets = {
             f"{metric.lower()}/{name}": score
             for name, scores in self.scores.by_set.items()
             for metric, score in scores.items()
         }
-        return {**self.scores.overall, **named, **of_sets}
+        overlooked = caption_figures(self.captions.values())
+        return {**self.scores.overall, **overlooked, **named, **of_sets}
 
 
 class Validator:
@@ -170,4 +175,6 @@ def scores_line(scores: Mapping[str, float]) -> str:
     ]
     if of_sets:
         parts[0] += f" ({', '.join(of_sets)})"
+    if "caption_length" in scores:
+        parts.append(figures_line(scores))
     return ", ".join(parts)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,6 +24,11 @@ class ObjectiveOptions(Options):
         """Return what the options ask for and this decoder lacks, a line for each."""
         return ()
 
+    @property
+    def uses_captions_alone(self) -> bool:
+        """Say whether captions without photographs take part."""
+        return True
+
 
 class ObjectiveBatch(NamedTuple):
     """What an objective is computed from."""
@@ -38,7 +44,8 @@ class DecoderPass:
 
     p: float  # probability to detach
     masks: torch.Generator
-    dropout: torch.Generator  # on the device of the training
+    dropout: torch.Generator  # on the device of the training, as the next
+    draws: torch.Generator  # of an objective that draws something
     product_dtype: torch.dtype | None
 
     def __call__(
@@ -63,10 +70,16 @@ class Objective(ABC):
     """
 
     Options: ClassVar[type[ObjectiveOptions]] = ObjectiveOptions
+    needs_trained_model: ClassVar[bool] = False  # random weights teach it nothing
+    settings: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options of the training that go well with it, where the user does not give them."""
 
     def __init__(self, options: Any, vocabulary: Vocabulary) -> None:
         self.options = options
         self.vocabulary = vocabulary
+
+    def begin(self, references: Sequence[Sequence[Sequence[str]]]) -> None:  # noqa: B027
+        """Take in the words of all captions of each training image, before the first batch."""
 
     @abstractmethod
     def __call__(
