@@ -54,11 +54,8 @@ def sample_captions(
     says.
     """
     images, rows = len(features), samples + with_greedy
-    is_mixed = product_dtype is not None
-    with (
-        torch.no_grad(),
-        torch.autocast(features.device.type, product_dtype, enabled=is_mixed),
-    ):
+    kind, is_mixed = generator.device.type, product_dtype is not None
+    with torch.no_grad(), torch.autocast(kind, product_dtype, enabled=is_mixed):
         memory = decoder.prepare(features)
         start = decoder.start(memory)
         device = start[0].device

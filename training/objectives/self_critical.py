@@ -105,7 +105,7 @@ class SelfCritical(Objective):
             )
             rewards = self.rewards(samples, batch.references)
             drawn, advantages = self._compared(samples, rewards)
-            captions = CaptionBatch.pack(drawn.token_lists(), batch.features.device)
+            captions = CaptionBatch.pack(drawn.token_lists(), batch.captions.targets.device)
             output = run_decoder(decoder, batch.features, captions)
         weights = advantages * reference_shares(batch.references)[:, None] / options.samples
         loss = -weighted_log_probs(output, captions, weights, most_words=options.sample_length)

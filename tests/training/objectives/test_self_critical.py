@@ -193,7 +193,7 @@ def test_no_special_word_is_drawn_and_captions_end(decoder: Decoder, features: F
 def first_logits(decoder: Decoder, features: Features) -> Tensor:
     memory = decoder.prepare(features)
     words = torch.full((2, 1), START)
-    logits: Tensor = decoder.step(words, decoder.start(memory), memory).logits[:, 0]
+    logits: Tensor = decoder.step(words, decoder.start(memory), memory).logits[:, 0].detach()
     return logits
 
 
