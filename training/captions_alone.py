@@ -152,6 +152,11 @@ class MixedBatches:
     def without_caption(self) -> int:
         return self._photographs.without_caption
 
+    @property
+    def references(self) -> list[list[Sequence[str]]]:
+        """The words of all captions of each photograph that takes part."""
+        return self._photographs.references
+
     def epoch(self, number: int, *, start: int = 0) -> Generator[TrainingBatch]:
         """Yield the batches of epoch `number` (from 0) from batch `start` on, made ahead."""
         return prefetched(self._make(number, start))

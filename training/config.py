@@ -256,4 +256,9 @@ class TrainingConfig(ComposedOptions):
                 "by --start-from, such as RUN/best"
             )
         if isinstance(self, ObjectiveOptions):
+            if self.captions_without_photographs and not self.uses_captions_alone:
+                yield (
+                    f"--captions-without-photographs teach nothing by --objective {self.objective} "
+                    "alone; leave them out, or give --cross-entropy-weight above 0"
+                )
             yield from self.contradictions_with(DECODERS[self.decoder])
