@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,3 +46,26 @@ def test_what_is_absent_stays_absent() -> None:
     assert WithAttributes.cat([bare, bare]).attributes is None
     assert bare.select(slice(1)).float().attributes is None
     assert numbers(bare.to(torch.device("cpu"))) == [1, 2]
+
+
+def test_arrays_of_numpy_are_as_good_as_tensors() -> None:
+    three = features(5, 6, 7).numpy()
+    assert isinstance(three.grid, np.ndarray)
+    assert three.numpy().grid is three.grid
+    assert numbers_of_numpy(three.select(np.array([2, 0]))) == [7, 5]
+    assert numbers_of_numpy(three.select(slice(1, 3)).float()) == [6, 7]
+    others = features(8, 9).numpy()
+    assert numbers_of_numpy(WithAttributes.cat([three, others])) == [5, 6, 7, 8, 9]
+    ordered = WithAttributes.in_order([others, three], [3, 1, 0, 4, 2])
+    assert numbers_of_numpy(ordered) == [5, 9, 7, 8, 6]
+    three.put([2, 0], features(1, 2).numpy())
+    assert numbers_of_numpy(three) == [2, 6, 1]
+    assert numbers(three.to("cpu")) == [2, 6, 1]
+    half = WithAttributes(three.grid.astype(np.float16))
+    assert half.float().grid.dtype == np.float32
+
+
+def numbers_of_numpy(found: WithAttributes) -> list[float]:
+    assert isinstance(found.grid, np.ndarray)
+    assert np.array_equal(found.attributes[:, 0], found.grid[:, 0, 0])
+    return found.grid[:, 0, 0].tolist()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
 from captioner.errors import OptionError
+from captioner.extras import needing
 
 DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
 
@@ -18,6 +19,8 @@ ENGINES: dict[str, type[Engine] | str] = {
     "onnxruntime": "captioner.engines.onnx_engine:OnnxEngine",
     "openvino": "captioner.engines.openvino_engine:OpenvinoEngine",
 }
+
+EXTRAS = {"torch": "training", "openvino": "openvino"}  # what brings the library of an engine
 
 __all__ = [
     "DEPLOYABLE",
@@ -37,13 +40,15 @@ def engine_class(name: str) -> type[Engine]:
 
     Raises:
         OptionError: there is none.
+        ToolError: what it needs is not installed.
     """
     if name not in ENGINES:
         raise OptionError(f"engine is {name!r}; choose one of {', '.join(ENGINES)}")
     found = ENGINES[name]
     if isinstance(found, str):
         module, _, member = found.partition(":")
-        found = getattr(import_module(module), member)
+        with needing(EXTRAS.get(name, "training"), f"engine {name}"):
+            found = getattr(import_module(module), member)
     return found
 
 
@@ -62,6 +67,7 @@ def load_engine(
 
     Raises:
         OptionError: there is no such engine, or as `Engine.load`.
+        ToolError: what it needs is not installed.
     """
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}; give at least 1")

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from captioner.devices import choose_device
 from captioner.encoder.interface import Encoder
+from captioner.engines import DEPLOYABLE
 from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
+from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.vocabulary import PAD, START, UNKNOWN
 
@@ -41,6 +43,11 @@ class TorchEngine(Engine):
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:
         from captioner.checkpoint import load_checkpoint
 
+        if (folder / DEPLOYABLE).is_file():
+            raise OptionError(
+                f"engine is 'torch', and {folder} was exported for engines without it; leave the "
+                "engine out, or take the checkpoint that the folder was made from"
+            )
         chosen = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -83,6 +90,7 @@ class TorchDecoding:
         self._memory = decoder.prepare(features)
         self._state = decoder.start(self._memory)
         self._device = self._state[0].device
+        self._never_written = torch.tensor(NEVER_WRITTEN, device=self._device)
 
     @torch.no_grad()
     def step(
@@ -97,7 +105,7 @@ class TorchDecoding:
             self._state = select_captions(self._state, from_rows)
         logits, self._state, attention = self._decoder.step(word_ids, self._state, self._memory)
         log_probs = logits.float().log_softmax(dim=-1)  # [B, K, V]
-        log_probs[..., NEVER_WRITTEN] = -math.inf
+        log_probs.index_fill_(2, self._never_written, -math.inf)
         # One more than asked for tells whether equal words were left out.
         best, places = log_probs.topk(min(count + 1, log_probs.shape[2]), dim=2)
         of_wanted = log_probs.gather(2, asked.unsqueeze(1).expand(-1, rows, -1))
@@ -134,15 +142,23 @@ def _to_numpy(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Return tensors [B, K, ...] of float32 or int64 as arrays, from a GPU by a single copy."""
     if tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
-    packed = [
-        (one.int() if one.dtype == torch.int64 else one).view(torch.float32) for one in tensors
-    ]
-    joined = torch.cat(packed, dim=2).cpu().numpy()
-    parts = np.split(joined, np.cumsum([one.shape[2] for one in tensors])[:-1], axis=2)
-    return [
-        part.copy().view(np.int32).astype(np.int64) if one.dtype == torch.int64 else part.copy()
-        for part, one in zip(parts, tensors, strict=True)
-    ]
+    return unpacked(packed(tensors).cpu().numpy(), tensors)
+
+
+def packed(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the bits of tensors [B, K, n] of float32 or int64 (below 2**31) as one float32."""
+    parts = [(one.int() if one.dtype == torch.int64 else one) for one in tensors]
+    return torch.cat([one.contiguous().view(torch.float32) for one in parts], dim=2)
+
+
+def unpacked(joined: np.ndarray, tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Return what `packed` has joined as arrays of their own; `tensors` tell sizes and types."""
+    parts, start = [], 0
+    for one in tensors:
+        part = joined[:, :, start : start + one.shape[2]].copy()
+        parts.append(part.view(np.int32).astype(np.int64) if one.dtype == torch.int64 else part)
+        start += one.shape[2]
+    return parts
 
 
 def _precision(module: nn.Module) -> str:
