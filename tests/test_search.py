@@ -453,6 +453,20 @@ def test_a_wanted_word_is_a_candidate_however_improbable():
     assert alone.log_prob < -17
 
 
+def test_so_many_more_candidates_are_asked_for_as_may_be_vetoed():
+    decoder = ConstantDecoder([0.0, 0.0, 9.0, 0.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
+
+    class Without:
+        wanted, spare = (), 5
+
+        def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
+            return ~np.isin(words, [4, 5, 6, 7, 8] if captions.shape[1] == 0 else [])
+
+    config = SearchConfig(beam_size=1, max_length=3)
+    ((alone,),) = search_batch(TorchDecoding(decoder, images(0)), [config], [Without()])
+    assert alone.words == (9,)
+
+
 def test_the_search_needs_no_torch():
     code = """
 import sys

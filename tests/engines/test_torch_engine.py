@@ -65,6 +65,13 @@ def test_equal_words_come_in_the_order_of_their_ids_also_where_some_are_left_out
         np.testing.assert_array_equal(found.log_probs[image, 0], expected)
 
 
+def test_of_equal_words_only_one_of_which_is_asked_for_it_is_the_first() -> None:
+    one = [0.0] * 3000
+    one[2000] = 1.0
+    found = given([one] * 3).step(*FIRST, 2, NO_WORDS)
+    assert found.words[:, 0].tolist() == [[2000, END]] * 3
+
+
 def test_what_is_never_written_is_impossible_wherever_it_stands() -> None:
     decoding = given([[9.0, 9.0, 0.0, 9.0, 1.0, 2.0]] * 3)
     wanted = np.array([[PAD, START, UNKNOWN, END, 5]] * 3)
