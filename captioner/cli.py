@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.commands import caption, data, forwarded, score
+from captioner.commands import caption, data, export, forwarded, score
 from captioner.errors import CaptionerError
 from captioner.program import BAD_INPUT, INTERRUPTED
 from captioner.text import accept_any_text
@@ -55,11 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; `run` of its result is the subcommand."""
     parser = argparse.ArgumentParser(
         prog="captioner",
-        description="Caption photographs, score captions, look after data sets, train and serve.",
+        description="Caption photographs, score captions, prepare data sets, train, export, serve.",
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (caption, score, data):
+    for command in (caption, score, data, export):
         command.add_parser(commands)
     forwarded.add_parsers(commands)
     return parser

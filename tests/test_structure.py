@@ -30,7 +30,7 @@ OF_TRAINING = (
     *("captioner.encoder.encoders", "captioner.encoder.interface", "captioner.encoder.store"),
     "captioner.encoder.joint_store",
     *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
-    *("captioner.encoder.weights", "captioner.engines.torch_engine"),
+    *("captioner.encoder.weights", "captioner.engines.torch_engine", "captioner.export"),
 )
 
 # Where the modules of a part live -> what none of them may import, at the top or in a function.

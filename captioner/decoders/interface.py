@@ -69,7 +69,8 @@ class Decoder(nn.Module, ABC):
         self.vocabulary_size = vocabulary_size
         self.feature_size = feature_size
         self._generator: torch.Generator | None = None  # of the dropout, in a training pass
-        self._word_table: Tensor | None = None  # `word_inputs` of every word, once they are fixed
+        self._word_table: Tensor | None  # `word_inputs` of every word, once the weights are fixed
+        self.register_buffer("_word_table", None, persistent=False)
 
     @property
     def attribute_detector(self) -> AttributeDetector | None:

@@ -8,8 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
-from captioner.errors import OptionError
+from captioner.errors import CheckpointError, OptionError
 from captioner.extras import needing
+from captioner.files import read_json
 
 DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
 
@@ -53,8 +54,16 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def engine_for(folder: Path) -> str:
-    """Return the name of the engine that runs the model in `folder` unless another is named."""
-    return "onnxruntime" if (folder / DEPLOYABLE).is_file() else "torch"
+    """Return the name of the engine that runs the model in `folder` unless another is named.
+
+    A deployable folder names the one that its encoder was made for.
+    """
+    if not (folder / DEPLOYABLE).is_file():
+        return "torch"
+    facts = read_json(folder / DEPLOYABLE, "the description of the captioner", CheckpointError)
+    stated = facts.get("engine") if isinstance(facts, dict) else None
+    # What names none is refused by the engine that reads the whole folder.
+    return stated if isinstance(stated, str) and stated in ENGINES else "onnxruntime"
 
 
 def load_engine(
@@ -62,7 +71,8 @@ def load_engine(
 ) -> LoadedEngine:
     """Return an engine for the model in `folder`, as `Engine.load` does.
 
-    Without `name` the folder decides: PyTorch runs a checkpoint, ONNX Runtime a deployable one.
+    Without `name` the folder decides: PyTorch runs a checkpoint; a deployable one names its
+    engine, mostly ONNX Runtime.
     `threads` is how many compute, without it as many as the library takes.
 
     Raises:

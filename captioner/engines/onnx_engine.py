@@ -1,0 +1,161 @@
+"""ONNX Runtime as an engine: a deployable captioner without PyTorch, on the CPU.
+
+The encoder sees one photograph at a time, which is as quick as several, and so its features are
+the same in any batch. Weights are mapped from their files and shared by processes where the
+library does not arrange them anew for the processor.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from captioner import graphs
+from captioner.deployable import DECODER, ENCODER, Deployable, load_deployable
+from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
+from captioner.errors import CheckpointError, OptionError
+from captioner.features import Features
+from captioner.text import in_one_line
+
+_ERRORS_ONLY = 3  # of the library's levels of logging
+
+
+class OnnxEngine(Engine):
+    """ONNX Runtime with the graphs of a deployable folder."""
+
+    name = "onnxruntime"
+
+    def __init__(self, deployable: Deployable, threads: int | None = None) -> None:
+        """Load the graphs; without `threads`, as many compute as this process has cores.
+
+        Raises:
+            CheckpointError: a graph is not one that this version of the library can run.
+        """
+        self.deployable = deployable
+        self.preprocessing = deployable.preprocessing
+        self.grid = deployable.grid
+        self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        self.encoder_graph = self.load_encoder()
+        self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
+        self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads)
+
+    @classmethod
+    def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:
+        if device not in ("cpu", "auto"):
+            raise OptionError(
+                f"device is {device!r}, and engine {cls.name} runs on the CPU; give cpu or auto, "
+                "or load the checkpoint by torch"
+            )
+        deployable = load_deployable(folder)
+        engine = cls(deployable, threads)
+        return LoadedEngine(engine, deployable.vocabulary, deployable.hash, deployable.summary)
+
+    def load_encoder(self) -> Any:
+        """Return the encoder, ready to run."""
+        return open_graph(self.deployable.graph(graphs.ENCODER), self.threads)
+
+    def with_graphs(self, prepare: Any, step: Any) -> "OnnxEngine":
+        """Return an engine with the same encoder and what stands for the decoder's graphs."""
+        other = copy(self)
+        other.prepare_graph, other.step_graph = prepare, step
+        return other
+
+    def encode(self, pixels: Sequence[np.ndarray]) -> Features:
+        if not pixels:
+            return Features(np.empty((0, self.grid**2, self.deployable.facts["feature_size"])))
+        return Features.cat([_features(self.run_encoder(image[np.newaxis])) for image in pixels])
+
+    def run_encoder(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs by name for images of one size, uint8 [B, h, w, 3]."""
+        return run_graph(self.encoder_graph, {graphs.PIXELS: pixels})
+
+    def begin(self, features: Features) -> Decoding:
+        given = {
+            graphs.FEATURES + name: np.asarray(values, dtype=np.float32)
+            for name, values in vars(features.numpy()).items()
+            if values is not None
+        }
+        return OnnxDecoding(self.step_graph, run_graph(self.prepare_graph, given))
+
+    def describe(self) -> dict[str, Any]:
+        parts = {name: self.deployable.part(name) for name in (ENCODER, DECODER)}
+        return {
+            "engine": self.name,
+            "device": "cpu",
+            "threads": self.threads,
+            "precision": {name: part["precision"] for name, part in parts.items()},
+            "bytes": {name: part["bytes"] for name, part in parts.items()},
+        }
+
+
+class OnnxDecoding:
+    """A batch of images on its way to captions, by the graph of a step."""
+
+    def __init__(self, step: onnxruntime.InferenceSession, prepared: Mapping[str, Any]) -> None:
+        self._step = step
+        self._outputs = [one.name for one in step.get_outputs()]
+        read = {one.name for one in step.get_inputs()}
+        self._images = {name: values for name, values in prepared.items() if name in read}
+
+    def step(
+        self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray
+    ) -> Candidates:
+        given = {
+            graphs.WORDS: words,
+            graphs.PARENTS: parents,
+            graphs.COUNT: np.array([count]),
+            graphs.WANTED: wanted,
+        }
+        made = self._step.run(self._outputs, {**self._images, **given})
+        found = dict(zip(self._outputs, made, strict=True))
+        for name in self._images:
+            if name.startswith(graphs.STATE):
+                self._images[name] = found[graphs.NEXT + name.removeprefix(graphs.STATE)]
+        return Candidates(
+            found[graphs.LOG_PROBS],
+            found[graphs.CANDIDATES],
+            found[graphs.WANTED_LOG_PROBS],
+            found.get(graphs.ATTENTION),
+        )
+
+    def keep(self, images: np.ndarray) -> None:
+        self._images = {name: values[images] for name, values in self._images.items()}
+
+
+def open_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Return a graph of ONNX, ready to run.
+
+    Raises:
+        CheckpointError: the library cannot run it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # A thread that waits asleep leaves its core to others: see captioner/threads.py.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # the library has a dozen kinds, none with a common root
+        raise CheckpointError(
+            f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__}: "
+            f"{in_one_line(problem)[:300]}; update onnxruntime, or export the checkpoint again"
+        ) from problem
+
+
+def run_graph(
+    session: onnxruntime.InferenceSession, given: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return all outputs of a graph by name; what it does not read may be given too."""
+    outputs = [one.name for one in session.get_outputs()]
+    read = {one.name: given[one.name] for one in session.get_inputs()}
+    return dict(zip(outputs, session.run(outputs, read), strict=True))
+
+
+def _features(outputs: Mapping[str, np.ndarray]) -> Features:
+    fields = {name.removeprefix(graphs.FEATURES): values for name, values in outputs.items()}
+    return Features(**fields)

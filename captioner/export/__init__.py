@@ -1,0 +1,1 @@
+"""Export: a checkpoint as a folder of graphs that run without PyTorch."""

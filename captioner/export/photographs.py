@@ -1,0 +1,111 @@
+"""Photographs that an export is calibrated on, checked on and judged on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.data.karpathy import CaptionDataset, CaptionedImage
+from captioner.data.open_dataset import open_dataset
+from captioner.encoder.preprocessing import Preprocessing
+from captioner.engines.interface import Engine
+from captioner.errors import DataError
+from captioner.export.config import INT8, ExportOptions
+from captioner.features import Features
+from captioner.progress import Progress
+
+_IMAGES_AT_ONCE = 16
+_READING_THREADS = 4
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """Where photographs are: to calibrate on, and with references to judge on."""
+
+    calibration: Sequence[Path]
+    validation: Sequence[CaptionedImage]  # may be empty
+
+    @classmethod
+    def find(
+        cls, options: ExportOptions, summary: dict[str, Any], announce: Announce
+    ) -> "Photographs":
+        """Return the photographs that the options name, or those of the training.
+
+        Raises:
+            DataError: they are not there, and int8 needs them.
+        """
+        if options.calibration is not None:
+            paths = _in_folder(options.calibration)
+            return cls(calibration=_some(paths, options.calibration_images), validation=[])
+        try:
+            dataset = _dataset(options, summary, announce)
+        except DataError:
+            if options.precision == INT8 or options.data is not None:
+                raise
+            announce("no data set is here: captions are not compared; name one by --data")
+            return cls(calibration=[], validation=[])
+        trained_on = dataset.split("train")
+        validation = [image for image in dataset.split("val") if any(image.captions)]
+        return cls(
+            calibration=_some([image.path for image in trained_on], options.calibration_images),
+            validation=_some(validation, options.val_images),
+        )
+
+
+def encode_files(
+    engine: Engine, paths: Sequence[Path], description: str, *, show_progress: bool
+) -> Features:
+    """Return the features of photographs, at least one, as the engine computes them."""
+    parts = []
+    with Progress(len(paths), description, unit="photographs", enabled=show_progress) as progress:
+        for pixels in read_files(engine.preprocessing, paths):
+            parts.append(engine.encode(pixels).numpy())
+            progress.advance(len(pixels))
+    return Features.cat(parts)
+
+
+def read_files(preprocessing: Preprocessing, paths: Sequence[Path]) -> Iterator[list[np.ndarray]]:
+    """Yield the pixels of photographs in batches, each uint8 [h, w, 3]."""
+    with ThreadPoolExecutor(_READING_THREADS) as threads:
+        for start in range(0, len(paths), _IMAGES_AT_ONCE):
+            batch = paths[start : start + _IMAGES_AT_ONCE]
+            yield list(threads.map(preprocessing.read, batch))
+
+
+def _dataset(options: ExportOptions, summary: dict[str, Any], announce: Announce) -> CaptionDataset:
+    data, images = options.data, options.images
+    if data is None:
+        trained_on = summary.get("data", {})
+        data = trained_on.get("json")
+        if trained_on.get("name") == "shapes" and not (data and Path(data).exists()):
+            data = "shapes"
+        elif data is None or not Path(data).exists():
+            raise DataError(
+                f"the data that the checkpoint was trained on are not here ({data}); name data by "
+                "--data, or a folder of photographs by --calibration"
+            )
+        elif images is None:
+            images = Path(trained_on["images"])
+    return open_dataset(data, images=images, announce=announce)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise DataError(
+            f"--calibration is {folder}, which holds no photographs ({', '.join(_SUFFIXES)}); "
+            "give a folder with some"
+        )
+    return paths
+
+
+def _some(things: Sequence[Any], count: int) -> list[Any]:
+    """Return at most so many of the things, from all over their order."""
+    step = max(1, -(-len(things) // count))
+    return list(things[::step])

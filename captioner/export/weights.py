@@ -1,0 +1,45 @@
+"""The weights of a graph, in a file of their own that processes map and share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WEIGHTS_SUFFIX = ".weights"
+LEAST_BYTES = 1024  # smaller ones stay in the graph
+
+
+def write_model(model: Any, path: Path) -> None:
+    """Write a graph, its weights beside it."""
+    import onnx
+
+    weights = path.with_suffix(WEIGHTS_SUFFIX)
+    weights.unlink(missing_ok=True)  # else the library adds to it
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=weights.name,
+        size_threshold=LEAST_BYTES,
+        convert_attribute=False,
+    )
+    if weights.exists():
+        weights.chmod(path.stat().st_mode)  # the library writes for its own user alone
+
+
+def lift_constants(graph: Any) -> None:
+    """Make weights of large constants, which the exporter leaves as operators."""
+    from onnx import numpy_helper
+
+    large = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            value = numpy_helper.to_array(node.attribute[0].t)
+            if value.nbytes >= LEAST_BYTES:
+                large.append(node)
+                graph.initializer.append(
+                    numpy_helper.from_array(np.ascontiguousarray(value), node.output[0])
+                )
+    for node in large:
+        graph.node.remove(node)

@@ -1,0 +1,185 @@
+"""An exported captioner against the checkpoint that it was made of."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import captioner
+from captioner.cli import main
+from captioner.engines import DEPLOYABLE
+from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.export import checks
+from captioner.export.checks import ExportError
+from captioner.export.config import ExportOptions
+from captioner.export.exporter import export_captioner
+from captioner.hashed_folder import HASHES
+from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+DECODERS = [
+    ("soft_attention", {"attention_size": 20}),
+    ("soft_attention", {"attention_size": 20, "feature_embedding_size": 18}),
+    ("show_tell", {}),
+    ("toy", {"toy_depth": 2}),
+    ("growing", {}),
+]
+
+
+def export(checkpoint: Path, out: Path, **options) -> list[str]:
+    lines: list[str] = []
+    export_captioner(checkpoint, ExportOptions(out=out, **options), announce=lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(("decoder", "options"), DECODERS)
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam_size):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", decoder, **options)
+    export(checkpoint, tmp_path / "out")
+    by_torch = captioner.load(checkpoint)
+    by_graphs = captioner.load(tmp_path / "out")
+    assert by_graphs.engine.name == "onnxruntime"
+    images = pictures(5)
+    pairs = zip(
+        by_torch.captions(images, num_captions=beam_size, beam_size=beam_size, max_length=9),
+        by_graphs.captions(images, num_captions=beam_size, beam_size=beam_size, max_length=9),
+        strict=True,
+    )
+    texts = set()
+    for expected, found in pairs:
+        assert [one.text for one in found] == [one.text for one in expected]
+        texts.add(found[0].text)
+        for one, other in zip(found, expected, strict=True):
+            assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
+            if other.attention is None:
+                assert one.attention is None
+            else:
+                np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
+    assert len(texts) > 1  # else the pictures would not matter
+
+
+def test_the_folder_says_what_it_is(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "run" / "best", "show_tell")
+    lines = []
+    out = export_captioner(tmp_path / "run", ExportOptions(), announce=lines.append)
+    assert out == tmp_path / "run" / "deployable"
+    assert "log-probabilities differ" in lines[1]
+    facts = json.loads((out / DEPLOYABLE).read_text())
+    assert facts["summary"] == {"training": {"steps": 7}}
+    assert facts["checkpoint_hash"] == captioner.load(checkpoint).hash
+    assert facts["checks"]["greatest_log_prob_difference"] < 1e-4
+    assert facts["parts"]["decoder"]["precision"] == "float32"
+    files = sorted(path.name for path in out.iterdir())
+    named = [name for part in facts["parts"].values() for name in part["files"]]
+    assert files == sorted([*named, DEPLOYABLE, HASHES, "vocabulary.json"])
+    described = captioner.load(out, threads=1).engine.describe()
+    assert (described["engine"], described["threads"]) == ("onnxruntime", 1)
+
+
+def test_graphs_that_compute_something_else_are_not_written(tmp_path, monkeypatch):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    monkeypatch.setattr(checks, "TOLERANCE", 1e-12)
+    with pytest.raises(ExportError, match=r"differ from the checkpoint's by .* nothing was writ"):
+        export(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["step.weights", "encoder.onnx", "vocabulary.json"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    write = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    export(write, tmp_path / "out")
+    path = tmp_path / "out" / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + b"\x07")
+    with pytest.raises(CheckpointError, match=name) as raised:
+        captioner.load(tmp_path / "out")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_later_version_is_refused_in_one_line(tmp_path):
+    export(write_checkpoint(tmp_path / "checkpoint", "show_tell"), tmp_path / "out")
+    from captioner.files import file_hash, write_json
+
+    path = tmp_path / "out" / DEPLOYABLE
+    write_json(path, json.loads(path.read_text()) | {"format_version": 2, "parts": "other"})
+    hashes = json.loads((tmp_path / "out" / HASHES).read_text())
+    write_json(tmp_path / "out" / HASHES, hashes | {DEPLOYABLE: file_hash(path)})
+    with pytest.raises(CheckpointError, match="has format_version 2, this program reads 1"):
+        captioner.load(tmp_path / "out")
+
+
+def test_pictures_of_many_sizes_cannot_be_exported(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell", image_mode="whole")
+    with pytest.raises(OptionError, match="image_mode of the checkpoint is 'whole'"):
+        export(checkpoint, tmp_path / "out")
+
+
+def test_no_other_folder_is_overwritten(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    with pytest.raises(OptionError, match="which holds a checkpoint"):
+        export(checkpoint, checkpoint)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(OptionError, match="is no deployable folder"):
+        export(checkpoint, tmp_path / "mine")
+    export(checkpoint, tmp_path / "out")
+    export(checkpoint, tmp_path / "out")  # its own may be replaced
+
+
+def test_a_device_that_graphs_do_not_run_on_is_refused(tmp_path):
+    export(write_checkpoint(tmp_path / "checkpoint", "show_tell"), tmp_path / "out")
+    with pytest.raises(OptionError, match="device is 'cuda', and engine onnxruntime runs on the"):
+        captioner.load(tmp_path / "out", device="cuda")
+
+
+def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch, capfd):
+    from captioner.decoders.show_tell import ShowTell
+
+    def step(self, words, state, memory):
+        result = plain(self, words, state, memory)
+        square = result.state.h.transpose(1, 2) @ result.state.h
+        return result._replace(logits=result.logits + torch.linalg.eigvalsh(square)[:, None, :1])
+
+    plain = ShowTell.step
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    monkeypatch.setattr(ShowTell, "step", step)
+    with pytest.raises(CaptionerError, match="decoder show_tell cannot be exported") as raised:
+        export(checkpoint, tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr().out == ""  # where the exporter prints its graphs
+
+
+def test_the_command_exports_and_the_folder_captions(tmp_path, capsys, photographs):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "soft_attention")
+    assert main(["export", str(checkpoint), "--out", str(tmp_path / "out")]) == 0
+    assert "log-probabilities differ from torch's" in capsys.readouterr().out
+    assert main(["caption", str(photographs[0]), "--checkpoint", str(tmp_path / "out")]) == 0
+    made = capsys.readouterr().out
+    assert main(["caption", str(photographs[0]), "--checkpoint", str(checkpoint)]) == 0
+    assert made == capsys.readouterr().out
+    calibration = ["--precision", "int8", "--calibration", str(photographs[0].parent)]
+    assert main(["export", str(checkpoint), *calibration]) == 2
+    assert "--calibration without --allow-loss" in capsys.readouterr().err
+
+
+def test_captions_are_made_where_torch_cannot_be_imported(tmp_path, photographs):
+    export(write_checkpoint(tmp_path / "checkpoint", "soft_attention"), tmp_path / "out")
+    code = (
+        "import sys; sys.modules['torch'] = None; import captioner\n"
+        "print(captioner.load(sys.argv[1]).caption([sys.argv[2]])[0].text)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(photographs[0])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (expected,) = captioner.load(tmp_path / "checkpoint").caption([photographs[0]])
+    assert done.stdout.strip() == expected.text
