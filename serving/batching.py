@@ -168,17 +168,26 @@ class MicroBatcher:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             raise DeadlineExceeded()
+        reason = self.why_full(left, images=images, ahead_seconds=ahead_seconds)
+        if reason is not None:
+            raise reason
+
+    def why_full(
+        self, left_seconds: float, *, images: int = 1, ahead_seconds: float = 0.0
+    ) -> Overloaded | None:
+        """Return why a request with so much time left finds no room, or None."""
         wait = ahead_seconds + self.expected_wait_seconds()
         if self.admitted + images > self._places:
-            raise Overloaded(
+            return Overloaded(
                 f"all {self._places} places are taken; try again later", _retry_after(wait)
             )
-        if wait + images * self._seconds_per_image > left and self.admitted:
-            raise Overloaded(
-                f"the answer is expected in {wait:.1f} seconds, after the request's deadline; "
-                "try again later or allow more time",
+        if wait + images * self._seconds_per_image > left_seconds and self.admitted:
+            return Overloaded(
+                f"the answer is expected in {math.ceil(wait)} seconds, after the request's "
+                "deadline; try again later or allow more time",
                 _retry_after(wait),
             )
+        return None
 
     async def submit(self, ticket: Ticket, pixels: np.ndarray, config: SearchConfig) -> Outcome:
         """Return the captions of one decoded image; a cancelled call leaves the queue at once.

@@ -3,25 +3,24 @@
 uvicorn has a deadline only for idling (Kludex/uvicorn #157) and no limit on the size of a header,
 and it continues to read a body after the answer. This subclass of its protocol closes connections
 that are too slow or too large and answers malformed requests in the service's own form. When there
-are too many connections, it drops the one that has waited longest without a request. It overrides
-private parts of uvicorn, so `pyproject.toml` limits uvicorn's version.
+are too many connections, it drops the one that has waited longest without a request. What it is
+told to refuse (`header_gate.py`) never reaches the application. It overrides private parts of
+uvicorn, so `pyproject.toml` limits uvicorn's version.
 """
 
 import asyncio
-import json
-import logging
 import re
-import uuid
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.origins import cors_headers
-from serving.problems import PROBLEM_JSON, Problem
+from serving.early_answers import RawHeaders, early_answer
+from serving.problems import Problem
+from serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,13 +32,13 @@ BODY_SLACK_SECONDS = 2.0  # the application answers a slow body with 408 first
 NEWCOMER_SECONDS = 1.0  # at the end of the service, for a request that may be under way
 MOST_PIPELINED = 16  # requests that a client may send ahead
 MOST_HEADERS = 100
+# A body up to this size is read and thrown away, which costs less than another connection.
+SMALL_BODY_BYTES = 256 * 1024
 # The grammar of RFC 3986: a name or an address, and perhaps a port.
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?[ \t]*"
     rb"|\[[0-9A-Za-z:.]+\](?::[0-9]*)?[ \t]*"
 )
-
-log = logging.getLogger("serving.protocol")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,9 @@ class ConnectionLimits:
     body_bytes: int = 10 * 1024 * 1024
     receive_timeout_seconds: float = 10.0  # of the header, and again of the body
     origins: tuple[str, ...] = ()  # whose pages may read answers
-    on_refusal: Callable[[str], None] = lambda _: None  # is given the code of each
+    # Says from method, target and header why a request is refused now, and its path.
+    why_refused: Callable[[bytes, bytes, RawHeaders], tuple[Problem, str] | None]
+    refusals: Refusals
 
 
 class Receiving(Enum):
@@ -110,7 +111,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.waiting_since = self.loop.time()
         self._received_bytes = 0  # of the request that is being received
         self._header_bytes = 0
-        self._is_refused = False
+        self._is_refused = False  # the connection ends
+        self._is_body_unwanted = False  # this request is answered, and the connection stays
         self._deadline: TimerHandle | None = None
         self._write_deadline: TimerHandle | None = None
 
@@ -173,6 +175,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._is_refused = True
             self.transport.abort()
             return
+        if self._is_refused_from_header():
+            return
         if self.url == b"*":  # OPTIONS * asks about the server as a whole
             self.url = b"/"
         super().on_headers_complete()
@@ -180,7 +184,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_refused:
+        if not (self._is_refused or self._is_body_unwanted):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -188,7 +192,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self.waiting_since = self.loop.time()
         self._received_bytes = 0
         self._cancel_deadline()
-        if not self._is_refused:
+        if self._is_body_unwanted:
+            self._is_body_unwanted = False
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self._is_refused:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -293,6 +303,39 @@ class LimitedProtocol(HttpToolsProtocol):
             return f"the header has {len(hosts)} Host fields; send one"
         return None if _HOST.fullmatch(hosts[0]) else "the Host field is not a host and a port"
 
+    def _is_refused_from_header(self) -> bool:
+        """Refuse the request whose header is complete, if it is to be, and say whether it was."""
+        if self.is_answering:  # its answer would come before that of an earlier one
+            return False
+        found = self.limits.why_refused(self.parser.get_method(), self.url, self.headers)
+        if found is None:
+            return False
+        problem, path = found
+        is_kept = self._can_stay() and not problem.closes_connection
+        answer, _ = early_answer(
+            problem, self.headers, self.limits.origins, path=path, closes=not is_kept
+        )
+        self.transport.write(answer)
+        self.limits.refusals.add(problem.code, path)
+        if is_kept:
+            self._is_body_unwanted = True
+        else:
+            self._is_refused = True
+            self._cancel_deadline()
+            self.transport.close()
+        return True
+
+    def _can_stay(self) -> bool:
+        """Return whether the connection may go on after a body that nobody wants."""
+        if self.expect_100_continue:  # nobody knows whether the client will send it
+            return False
+        if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
+            return False
+        fields = dict(self.headers)
+        length = fields.get(b"content-length", b"0")
+        is_small = length.isdigit() and int(length) <= SMALL_BODY_BYTES
+        return is_small and b"transfer-encoding" not in fields and b"upgrade" not in fields
+
     def _refuse_header(self) -> None:
         detail = (
             f"the header is larger than {self.limits.header_bytes:,} bytes or has more than "
@@ -310,23 +353,14 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # the application need not answer any more
             self.cycle.message_event.set()
-        request_id = uuid.uuid4().hex
-        content = json.dumps(problem.body(request_id)).encode()
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", PROBLEM_JSON.encode()),
-            (b"content-length", str(len(content)).encode()),
-            (b"x-request-id", request_id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"connection", b"close"),
-            *cors_headers(self.headers or [], self.limits.origins),
-        ]
-        if problem.retry_after_seconds is not None:
-            headers.append((b"retry-after", str(problem.retry_after_seconds).encode()))
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", content]))
+        answer, request_id = early_answer(
+            problem, self.headers or [], self.limits.origins, path="/", closes=True
+        )
+        self.transport.write(answer)
         self.receiving = Receiving.BODY  # whatever still comes is read and forgotten
         self.transport.close()
-        self.limits.on_refusal(problem.code)
-        client = self.client[0] if self.client else None
-        log.info("refused", extra={"code": problem.code, "client": client, "id": request_id})
+        if problem.code == "too_many_connections":
+            self.limits.refusals.add(problem.code)
+        else:
+            client = self.client[0] if self.client else None
+            self.limits.refusals.add_single(problem.code, client=client, request_id=request_id)

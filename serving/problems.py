@@ -165,15 +165,18 @@ def problem_of(error: Exception) -> Problem:
 
 def response_to(problem: Problem, path: str, request_id: str) -> JSONResponse:
     """Return the answer, in the form that the clients of `path` know."""
-    status, media_type = problem.status, "application/json"
-    body: Mapping[str, Any]
-    if path.startswith("/v1/"):
-        body = _as_openai(problem)
-    elif path.startswith("/model/"):
-        status, body = _as_max(problem)
-    else:
-        media_type, body = PROBLEM_JSON, problem.body(request_id, path)
+    status, media_type, body = content_of(problem, path, request_id)
     return JSONResponse(body, status, headers=problem.all_headers(), media_type=media_type)
+
+
+def content_of(problem: Problem, path: str, request_id: str) -> tuple[int, str, Mapping[str, Any]]:
+    """Return the status of the answer, the type of its body, and the body."""
+    if path.startswith("/v1/"):
+        return problem.status, "application/json", _as_openai(problem)
+    if path.startswith("/model/"):
+        status, body = _as_max(problem)
+        return status, "application/json", body
+    return problem.status, PROBLEM_JSON, problem.body(request_id, path)
 
 
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}

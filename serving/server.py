@@ -25,6 +25,7 @@ import uvicorn
 from captioner.errors import CaptionerError
 from serving.app import create_app
 from serving.connection_protocol import ConnectionLimits, LimitedProtocol
+from serving.header_gate import HeaderGate
 from serving.service import Service
 from serving.settings import Settings
 from serving.startup import BACKLOG, BAD_INPUT
@@ -75,6 +76,7 @@ class DrainingServer(uvicorn.Server):
             is_done = seconds >= NOTICE_SECONDS and not self.server_state.tasks
             longest = self.service.settings.drain_seconds - CANCEL_SECONDS
             self.should_exit |= is_done or seconds >= longest
+        self.service.refusals.tick()
         return await super().on_tick(counter)
 
 
@@ -104,7 +106,8 @@ def serve(
         body_bytes=settings.body_limit_bytes,
         receive_timeout_seconds=settings.receive_timeout_seconds,
         origins=settings.origins,
-        on_refusal=lambda code: service.metrics.rejected.labels(code).inc(),
+        why_refused=HeaderGate(service, app.router.routes).why_refused,
+        refusals=service.refusals,
     )
     config = uvicorn.Config(
         cast(Any, app),
@@ -150,6 +153,7 @@ async def _run(server: DrainingServer, listener: socket.socket) -> None:
     shown = f"[{host}]" if ":" in host else host
     log.info("listening", url=f"http://{shown}:{port}", pid=os.getpid())
     await server.serve(sockets=[listener])
+    server.service.refusals.sum_up()
     log.info("stopped", pid=os.getpid())
 
 

@@ -13,10 +13,11 @@ import structlog
 
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Ticket
-from serving.errors import NotReady
+from serving.errors import NotReady, Overloaded
 from serving.images.decode_pool import DecodePool
 from serving.images.limits import FORMATS, ImageLimits
 from serving.model import LoadedModel, load_model
+from serving.refusals import Refusals
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
@@ -45,6 +46,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.refusals = Refusals(self.metrics)
         self._loads_first = loads_first
         self._reload_others = reload_others
         self.failure: CaptionerError | None = None  # why there will never be a model
@@ -119,6 +121,16 @@ class Service:
         if self._is_draining:
             raise NotReady("the service is shutting down")
         self.batcher.check(deadline, ahead_seconds=self.pool.expected_wait_seconds())
+
+    def why_full(self, seconds: float) -> Overloaded | None:
+        """Return why a request with so many seconds left finds no room now, or None.
+
+        While there is no model, or never again, it is None: then that is said elsewhere.
+        """
+        if self._is_draining or self._batcher is None or self._pool is None:
+            return None
+        ahead = self._pool.expected_wait_seconds()
+        return self._batcher.why_full(seconds, ahead_seconds=ahead)
 
     def admit(self, deadline: float, *, images: int = 1) -> Ticket:
         """Return places in the queue for a request whose body is there; raise as `check_room`.

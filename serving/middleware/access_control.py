@@ -66,12 +66,7 @@ class AccessControl:
             return None
         key = matching_key(headers, allowed)
         if key is None:
-            detail = (
-                "the request carries no valid key; send Authorization: Bearer KEY"
-                if allowed
-                else "the service has no key for this; set CAPTIONER_ADMIN_KEYS where it runs"
-            )
-            raise Problem("unauthorized", detail, closes_connection=True)
+            raise key_is_needed(exists=bool(allowed))
         return key
 
     def _count(self, client: str) -> None:
@@ -85,6 +80,16 @@ class AccessControl:
                     f"this client has sent more than {rate}; wait",
                     retry_after_seconds=max(1, math.ceil(seconds)),
                 )
+
+
+def key_is_needed(*, exists: bool = True) -> Problem:
+    """Return the refusal of a request without a valid key; `exists` says that there is one."""
+    detail = (
+        "the request carries no valid key; send Authorization: Bearer KEY"
+        if exists
+        else "the service has no key for this; set CAPTIONER_ADMIN_KEYS where it runs"
+    )
+    return Problem("unauthorized", detail, closes_connection=True)
 
 
 def _network(scope: Scope) -> str:

@@ -3,31 +3,20 @@
 The outermost part of the application, in pure ASGI: every request is counted and logged once, here.
 """
 
-import re
 import time
-import uuid
 from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.early_answers import SECURITY_HEADERS, request_id_of
 from serving.errors import ClientGone
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import note
 
 CLIENT_GONE = 499  # nginx's status for a client that left; it is counted and never sent
 SHOWN_PATH = 200  # characters
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 
 log = structlog.get_logger("serving.request")
 
@@ -45,7 +34,7 @@ class RequestContext:
             return
         started = time.perf_counter()
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id"))
+        request_id = request_id_of(headers.get("x-request-id"))
         note(request_id=request_id)
         notes: dict[str, Any] = {}  # what the routes add to the line in the log
         is_head = scope["method"] == "HEAD"
@@ -102,10 +91,3 @@ class RequestContext:
             agent=headers.get("user-agent", "")[:SHOWN_PATH],
             **notes,
         )
-
-
-def _request_id(given: str | None) -> str:
-    """Return the client's id for the request if it is harmless, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return uuid.uuid4().hex

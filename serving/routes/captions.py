@@ -21,6 +21,7 @@ from captioner.search_config import SearchConfig
 from serving.access import Access, access
 from serving.batching import Ticket
 from serving.errors import ClientGone, DeadlineExceeded
+from serving.header_gate import takes_places
 from serving.problems import Problem, problem_of
 from serving.routes.openapi_responses import (
     BINARY,
@@ -111,6 +112,7 @@ SEVERAL_IMAGES = {
     openapi_extra={"requestBody": ONE_IMAGE},
 )
 @access(Access.KEY)
+@takes_places
 async def caption(request: Request, query: Options) -> JSONResponse:
     """Send the image as the field `image` (or `file`) of a form, as the body itself, or as JSON.
 
@@ -134,6 +136,7 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     openapi_extra={"requestBody": SEVERAL_IMAGES},
 )
 @access(Access.KEY)
+@takes_places
 async def captions(request: Request, query: Options) -> JSONResponse:
     """Send up to 16 images in one form, all in fields `image`; each gets a result or an error."""
     service = service_of(request)

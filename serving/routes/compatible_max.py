@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from captioner.search_config import SearchConfig
 from serving.access import Access, access
+from serving.header_gate import takes_places
 from serving.routes.captions import caption_upload, deadline_of, receive_upload, service_of
 from serving.routes.openapi_responses import (
     BINARY,
@@ -72,6 +73,7 @@ class Metadata(BaseModel):
     },
 )
 @access(Access.KEY)
+@takes_places
 async def predict(request: Request) -> JSONResponse:
     """Send the image as the field `image` of a form; the three best captions come back."""
     deadline = deadline_of(request)

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from captioner.captioner import Caption
 from captioner.search_config import MAX_BEAM_SIZE, SearchConfig
 from serving.access import Access, access
+from serving.header_gate import takes_places
 from serving.model import LoadedModel
 from serving.problems import Problem
 from serving.routes.captions import caption_upload, deadline_of, received_before, service_of
@@ -130,6 +131,7 @@ STREAMED = {  # an event of the answer to a request with `stream`
     },
 )
 @access(Access.KEY)
+@takes_places
 async def chat_completions(request: Request) -> Response:
     """Send a conversation with an `image_url` that is a `data:` URL; the caption is the answer."""
     service = service_of(request)

@@ -121,5 +121,6 @@ async def metadata(request: Request) -> ServiceMetadata:
 )
 @access(Access.OPEN)
 async def metrics(request: Request) -> PlainTextResponse:
-    text = service_of(request).metrics.text()
-    return PlainTextResponse(text, media_type=CONTENT_TYPE)
+    service = service_of(request)
+    service.refusals.publish()
+    return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE)

@@ -109,10 +109,16 @@ class _Batcher:
         return True
 
     def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
+        reason = self.why_full(1.0, images=images)
+        if reason is not None:
+            raise reason
+
+    def why_full(self, seconds: float, *, images: int = 1, ahead_seconds: float = 0.0) -> Any:  # noqa: ARG002
         from serving.errors import Overloaded
 
         if self.held + images > self.fake.places:
-            raise Overloaded("the queue is full", retry_after_seconds=3)
+            return Overloaded("the queue is full", retry_after_seconds=3)
+        return None
 
     def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:
         self.check(deadline, images=images, ahead_seconds=ahead_seconds)

@@ -1,0 +1,65 @@
+"""Gate before the application: refuses requests for want of room as soon as their header is there.
+
+The connection asks it (`connection_protocol.py`), so such a request costs neither its body nor a
+task, and nothing of the application runs for it. A request without a valid key is told that, and
+nothing of the load. Whatever the gate does not decide, the application does.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute
+
+from serving.api_keys import matching_key
+from serving.early_answers import RawHeaders
+from serving.middleware.access_control import key_is_needed
+from serving.problems import Problem, problem_of
+from serving.routes.request_options import TIMEOUT_HEADER, timeout_of
+from serving.service import Service
+
+_TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode("ascii")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def takes_places(endpoint: Endpoint) -> Endpoint:
+    """Declare that requests for a route's function wait in the queue."""
+    endpoint.takes_places = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+class HeaderGate:
+    """Decides from method, path and header fields."""
+
+    def __init__(self, service: Service, routes: Iterable[BaseRoute]) -> None:
+        self._service = service
+        self._keys = service.settings.keys
+        self._paths = {
+            path.encode("ascii"): path
+            for route in routes
+            if getattr(getattr(route, "endpoint", None), "takes_places", False)
+            for path in [str(getattr(route, "path", ""))]
+        }
+
+    def why_refused(
+        self, method: bytes, target: bytes, headers: RawHeaders
+    ) -> tuple[Problem, str] | None:
+        """Return why a request is refused now, and its path, or None where that is not for here."""
+        if method != b"POST":
+            return None
+        path = self._paths.get(target.partition(b"?")[0])
+        if path is None:
+            return None
+        seconds = self._service.settings.request_timeout_seconds
+        timeout = next((value for name, value in headers if name == _TIMEOUT_NAME), None)
+        if timeout is not None:
+            try:
+                seconds = timeout_of(timeout.decode("latin-1"), seconds)
+            except Problem:
+                return None
+        reason = self._service.why_full(seconds)
+        if reason is None:
+            return None
+        if self._keys and matching_key(Headers(raw=list(headers)), self._keys) is None:
+            return key_is_needed(), path
+        return problem_of(reason), path
