@@ -212,10 +212,10 @@ def test_a_full_house_and_a_wait_beyond_the_deadline_are_refused_at_once(model: 
         with pytest.raises(Overloaded, match="all 4 places are taken") as full:
             batcher.admit(later(), images=2)
         assert full.value.retry_after_seconds == 6
-        with pytest.raises(Overloaded, match=r"expected in 6\.0 seconds") as slow:
+        with pytest.raises(Overloaded, match=r"expected in 6 seconds") as slow:
             batcher.admit(later(7.0))
         assert slow.value.retry_after_seconds == 6
-        with pytest.raises(Overloaded, match=r"expected in 56\.0 seconds"):
+        with pytest.raises(Overloaded, match=r"expected in 56 seconds"):
             batcher.admit(later(50.0), ahead_seconds=50.0)
         with pytest.raises(DeadlineExceeded):
             batcher.admit(later(-1.0))
