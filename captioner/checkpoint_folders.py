@@ -4,6 +4,8 @@ from pathlib import Path
 
 from captioner.errors import CheckpointError
 
+DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
+
 
 def find_checkpoint(folder: Path) -> Path:
     """Return `folder`, or its subfolder `best` where only that one holds a checkpoint."""

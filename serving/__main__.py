@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
+from captioner.checkpoint_folders import DEPLOYABLE
 from captioner.errors import CaptionerError, OptionError
 from captioner.extras import require
 from captioner.options import add_flags
@@ -72,17 +73,23 @@ def _loaded(settings: Settings) -> str:
     """Return what would be served, tried out as at a start; raise `CaptionerError` for the rest."""
     from serving.model import load_model
 
-    model = load_model(settings.checkpoint_folder(), settings.device, settings.engine)
-    return f"{model.folder}: {model.name}, {model.hash}"
+    model = load_model(
+        settings.checkpoint_folder(),
+        settings.device,
+        settings.engine,
+        settings.threads_per_worker,
+    )
+    return f"{model.folder}: {model.name}, {model.hash}, run by {model.engine['engine']}"
 
 
 def _check_checkpoint(settings: Settings) -> None:
     """Raise for what can be seen without loading anything."""
     folder = settings.checkpoint_folder()
-    if not any((place / "model.json").is_file() for place in (folder, folder / "best")):
+    held = ("model.json", "best/model.json", DEPLOYABLE)
+    if not any((folder / name).is_file() for name in held):
         raise OptionError(
-            f"checkpoint is {str(folder)!r}, which holds no model.json; give the folder of a "
-            "checkpoint such as runs/NAME/best"
+            f"checkpoint is {str(folder)!r}, which holds neither model.json nor {DEPLOYABLE}; give "
+            "the folder of a checkpoint such as runs/NAME/best, or one that was exported"
         )
 
 

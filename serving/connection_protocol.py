@@ -312,10 +312,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return False
         problem, path = found
         is_kept = self._can_stay() and not problem.closes_connection
-        answer, _ = early_answer(
-            problem, self.headers, self.limits.origins, path=path, closes=not is_kept
-        )
-        self.transport.write(answer)
+        self._answer_early(problem, path=path, closes=not is_kept)
         self.limits.refusals.add(problem.code, path)
         if is_kept:
             self._is_body_unwanted = True
@@ -353,10 +350,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # the application need not answer any more
             self.cycle.message_event.set()
-        answer, request_id = early_answer(
-            problem, self.headers or [], self.limits.origins, path="/", closes=True
-        )
-        self.transport.write(answer)
+        request_id = self._answer_early(problem, path="/", closes=True)
         self.receiving = Receiving.BODY  # whatever still comes is read and forgotten
         self.transport.close()
         if problem.code == "too_many_connections":
@@ -364,3 +358,16 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             client = self.client[0] if self.client else None
             self.limits.refusals.add_single(problem.code, client=client, request_id=request_id)
+
+    def _answer_early(self, problem: Problem, *, path: str, closes: bool) -> str:
+        """Send an answer without asking the application, and return the id in it."""
+        answer, request_id = early_answer(
+            problem,
+            self.headers or [],
+            self.limits.origins,
+            self.server_state.default_headers,
+            path=path,
+            closes=closes,
+        )
+        self.transport.write(answer)
+        return request_id

@@ -40,11 +40,18 @@ def request_id_of(given: str | None) -> str:
 
 
 def early_answer(
-    problem: Problem, headers: RawHeaders, origins: Sequence[str], *, path: str, closes: bool
+    problem: Problem,
+    headers: RawHeaders,
+    origins: Sequence[str],
+    server_headers: RawHeaders,
+    *,
+    path: str,
+    closes: bool,
 ) -> tuple[bytes, str]:
     """Return an answer, which `closes` the connection or not, and the id in it.
 
-    `headers` are those of the request that have arrived.
+    `headers` are those of the request that have arrived, `server_headers` those of every answer,
+    such as its date.
     """
     sent = next((value for name, value in headers if name == b"x-request-id"), None)
     request_id = request_id_of(None if sent is None else sent.decode("latin-1"))
@@ -58,7 +65,7 @@ def early_answer(
     encoded = request_id.encode("ascii")
     content = body.replace(_WRITTEN_PLACE, encoded)
     parts = [head, b"x-request-id: %s\r\ncontent-length: %d\r\n" % (encoded, len(content))]
-    parts += [b"%s: %s\r\n" % field for field in cors_headers(headers, origins)]
+    parts += [b"%s: %s\r\n" % field for field in (*server_headers, *cors_headers(headers, origins))]
     parts += [b"connection: close\r\n\r\n" if closes else b"\r\n", content]
     return b"".join(parts), request_id
 
@@ -72,4 +79,5 @@ def _made_once(
     status, media_type, body = content_of(problem, path, _PLACE)
     headers = {"Content-Type": media_type, **SECURITY_HEADERS, **problem.all_headers()}
     lines = [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in headers.items()]
-    return b"".join([STATUS_LINE[status], *lines]), json.dumps(body).encode()
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))  # as the application does
+    return b"".join([STATUS_LINE[status], *lines]), text.encode()

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -23,18 +24,21 @@ class LoadedModel:
     hash: str  # SHA-256 of the checkpoint's contents
     folder: Path
     loaded_at: float  # seconds since the epoch
+    engine: dict[str, Any]  # `Engine.describe()`: its name, threads, and each part's precision
     seconds_per_image: float = 0.05  # alone, as far as one picture tells
 
 
-def load_model(folder: Path, device: str = "cpu", engine: str = "torch") -> LoadedModel:
-    """Return the model in a checkpoint's or a run's folder, warmed up; this blocks for seconds.
+def load_model(
+    folder: Path, device: str = "cpu", engine: str | None = None, threads: int | None = None
+) -> LoadedModel:
+    """Return the model in an exported folder, a checkpoint's or a run's, warmed up; this blocks.
 
     Raises:
         CheckpointError: it is no sound checkpoint, or cannot caption a picture.
         OptionError: there is no such device, or no such engine.
     """
     folder = find_checkpoint(Path(folder))
-    captioner = load(folder, device, engine)
+    captioner = load(folder, device, engine, threads)
     whole = folder.resolve()
     model = LoadedModel(
         captioner=captioner,
@@ -42,6 +46,7 @@ def load_model(folder: Path, device: str = "cpu", engine: str = "torch") -> Load
         hash=captioner.hash,
         folder=folder,
         loaded_at=time.time(),
+        engine=captioner.engine.describe(),
     )
     grey = captioner.preprocessing.resize(Image.new("RGB", (640, 480), "grey"))
     try:

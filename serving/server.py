@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from captioner.errors import CaptionerError
 from serving.app import create_app
@@ -99,7 +100,28 @@ def serve(
         on_ready = partial(supervisor.send_bytes, b"ready")
         reload_others = partial(supervisor.send_bytes, b"reload")
     service = Service(settings, loads_first=loads_first, reload_others=reload_others)
-    app = create_app(settings, service)
+    server = make_server(settings, service, create_app(settings, service), on_ready)
+    if supervisor is not None:
+        threading.Thread(
+            target=_drain_without_supervisor, args=(supervisor, server), daemon=True
+        ).start()
+    try:
+        asyncio.run(_run(server, listener))
+    finally:
+        writer.close()
+    if service.failure is not None:
+        print(f"error: {service.failure}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def make_server(
+    settings: Settings,
+    service: Service,
+    app: FastAPI,
+    on_ready: Callable[[], None] | None = None,
+) -> DrainingServer:
+    """Return the server of one process, which calls `on_ready` when it would accept a request."""
     limits = ConnectionLimits(
         connections=settings.connection_limit,
         header_bytes=settings.header_limit_bytes,
@@ -124,19 +146,7 @@ def serve(
         backlog=BACKLOG,
         workers=1,
     )
-    server = DrainingServer(config, service, on_ready)
-    if supervisor is not None:
-        threading.Thread(
-            target=_drain_without_supervisor, args=(supervisor, server), daemon=True
-        ).start()
-    try:
-        asyncio.run(_run(server, listener))
-    finally:
-        writer.close()
-    if service.failure is not None:
-        print(f"error: {service.failure}", file=sys.stderr)
-        return BAD_INPUT
-    return 0
+    return DrainingServer(config, service, on_ready)
 
 
 async def _run(server: DrainingServer, listener: socket.socket) -> None:

@@ -202,21 +202,25 @@ class Service:
             log.exception("start failed")
 
     def _load_checkpoint(self) -> LoadedModel:
-        import torch
-
-        from captioner.allocator import keep_freed_memory
-
-        keep_freed_memory()
-        torch.set_num_threads(self.settings.threads_per_worker)
+        settings = self.settings
         return load_model(
-            self.settings.checkpoint_folder(), self.settings.device, self.settings.engine
+            settings.checkpoint_folder(),
+            settings.device,
+            settings.engine,
+            settings.threads_per_worker,
         )
 
     def _use(self, model: LoadedModel) -> None:
         old, self._model = self._model, model
         before = None if old is None else (old.name, old.hash)
         self.metrics.serve_model(model.name, model.hash, instead_of=before)
-        log.info("model loaded", name=model.name, hash=model.hash, folder=str(model.folder))
+        log.info(
+            "model loaded",
+            name=model.name,
+            hash=model.hash,
+            folder=str(model.folder),
+            **model.engine,
+        )
 
     @property
     def image_limits(self) -> ImageLimits:

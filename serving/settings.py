@@ -31,13 +31,16 @@ class Settings(Options):
     is_named_by_flags = False
 
     checkpoint: Path | None = option(
-        None, "folder of a checkpoint or of a run (the newest runs/*/best)"
+        None, "exported folder, or that of a checkpoint or run (the newest runs/*/best)"
     )
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "port to listen on, 0 takes a free one", within=between(0, 65_535))
     workers: int = option(1, "serving processes", within=between(1, 256))
     device: str = option("cpu", "where the model runs: auto, cpu, cuda, cuda:1 …")
-    engine: str = option("torch", "what runs the model: torch")
+    engine: str | None = option(
+        None,
+        "what runs the model (onnxruntime for an exported folder, torch for a checkpoint)",
+    )
     threads: int | None = option(
         None, "threads of the model in each worker (cores / workers)", within=between(1, 1024)
     )

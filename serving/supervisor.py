@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from captioner.checkpoint_folders import DEPLOYABLE
 from serving.settings import Settings
 from serving.startup import BAD_INPUT, handle_signals_before_serving
 from serving.telemetry.metrics import FOLDER_VARIABLE
@@ -25,10 +26,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # before a worker that d
 STABLE_SECONDS = 10.0
 KILL_AFTER_SECONDS = 5.0  # beyond the time to drain
 
-# A new worker is a fork of a process that has imported everything and done nothing: it is ready in
-# a second or two, where importing torch anew takes several, and what timm needs of it twice that.
+# A new worker is a fork of a process that has imported everything and done nothing: it is ready
+# sooner than one that imports anew, and what was imported is in memory once.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["serving.server", "timm"])
 
 
 @dataclass(eq=False)
@@ -45,6 +45,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
+        _context.set_forkserver_preload(["serving.server", *modules_of_engine(settings)])
         self.listener = listener
         self.workers: list[Worker] = []
         self._was_ready = False  # any worker, ever
@@ -155,6 +156,14 @@ class Supervisor:
                     os.kill(worker.process.pid, number)
                 except ProcessLookupError:
                     continue
+
+
+def modules_of_engine(settings: Settings) -> list[str]:
+    """Return what a worker will import to run the model."""
+    folder = settings.checkpoint_folder()
+    is_exported = (folder / DEPLOYABLE).is_file()
+    engine = settings.engine or ("onnxruntime" if is_exported else "torch")
+    return ["timm"] if engine == "torch" else [engine]  # timm imports torch, and takes as long
 
 
 def run_worker(

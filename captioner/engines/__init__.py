@@ -7,12 +7,11 @@ imports none of the libraries that compute.
 from importlib import import_module
 from pathlib import Path
 
+from captioner.checkpoint_folders import DEPLOYABLE
 from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
 from captioner.errors import CheckpointError, OptionError
 from captioner.extras import needing
 from captioner.files import read_json
-
-DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
 
 # A class, or where it is found: an engine is imported when it is first asked for.
 ENGINES: dict[str, type[Engine] | str] = {

@@ -5,22 +5,21 @@ one, needs a key if the service has keys, and counts towards the rate.
 """
 
 import ipaddress
-import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from limits import parse_many
-from limits.storage import MemoryStorage, MovingWindowSupport
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access import Access, declared_access
 from serving.api_keys import KeyHash, matching_key
-from serving.middleware.shared_rates import SharedHits
 from serving.problems import Problem
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.middleware.rate_limit import RateLimit
 
 
 class AccessControl:
@@ -40,10 +39,11 @@ class AccessControl:
         self.app = app
         self.keys = settings.keys
         self.admin_keys = settings.admin_keys or settings.keys
-        self.rates = parse_many(settings.rate_limit) if settings.rate_limit else []
-        self.hits: MovingWindowSupport = (
-            MemoryStorage() if shared_folder is None else SharedHits(shared_folder)
-        )
+        self.rate: RateLimit | None = None
+        if settings.rate_limit is not None:  # else nothing of it is imported
+            from serving.middleware import rate_limit
+
+            self.rate = rate_limit.RateLimit(settings.rate_limit, shared_folder)
         self.access: dict[str, Access] = {}
         for route in routes:
             path, kind = getattr(route, "path", ""), declared_access(route) or Access.KEY
@@ -56,7 +56,8 @@ class AccessControl:
             access = self.access.get(scope["path"], Access.KEY)
             if access is not Access.OPEN:
                 key = self._checked_key(access, Headers(scope=scope))
-                self._count(key.hex() if key else _network(scope))
+                if self.rate is not None:
+                    self.rate.count(key.hex() if key else _network(scope))
         await self.app(scope, receive, send)
 
     def _checked_key(self, access: Access, headers: Headers) -> KeyHash | None:
@@ -68,18 +69,6 @@ class AccessControl:
         if key is None:
             raise key_is_needed(exists=bool(allowed))
         return key
-
-    def _count(self, client: str) -> None:
-        for rate in self.rates:
-            window = (rate.key_for(client), rate.amount, rate.get_expiry())
-            if not self.hits.acquire_entry(*window):
-                began, _ = self.hits.get_moving_window(*window)
-                seconds = began + rate.get_expiry() - time.time()
-                raise Problem(
-                    "rate_limited",
-                    f"this client has sent more than {rate}; wait",
-                    retry_after_seconds=max(1, math.ceil(seconds)),
-                )
 
 
 def key_is_needed(*, exists: bool = True) -> Problem:

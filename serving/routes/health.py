@@ -33,6 +33,11 @@ class Ready(BaseModel):
 
     status: str = Field(examples=["ready"])
     ready: bool
+    engine: str = Field(description="What runs the model.", examples=["onnxruntime"])
+    precision: dict[str, str] = Field(
+        description="Of each part of the model.",
+        examples=[{"encoder": "float32", "decoder": "int8"}],
+    )
 
 
 class Version(BaseModel):
@@ -73,7 +78,8 @@ async def ready(request: Request) -> Ready:
     reason = service_of(request).why_not_ready()
     if reason is not None:
         raise NotReady(reason)
-    return Ready(status="ready", ready=True)
+    engine = service_of(request).model.engine
+    return Ready(status="ready", ready=True, engine=engine["engine"], precision=engine["precision"])
 
 
 @router.get("/version", summary="Which version this is")
@@ -99,6 +105,7 @@ async def metadata(request: Request) -> ServiceMetadata:
             "hash": model.hash,
             "words": len(model.captioner.vocabulary),
             "loaded_at": model.loaded_at,
+            **model.engine,
         },
         formats=list(service.image_limits.formats),
         limits={

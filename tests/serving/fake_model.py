@@ -39,10 +39,11 @@ class FakeModel:
         monkeypatch.setattr(settings, "newest_checkpoint", lambda root: root)
         return self
 
-    def _load(self, folder: Path, device: str, engine: str) -> Any:
+    def _load(self, folder: Path, device: str, engine: str | None, threads: int) -> Any:
         from serving.model import LoadedModel
 
-        assert (device, engine) == ("cpu", "torch")
+        assert (device, engine) == ("cpu", None)
+        assert threads >= 1
         self.loading_waits_for.wait(30)
         if self.load_error is not None:
             raise self.load_error
@@ -53,6 +54,7 @@ class FakeModel:
             hash=f"{self.generation:064d}",
             folder=folder,
             loaded_at=1_700_000_000.0,
+            engine={"engine": "fake", "precision": {"encoder": "float32", "decoder": "int8"}},
         )
 
 

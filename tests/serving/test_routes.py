@@ -275,7 +275,12 @@ def test_health_has_the_names_that_others_ask_for(client: TestClient) -> None:
     for path in ("/health", "/health/live", "/v2/health/live"):
         assert client.get(path).json() == {"status": "live", "live": True}
     for path in ("/ready", "/health/ready", "/v2/health/ready"):
-        assert client.get(path).json() == {"status": "ready", "ready": True}
+        assert client.get(path).json() == {
+            "status": "ready",
+            "ready": True,
+            "engine": "fake",
+            "precision": {"encoder": "float32", "decoder": "int8"},
+        }
     assert set(client.get("/version").json()) == {"name", "version"}
     about = client.get("/metadata").json()
     assert about["model"]["name"] == "fake"
