@@ -8,9 +8,9 @@ from captioner.threads import wait_passively
 wait_passively()  # before torch is loaded
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from captioner.engines import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import write_json
 from captioner.metrics import scores_table
+from captioner.metrics.signature import write_signature
 from captioner.options import (
     AT_LEAST_ONE,
     OneLineParser,
@@ -75,13 +76,16 @@ def _evaluate(argv: Sequence[str] | None) -> None:
     options = EvaluationOptions.from_json(given)
     model = load_engine(options.engine, options.checkpoint, options.device, options.threads)
     validation, scored = evaluate(options, search, model, _images_by_set(options, model))
-    print(scores_table(validation.scores))
+    facts = _signature(options, search, model)
+    signature = {**facts, **validation.scores.signature}
+    print(scores_table(replace(validation.scores, signature=signature)))
     if validation.shapes_named is not None:
         print(f"colour and kind of every shape named rightly: {validation.shapes_named:.1%}")
     if options.captions_out is not None:
         write_captions(options.captions_out, scored, validation.captions)
+        write_signature(options.captions_out, facts)
     if options.out is not None:
-        write_json(options.out, _to_json(validation, options, search, model))
+        write_json(options.out, _to_json(validation, facts))
 
 
 def build_parser() -> OneLineParser:
@@ -171,22 +175,25 @@ def _trained_on(
     return tuple(data), tuple(images)
 
 
-def _to_json(
-    validation: Validation,
-    options: EvaluationOptions,
-    search: SearchConfig,
-    model: LoadedEngine,
-) -> dict[str, Any]:
+def _to_json(validation: Validation, facts: Mapping[str, Any]) -> dict[str, Any]:
     value = validation.scores.to_json()
     if validation.shapes_named is not None:
         value[SHAPES_NAMED] = validation.shapes_named
-    value["signature"] |= {
+    value["signature"] |= facts
+    return value
+
+
+def _signature(
+    options: EvaluationOptions, search: SearchConfig, model: LoadedEngine
+) -> dict[str, Any]:
+    """Return how the captions are made: what the scores alone do not tell."""
+    return {
         "split": options.split,
         **{name: getattr(search, name) for name in _SEARCH_OPTIONS},
         "checkpoint": str(options.checkpoint),
         "checkpoint_hash": model.hash,
+        "engine": options.engine,
     }
-    return value
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from captioner.commands.output import print_json
@@ -11,7 +12,7 @@ Score captions with BLEU-1..4, METEOR, ROUGE-L and CIDEr, equal to pycocoevalcap
 
 REFERENCES is a JSON of COCO annotations, a Karpathy JSON or {id: [captions]}; CANDIDATES a JSON
 list of {"image_id", "caption"}. One file may hold both: a list of
-{"image_name", "captions", "prediction"}.
+{"image_name", "captions", "prediction"}, or captions that a validation wrote.
 """
 
 
@@ -31,27 +32,48 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--spice", action="store_true", help="SPICE too, which is slow")
     add("--json", action="store_true", help="print JSON with the keys Bleu_1 … CIDEr")
     add("--out", type=Path, metavar="FILE", help="write JSON with the scores of each image too")
+    add_bootstrap(parser, None)
     parser.set_defaults(run=run)
+
+
+def add_bootstrap(parser: argparse.ArgumentParser, default: int | None) -> None:
+    """Give a parser the flags of resampling."""
+    text = "95 %% intervals, by drawing the images anew N times, such as 1000"
+    if default is not None:
+        text = f"how often the images are drawn anew ({default})"
+    parser.add_argument("--bootstrap", type=int, default=default, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="of these draws (0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from captioner.files import write_json
     from captioner.metrics import Scorer, read_pairs, scores_table
+    from captioner.metrics.resampling import check_samples
+    from captioner.metrics.score_files import read_signature_of
 
-    references, candidates = read_pairs(
-        arguments.references,
-        arguments.candidates,
-        split=None if arguments.split == "all" else arguments.split,
-        subset=arguments.subset,
-    )
+    if arguments.bootstrap is not None:
+        check_samples(arguments.bootstrap, arguments.seed)
+    split = None if arguments.split == "all" else arguments.split
+    files = (arguments.references, arguments.candidates)
+    references, candidates = read_pairs(*files, split=split, subset=arguments.subset)
+    known = read_signature_of(*files, split=split)
+    intervals = None
     with Scorer(references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
         scores = scorer.score(candidates)
+        if arguments.bootstrap is not None:
+            drawn = {"samples": arguments.bootstrap, "seed": arguments.seed}
+            intervals = scorer.bootstrap(scores, **drawn)
+            known |= {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
+    scores = replace(scores, signature={**known, **scores.signature})
+    value = scores.to_json()
+    if intervals is not None:
+        value["intervals"] = {name: [*interval] for name, interval in intervals.items()}
     if arguments.out is not None:
-        write_json(arguments.out, scores.to_json(per_image=True))
+        write_json(arguments.out, {**scores.to_json(per_image=True), **value})
     if arguments.json:
-        print_json(scores.to_json())
+        print_json(value)
         for note in scores.notes:
             print(f"note: {note}", file=sys.stderr)
     else:
-        print(scores_table(scores))
+        print(scores_table(scores, intervals))
     return 0

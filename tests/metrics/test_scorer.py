@@ -193,7 +193,7 @@ def test_table_and_json_hold_every_metric_under_its_usual_name(fake_java: Any) -
     assert [float(line.split()[1]) for line in lines[:-2]] == pytest.approx(
         [scores[name] for name in names], abs=5e-5
     )
-    assert lines[-2] == "3 images, 7 references, tokeniser: none"
+    assert lines[-2].startswith("signature: 3 images | 7 references | tokeniser none | end token")
     assert lines[-1].startswith("note: CIDEr needs more images")
     value = json.loads(json.dumps(scores.to_json(per_image=True)))
     assert list(value)[:7] == [*names[:4], *(name for name in value if name in names[4:])]

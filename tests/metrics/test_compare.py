@@ -1,0 +1,114 @@
+"""The commands that compare and resample: files in, table and JSON out, errors in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import captioner.metrics.scorer
+from captioner.cli import main
+from captioner.metrics.meteor import MeteorProcess
+from captioner.metrics.signature import read_signature, signature_line, write_signature
+
+IMAGES = 12
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """References in two forms, good and bad captions in two forms."""
+    entries, good, bad = [], [], []
+    for number in range(IMAGES):
+        words = [f"a dog number {number} runs", f"dog {number} is running"]
+        sentences = [{"raw": one, "tokens": one.split()} for one in words]
+        entries.append(
+            {"filename": f"{number}.jpg", "imgid": number, "split": "val", "sentences": sentences}
+        )
+        good.append({"image_id": number, "caption": words[0], "references": words})
+        other = words[0] if number < 2 else "two cats sit"
+        bad.append({"image_id": number, "caption": other, "references": words})
+    for name, value in (("references", {"images": entries}), ("good", good), ("bad", bad)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def shared_meteor(meteor: MeteorProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands use the METEOR that runs for all tests, and leave it running."""
+    monkeypatch.setattr(captioner.metrics.scorer, "MeteorProcess", lambda **_: meteor)
+    monkeypatch.setattr(meteor, "close", lambda: None)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def found(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    return json.loads(run(capsys, *words, "--json", "--tokenised"))
+
+
+def test_two_files_with_their_references_are_compared(files, capsys):
+    names = (files / "bad.json", files / "good.json")
+    value = found(capsys, "compare", *names, "--bootstrap", 200)
+    cider = value["metrics"]["CIDEr"]
+    assert cider["first"] < cider["second"]
+    assert 0 < cider["difference"][0] < cider["difference"][1]
+    assert cider["p_value"] < 0.02
+    named = found(
+        capsys, "compare", files / "references.json", *names, "--split", "val", "--bootstrap", 200
+    )
+    assert named["metrics"] == value["metrics"]
+    assert [one["split"] for one in named["signatures"]] == ["val", "val"]
+    table = run(capsys, "compare", *names, "--tokenised", "--bootstrap", 50).splitlines()
+    assert table[0].split() == ["A", "B", "B", "-", "A", "95", "%", "of", "B", "-", "A", "p"]
+    assert table[7].startswith("CIDEr")
+    assert "50 bootstrap samples" in table[8]
+
+
+def test_scores_come_with_intervals_and_a_signature(files, capsys):
+    write_signature(files / "bad.json", {"beam_size": 3, "checkpoint_hash": "0123456789abcdef"})
+    words = ("score", files / "references.json", files / "bad.json", "--split", "val")
+    value = found(capsys, *words, "--bootstrap", 100, "--out", files / "out.json")
+    low, high = value["intervals"]["CIDEr"]
+    assert low < value["CIDEr"] < high
+    assert json.loads((files / "out.json").read_text())["intervals"] == value["intervals"]
+    assert len(json.loads((files / "out.json").read_text())["images"]) == IMAGES
+    text = run(capsys, *words, "--tokenised", "--bootstrap", 100)
+    assert f"  [{low:.4f}, {high:.4f}]\n" in text
+    assert "signature: split val | 12 images | 24 references | tokeniser none | end token" in text
+    assert "| beam 3 | model 0123456789ab |" in text
+    assert "intervals" not in found(capsys, *words)
+    alone = found(capsys, "score", files / "bad.json")
+    assert alone["CIDEr"] == value["CIDEr"]
+    assert alone["signature"]["beam_size"] == 3
+
+
+def test_a_signature_counts_for_the_captions_it_was_written_with(tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text("[]")
+    assert read_signature(captions) == {}
+    write_signature(captions, {"beam_size": 5})
+    assert read_signature(captions) == {"beam_size": 5}
+    assert signature_line({"beam_size": 5, "split": None}) == "signature: beam 5"
+    captions.write_text("[ ]")
+    assert read_signature(captions) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "good.json"], "1 files are given; name two files of captions"),
+        (["compare", "good.json", "bad.json", "--bootstrap", "1"], "--bootstrap is 1; draw at le"),
+        (["score", "bad.json", "--bootstrap", "0"], "--bootstrap is 0; draw at least 2 times"),
+        (["compare", "references.json", "bad.json"], "references.json holds no candidates"),
+        (["compare", "good.json", "fewer.json"], "do not hold the same references; compare capt"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(files, words, message, capsys, monkeypatch):
+    fewer = json.loads((files / "good.json").read_text())[1:]
+    (files / "fewer.json").write_text(json.dumps(fewer))
+    monkeypatch.chdir(files)
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
