@@ -192,7 +192,7 @@ def _signature(
         **{name: getattr(search, name) for name in _SEARCH_OPTIONS},
         "checkpoint": str(options.checkpoint),
         "checkpoint_hash": model.hash,
-        "engine": options.engine,
+        "engine": model.engine.describe()["engine"],
     }
 
 
