@@ -38,14 +38,19 @@ def record(options: BenchOptions, load_before: float, figures: Mapping[str, Any]
         print("ratios from a busy machine are worth little")
     if options.json is None:
         return
+    facts = {**machine(), "load_of_others": load}
+    settings = {key: str(value) for key, value in asdict(options).items()}
+    write_json(options.json, {"settings": settings, "machine": facts, "figures": figures})
+    print(f"written: {options.json}")
+
+
+def machine() -> dict[str, str]:
+    """Return the commit, the versions, and the processor's name."""
     name = platform.processor()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    machine = {**origin(), "model": name, "load_of_others": load}
-    settings = {key: str(value) for key, value in asdict(options).items()}
-    write_json(options.json, {"settings": settings, "machine": machine, "figures": figures})
-    print(f"written: {options.json}")
+    return {**origin(), "model": name}
 
 
 class Contestant(NamedTuple):
