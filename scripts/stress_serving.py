@@ -39,7 +39,7 @@ class Scenario:
 
 
 SCENARIOS = {
-    "overload": Scenario(overload, "ten times the capacity, for --seconds"),
+    "overload": Scenario(overload, "five and ten times the capacity, for --seconds"),
     "hang-ups": Scenario(hang_ups, "1,000 clients that leave halfway"),
     "slow": Scenario(slow, "clients that send or read slowly, or without end"),
     "kill-decoder": Scenario(kill_decoder, "SIGKILL of decoding processes"),

@@ -34,6 +34,9 @@ from serving.telemetry.logs import configure_logs
 
 NOTICE_SECONDS = 0.5  # time in which a balancer can see that the service is not ready any more
 CANCEL_SECONDS = 2.0  # for what has not finished when the time to drain is over
+# After which Python's lock goes from the model's thread to the event loop, and back, if the other
+# wants it. With Python's own 5 ms, each of the many short waits of either takes as long.
+SWITCH_SECONDS = 0.0001
 
 log = structlog.get_logger("serving.server")
 
@@ -93,6 +96,7 @@ def serve(
     With a `supervisor`, a byte tells it that this worker is ready, another that all workers shall
     reload, and its end is the worker's end. With `loads_first` it listens when it is ready.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     writer = configure_logs(settings.log_level)
     _allow_many_files()
     on_ready = reload_others = None

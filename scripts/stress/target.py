@@ -109,11 +109,11 @@ class Target:
         await asyncio.sleep(least_seconds)
         return await asyncio.to_thread(self.levels)
 
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
+    def metric(self, name: str, labels: str = "") -> float:
+        """Return the sum of a metric over its labels, or over those that hold some text."""
         with urlopen(f"{self.url}/metrics", timeout=30) as answer:
             text = answer.read().decode()
-        found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        found = re.findall(rf"^{name}(?:{{.*{labels}.*}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
     def is_ready(self) -> bool:

@@ -1,14 +1,16 @@
-"""Ten times more requests than the service can answer; kills, shutdowns and reloads under load."""
+"""More requests than the service can answer; kills, shutdowns and reloads under load."""
 
 import asyncio
 import os
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import cycle
+from typing import Any, TypeVar
 
 from captioner.progress import Progress
 from stress import Report, StressOptions
@@ -24,9 +26,12 @@ from stress.client import (
 )
 from stress.target import Target, seconds_until
 
+Result = TypeVar("Result")
 DEADLINE_SECONDS = 30.0
 REFUSED_WITHIN_SECONDS = 0.05
-LEAST_GOODPUT = 0.9  # of the peak
+LEAST_GOODPUT = {5: 0.9, 10: 0.8}  # of the capacity, at so many times it
+NICE = 19
+PUBLISHED_SECONDS = 1.5  # after which all workers have brought their metrics up to date
 MOST_GROWTH_MIB = 50.0
 CLIENTS = 8
 LEAST_WORKERS = 2
@@ -35,46 +40,40 @@ QUIET_SECONDS = 3.0  # of load before and after
 
 
 async def overload(target: Target, report: Report, options: StressOptions) -> None:
-    """Report on `seconds` at ten times the capacity, which is measured first."""
-    seconds, pictures = options.seconds, cycle(photographs(2000))
-    peak = await capacity(target.address, pictures, min(15.0, seconds))
+    """Report on `seconds` at five and at ten times the capacity, which is measured first.
+
+    The clients run in a niced thread, since they share the machine with the service.
+    """
+    pictures = cycle(photographs(2000))
+    peak = await _niced(lambda: capacity(target.address, pictures, min(15.0, options.seconds)))
     report.figure("capacity, captions/s", peak)
     before = await target.settled_levels()
     report.figure("before", before._asdict())
-    found = await at_a_rate(target.address, pictures, 10 * peak, seconds)
-    report.answers(found)
-    accepted = [one for one in found if one.status == 200]
-    refused = seconds_of(found, 429)
-    report.figure(
-        "429, seconds",
-        {"median": statistics.median(refused or [0.0]), "p99": percentile(refused, 0.99)},
-    )
-    unstated = [one.status for one in found if one.status not in (200, 429, 503, 504)]
-    report.demand("every request is answered with 200, 429, 503 or 504", unstated[:5], not unstated)
+    every: list[Exchange] = []
+    for times, least in LEAST_GOODPUT.items():
+        refused_before = await _refused(target)
+        rate, seconds = times * peak, options.seconds / len(LEAST_GOODPUT)
+        found = await _niced(partial(at_a_rate, target.address, pictures, rate, seconds))
+        every += found
+        report.figure(f"{times} times the capacity, requests/s", rate)
+        report.answers(found)
+        _judge_refusals(report, found, await _refused(target) - refused_before)
+        began = min(one.began for one in found)
+        ends = [one.began + one.seconds - began for one in found if one.status == 200]
+        goodput = sum(0.1 * seconds < end <= seconds for end in ends) / (0.9 * seconds)
+        report.figure("goodput, captions/s", goodput)
+        name = f"goodput at {times} times the capacity at least {least:g} of it"
+        report.demand(name, goodput / peak, goodput >= least * peak)
     if target.log is not None:
         answered = target.answered()
+        accepted = [one for one in every if one.status == 200]
         lost = sum(answered[one.request_id] != 1 for one in accepted)
-        known = {one.request_id for one in found}
+        known = {one.request_id for one in every}
         own = {one.request_id for one in accepted}
         unheard = [name for name in answered if name in known and name not in own]
         report.demand("accepted requests answered twice, or unknown to the log", lost, not lost)
         report.demand("captions made that no client got", len(unheard), not unheard)
         report.demand("unforeseen failures in the log", target.failures(), not target.failures())
-    p99 = percentile(seconds_of(found), 0.99)
-    report.demand(f"p99 of accepted below {DEADLINE_SECONDS:g} s", p99, p99 < DEADLINE_SECONDS)
-    median = statistics.median(refused or [float("nan")])
-    report.demand("median 429 within 0.05 s", median, median <= REFUSED_WITHIN_SECONDS)
-    bare = sum("retry-after" not in one.headers for one in found if one.status == 429)
-    report.demand("every 429 has Retry-After", bare, not bare)
-    began = min(one.began for one in found)
-    ends = [one.began + one.seconds - began for one in accepted]
-    goodput = sum(0.1 * seconds < end <= seconds for end in ends) / (0.9 * seconds)
-    report.figure("goodput, captions/s", goodput)
-    report.demand(
-        f"goodput at least {LEAST_GOODPUT:g} of the peak",
-        goodput / peak,
-        goodput >= LEAST_GOODPUT * peak,
-    )
     after = await target.settled_levels(15.0)
     report.figure("after", after._asdict())
     growth, *more = (now - earlier for now, earlier in zip(after, before, strict=True))
@@ -82,6 +81,41 @@ async def overload(target: Target, report: Report, options: StressOptions) -> No
         f"memory grows by less than {MOST_GROWTH_MIB:g} MiB", growth, growth < MOST_GROWTH_MIB
     )
     report.demand("no descriptor, thread or process stays", more, max(more) <= 0)
+
+
+def _judge_refusals(report: Report, found: Sequence[Exchange], counted: float) -> None:
+    """Report on the answers that are no captions; the service has `counted` so many 429."""
+    refused = seconds_of(found, 429)
+    unstated = [one.status for one in found if one.status not in (200, 429, 503, 504)]
+    report.demand("every request is answered with 200, 429, 503 or 504", unstated[:5], not unstated)
+    p99 = percentile(seconds_of(found), 0.99)
+    report.demand(f"p99 of accepted below {DEADLINE_SECONDS:g} s", p99, p99 < DEADLINE_SECONDS)
+    report.figure("429, median seconds", statistics.median(refused or [float("nan")]))
+    p99 = percentile(refused, 0.99)
+    report.demand(
+        f"p99 of a 429 within {REFUSED_WITHIN_SECONDS:g} s", p99, p99 <= REFUSED_WITHIN_SECONDS
+    )
+    bare = sum("retry-after" not in one.headers for one in found if one.status == 429)
+    report.demand("every 429 has Retry-After", bare, not bare)
+    missed = counted - len(refused)
+    report.demand("429 that the metrics miss, or count too often", missed, not missed)
+
+
+async def _refused(target: Target) -> float:
+    """Return how many requests the metrics say were answered with 429."""
+    await asyncio.sleep(PUBLISHED_SECONDS)
+    return await asyncio.to_thread(target.metric, "http_requests_total", 'status="429"')
+
+
+async def _niced(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Return the result of work that a thread does, with an event loop of its own, niced."""
+
+    def work_niced() -> Result:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)  # of this thread, on Linux
+        return asyncio.run(work())
+
+    with ThreadPoolExecutor(1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, work_niced)
 
 
 async def capacity(address: Address, pictures: Iterator[Picture], seconds: float) -> float:
