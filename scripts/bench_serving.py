@@ -181,22 +181,31 @@ def knee(rates: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _print(figures: dict[str, Any]) -> None:
+    """Print two tables in Markdown."""
     library, found = figures["library"], figures["contestants"]
     service = found[SERVICE]["capacity"]
-    print(f"library: {library:.1f} images/s in batches; the service {service / library:.0%} of it")
+    print(
+        f"library: {library:.1f} images/s in batches; the service {service / library:.0%} of it\n"
+    )
+    _row("", "images/s", "the service's, times", "knee, /s", "first caption, s", "PSS, MiB")
+    _row("---", *["---:"] * 5)
     for name, one in found.items():
-        memory = one["memory_mib"]
-        print(
-            f"{name}: {one['capacity']:.1f} images/s (the service {service / one['capacity']:.2f} "
-            f"times that), knee {knee(one['rates'])}/s, first caption after "
-            f"{one['seconds_to_first_caption']:.1f} s, {memory['PSS']:.0f} MiB"
-        )
+        ratio, start = service / one["capacity"], one["seconds_to_first_caption"]
+        memory = one["memory_mib"]["PSS"]
+        cells = (one["capacity"], ratio, knee(one["rates"]), start, memory)
+        _row(name, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
     heads = ("rate", "goodput", "p50_ms", "p95_ms", "p99_ms", "refused_p99_ms", "failed")
-    print(f"\n{'contestant':<10} {'share':>6} " + " ".join(f"{head:>14}" for head in heads))
+    print()
+    _row("", "of capacity", *(head.replace("_", " ") for head in heads))
+    _row("---", *["---:"] * (len(heads) + 1))
     for name, one in found.items():
         for row in one["rates"]:
-            cells = ["-" if row[head] is None else f"{row[head]:g}" for head in heads]
-            print(f"{name:<10} {row['share']:>6g} " + " ".join(f"{cell:>14}" for cell in cells))
+            cells = (row["share"], *(row[head] for head in heads))
+            _row(name, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
+
+
+def _row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
 
 
 def _draw(figures: dict[str, Any], path: Path) -> None:
