@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+import psutil
+
 from captioner.errors import ToolError
 
 START_SECONDS = 60.0
+MIB = 1024 * 1024
 SCRIPTS = Path(__file__).resolve().parent.parent
 SERVICE, PLAIN, LITSERVE = "service", "fastapi", "litserve"
 
@@ -46,7 +50,7 @@ class Contestant:
             env={**os.environ, **self.environ},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            process_group=0,
         )
         if not self.answers(probe, START_SECONDS):
             self.stop()
@@ -81,13 +85,15 @@ class Contestant:
 
     def memory_mib(self) -> dict[str, float]:
         """Return what its processes hold: the sum of resident memory, and of their share of it."""
-        sums = {"Rss": 0, "Pss": 0}
-        for pid in _group(self.process.pid if self.process else 0):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                name = line.partition(":")[0]
-                if name in sums:
-                    sums[name] += int(line.split()[1])
-        return {name.upper(): round(kib / 1024, 1) for name, kib in sums.items()}
+        assert self.process is not None
+        main = psutil.Process(self.process.pid)
+        sums = {"RSS": 0, "PSS": 0}
+        for one in (main, *main.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended
+                memory = one.memory_full_info()
+                sums["RSS"] += memory.rss
+                sums["PSS"] += memory.pss
+        return {name: round(held / MIB, 1) for name, held in sums.items()}
 
 
 def contestants(model: Path, threads: int, max_batch: int, workers: int) -> list[Contestant]:
@@ -125,19 +131,6 @@ def library_images_per_second(contestant: Contestant, photo: Path, seconds: floa
     if found.returncode:
         raise ToolError(f"the library does not caption: {found.stderr.strip()[-300:]}")
     return float(found.stdout)
-
-
-def _group(leader: int) -> list[int]:
-    """Return the processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text(errors="replace").rpartition(") ")[2].split()
-        except OSError:  # it has ended
-            continue
-        if int(fields[3]) == leader:
-            found.append(int(path.parent.name))
-    return found
 
 
 def _free_port() -> int:

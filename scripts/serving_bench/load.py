@@ -62,7 +62,8 @@ def capacity(url: str, body: Path, seconds: float, clients: int) -> float:
     rows, began = _run(url, body, [f"-c{clients}", f"-D{seconds:g}", "--warm-up-time=1"])
     ends = [start + took for start, status, took in rows if status == 200]
     if not ends:
-        raise ToolError(f"{url} captions nothing")
+        statuses = sorted({status for _, status, _ in rows})
+        raise ToolError(f"{url} captions nothing in {seconds:g} s; it answers {statuses}")
     return sum(end > began for end in ends) / (max(ends) - began)
 
 
