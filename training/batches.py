@@ -16,10 +16,9 @@ from captioner.errors import DataError
 from captioner.prefetch import prefetched
 from captioner.vocabulary import Vocabulary
 from training.config import TrainingConfig
-from training.feature_sources import ImageSource, Read, View
+from training.feature_sources import ImageSource, Read
 from training.randomness import derived_generator
-
-_ASPECTS = (3 / 4, 4 / 3)  # of a random crop, relative to the image's own
+from training.views import View, draw_views
 
 
 class TrainingBatch(NamedTuple):
@@ -103,24 +102,10 @@ class EpochBatches:
                 drawn = torch.randperm(len(of_set), generator=generator)[:part]
                 images += [of_set[place] for place in drawn.tolist()]
         order = torch.randperm(count, generator=derived_generator(seed, "order", number))
-        draws = torch.rand(count, 5, generator=derived_generator(seed, "views", number))
+        views = draw_views(self._config, [self._images[one].filename for one in images], number)
         most = max(len(self._images[index].tokens) for index in self._usable)
         ranks = torch.rand(count, most, generator=derived_generator(seed, "captions", number))
-        return EpochPlan(images, order.tolist(), [self._view(row) for row in draws.tolist()], ranks)
-
-    def _view(self, draws: list[float]) -> View:
-        mirror, area, aspect, left, top = draws
-        smallest = self._config.random_crop
-        crop = None
-        if smallest < 1:
-            narrow, wide = _ASPECTS
-            crop = (
-                smallest + (1 - smallest) * area,
-                narrow * (wide / narrow) ** aspect,
-                left,
-                top,
-            )
-        return View(is_mirrored=self._config.horizontal_flip and mirror < 0.5, crop=crop)
+        return EpochPlan(images, order.tolist(), views, ranks)
 
     def _make(self, number: int, start: int) -> Iterator[TrainingBatch]:
         plan, size = self.plan(number), self._config.batch_size

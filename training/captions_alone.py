@@ -22,8 +22,9 @@ from captioner.prefetch import prefetched
 from captioner.vocabulary import Vocabulary
 from training.batches import EpochBatches, TrainingBatch
 from training.config import TrainingConfig
-from training.feature_sources import Read, View
+from training.feature_sources import Read
 from training.randomness import derived_generator
+from training.views import View
 
 NAMED = 0.8  # probability that an attribute that the caption names is kept
 MOST = 3  # attributes of a caption that are kept

@@ -98,6 +98,18 @@ class TrainingConfig(ComposedOptions):
         within=_AREA,
     )
 
+    augment: bool = option(
+        False,
+        "change light, contrast, colourfulness, sharpness, ratio and JPEG quality of training "
+        "images, and crop them mildly, anew in each epoch; needs --fine-tune-encoder",
+    )
+    augmented_copies: int = option(
+        0,
+        "store the features of N copies of each training image that are changed in these ways, "
+        "too, and draw one of them or the image itself; for epochs with a frozen encoder",
+        within=NOT_NEGATIVE,
+    )
+
     # Encoder
     encoder: str = option_of(EncoderConfig, "name")
     encoder_weights: str = option_of(EncoderConfig, "weights")
@@ -244,6 +256,16 @@ class TrainingConfig(ComposedOptions):
             yield (
                 "--random-crop needs --fine-tune-encoder: a frozen encoder's features are stored "
                 "once, for whole images"
+            )
+        if self.augment and not self.trains_encoder:
+            yield (
+                "--augment needs --fine-tune-encoder: a frozen encoder's features are stored; "
+                "give --augmented-copies for those of changed images"
+            )
+        if self.augmented_copies and self.trains_encoder and not self.frozen_epochs:
+            yield (
+                "--augmented-copies are stored features, and with --fine-tune-encoder none are "
+                "used; give --augment, or --frozen-epochs"
             )
         if self.p > 0 and self.anneal_epochs >= self.epochs:
             yield (

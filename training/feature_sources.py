@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from captioner.data.augmented_images import AugmentedCopy
 from captioner.data.images import open_image
 from captioner.data.karpathy import CaptionedImage
 from captioner.encoder.joint_store import JointStore
@@ -24,16 +24,9 @@ from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError
 from captioner.features import Features
 from training.config import TrainingConfig
+from training.views import WHOLE, View, augmented_copies, seen
 
-
-class View(NamedTuple):
-    """How one image is seen in one epoch; the numbers are drawn in the main process."""
-
-    is_mirrored: bool = False
-    crop: tuple[float, float, float, float] | None = None  # area, aspect, left, top; see `cropped`
-
-
-WHOLE = View()
+_MIRRORED = -1  # beside the numbers of augmented copies
 
 
 class Read(NamedTuple):
@@ -52,24 +45,32 @@ class ImageSource(Protocol):
 
 
 class StoredFeatures:
-    """Features that were computed once; `mirrored` holds those of the mirrored images."""
+    """Features that were computed once, of the images, mirrored, and of augmented copies."""
 
     def __init__(
-        self, store: JointStore, mirrored: JointStore | None, device: torch.device
+        self,
+        store: JointStore,
+        mirrored: JointStore | None,
+        device: torch.device,
+        copies: Sequence[JointStore] = (),
     ) -> None:
-        self.missing = store.missing | (mirrored.missing if mirrored else frozenset())
+        others = [*copies, *([mirrored] if mirrored else [])]
+        self.missing = store.missing.union(*(other.missing for other in others))
         self._store = store
-        self._mirrored = mirrored
+        self._others = dict(enumerate(copies, 1))
+        if mirrored is not None:
+            self._others[_MIRRORED] = mirrored
         self._device = device
 
     def read(self, indices: Sequence[int], views: Sequence[View] | None = None) -> Read:
         kept = [place for place, index in enumerate(indices) if index not in self.missing]
         kept_indices = [indices[place] for place in kept]
         rows = self._store.rows(kept_indices)
-        if views is not None and self._mirrored is not None:
-            flipped = [row for row, place in enumerate(kept) if views[place].is_mirrored]
-            if flipped:
-                rows.put(flipped, self._mirrored.rows([kept_indices[row] for row in flipped]))
+        kinds = [_kind(views[place]) for place in kept] if views is not None else []
+        for number, store in self._others.items():
+            taken = [row for row, kind in enumerate(kinds) if kind == number]
+            if taken:
+                rows.put(taken, store.rows([kept_indices[row] for row in taken]))
         return Read(kept_indices, rows)
 
     def features(self, read: Read) -> Features:
@@ -77,6 +78,11 @@ class StoredFeatures:
         return rows.to(self._device)
 
     def close(self) -> None: ...
+
+
+def _kind(view: View) -> int:
+    """Return which store has the features of a view; 0 is that of the images themselves."""
+    return view.copy or (_MIRRORED if view.is_mirrored else 0)
 
 
 class LiveImages:
@@ -161,19 +167,21 @@ class SourceSchedule:
             if not config.frozen_epochs:
                 return cls(None, live, 0)
 
-        def store(mirrored: bool) -> JointStore:
+        def store(mirrored: bool = False, copy: AugmentedCopy | None = None) -> JointStore:
             return JointStore.open(
                 Path(config.feature_store) if config.feature_store else None,
                 engine.encoder,
                 images_by_set,
                 mirrored=mirrored,
+                copy=copy,
                 workers=config.workers,
                 progress=True,
                 announce=announce,
             )
 
         mirrored = store(mirrored=True) if is_augmented and config.horizontal_flip else None
-        stored = StoredFeatures(store(mirrored=False), mirrored, engine.device)
+        copies = [store(copy=one) for one in augmented_copies(config)] if is_augmented else []
+        stored = StoredFeatures(store(), mirrored, engine.device, copies)
         return cls(stored, live, config.frozen_epochs)
 
     def of_epoch(self, number: int) -> ImageSource:
@@ -192,22 +200,3 @@ class SourceSchedule:
     def known_missing(self) -> frozenset[int]:
         """The images that are known to be broken before the first epoch."""
         return frozenset(self.stored.missing) if self.stored else frozenset()
-
-
-def seen(image: Image.Image, view: View) -> Image.Image:
-    """Return the image as `view` says: cropped, then mirrored."""
-    if view.crop is not None:
-        image = cropped(image, *view.crop)
-    return ImageOps.mirror(image) if view.is_mirrored else image
-
-
-def cropped(image: Image.Image, area: float, aspect: float, left: float, top: float) -> Image.Image:
-    """Return a part of the image with this share of its area.
-
-    `aspect` is the part's width to height relative to the image's; `left` and `top` lie between
-    0 and 1 and say where in the free space the part lies.
-    """
-    width = max(1, round(image.width * min(1.0, (area * aspect) ** 0.5)))
-    height = max(1, round(image.height * min(1.0, (area / aspect) ** 0.5)))
-    x, y = round(left * (image.width - width)), round(top * (image.height - height))
-    return image.crop((x, y, x + width, y + height))

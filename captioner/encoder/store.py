@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 
+from captioner.data.augmented_images import AugmentedCopy
 from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record, locked
 from captioner.encoder.store_writer import ImageFile, write_chunks
@@ -52,6 +53,7 @@ class FeatureStore:
         images: Sequence[ImageFile],
         *,
         mirrored: bool = False,
+        copy: AugmentedCopy | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
         progress: bool = False,
@@ -61,9 +63,9 @@ class FeatureStore:
         """Return the store of these features below `folder`, written now as far as it is not there.
 
         Without `folder` it lies in the user's cache. `mirrored` swaps left and right of every
-        image; `batch_size` and `workers` (threads that decode) change nothing but the speed.
-        `verify` reads the whole store and writes damaged parts again; without it a complete store
-        is only looked at for its size.
+        image, `copy` changes them. `batch_size` and `workers` (threads that decode) change nothing
+        but the speed. `verify` reads the whole store and writes damaged parts again; without it a
+        complete store is only looked at for its size.
 
         Raises:
             DataError: there is no image, or none that can be read.
@@ -75,6 +77,7 @@ class FeatureStore:
             encoder,
             images,
             mirrored,
+            copy,
             batch_size,
         )
         try:
@@ -98,6 +101,7 @@ class FeatureStore:
                     encoder,
                     images,
                     mirrored=mirrored,
+                    copy=copy,
                     batch_size=batch_size,
                     workers=workers or min(8, os.cpu_count() or 1),
                     progress=bar,
@@ -167,6 +171,7 @@ def _record(
     encoder: Encoder,
     images: Sequence[ImageFile],
     mirrored: bool,
+    copy: AugmentedCopy | None,
     batch_size: int,
 ) -> Record:
     """Return the layout of the store, in the folder that belongs to exactly these features."""
@@ -178,11 +183,12 @@ def _record(
         "grid": encoder.grid,
         "mirrored": mirrored,
         "images": _images_hash(images),
+        **({"augmented": copy.to_json()} if copy else {}),
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     readable = (
         f"{encoder.config.name}-{encoder.grid}x{encoder.grid}-{len(images)}-images"
-        f"{'-mirrored' if mirrored else ''}-{key}"
+        f"{'-mirrored' if mirrored else ''}{f'-copy-{copy.number}' if copy else ''}-{key}"
     )
     shape = (len(images), encoder.grid**2, encoder.feature_size)
     batch_bytes = batch_size * shape[1] * shape[2] * 2

@@ -15,6 +15,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import torch
 
+from captioner.data.augmented_images import AugmentedCopy
+from captioner.data.images import open_image
 from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record
 from captioner.errors import EncoderError, ImageError, StorageError
@@ -45,6 +47,7 @@ def write_chunks(
     images: Sequence[ImageFile],
     *,
     mirrored: bool,
+    copy: AugmentedCopy | None,
     batch_size: int,
     workers: int,
     progress: Progress,
@@ -59,7 +62,11 @@ def write_chunks(
 
     def decode(row: int) -> Decoded:
         try:
-            pixels = encoder.preprocessing.read(images[row].path)
+            if copy is None:
+                pixels = encoder.preprocessing.read(images[row].path)
+            else:
+                image = open_image(images[row].path, encoder.preprocessing.least_size)
+                pixels = encoder.preprocessing.resize(copy.of(image, images[row].filename))
         except ImageError as problem:
             return str(problem)
         return pixels[:, ::-1] if mirrored else pixels

@@ -15,7 +15,8 @@ from captioner.features import Features
 from captioner.vocabulary import END, Vocabulary
 from training.batches import EpochBatches, TrainingBatch
 from training.config import TrainingConfig
-from training.feature_sources import Read, View
+from training.feature_sources import Read
+from training.views import View
 
 
 class RecordingSource:
