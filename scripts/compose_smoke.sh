@@ -286,8 +286,8 @@ check "SIGTERM under load: every accepted request is answered, exit status 0" si
 [[ ! -e $SCRATCH/note ]] || cat "$SCRATCH/note"
 
 check "a checkpoint of one's own is served" own_checkpoint_is_served
-check "a folder that is not there is a failed start" wrong_checkpoint_fails "$SCRATCH/nowhere" "does not exist\|no deployable.json\|holds no"
-check "a folder that is no checkpoint is one line and a failed start" wrong_checkpoint_fails "$PWD/docs" "holds no"
+check "a folder that is not there is a failed start" wrong_checkpoint_fails "$SCRATCH/nowhere" "does not exist\|holds n"
+check "a folder that is no checkpoint is one line and a failed start" wrong_checkpoint_fails "$PWD/docs" "holds n"
 
 # The image is let through, to where only the memory of the container stops it.
 export MEMORY=1200m CAPTIONER_DECODE_MEMORY_BYTES=1000000000000 CAPTIONER_PIXEL_LIMIT=500000000

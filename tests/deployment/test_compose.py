@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
 VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 OURS = ("check", "captioner", "check-gpu", "gpu", "train", "train-gpu")
 SERVING = ("check", "captioner", "check-gpu", "gpu")
-IDLE_MIB = 900  # what two workers take before the first request, as measured in docs/deployment.md
+IDLE_MIB = 400  # what two workers take before the first request, as measured in docs/deployment.md
 SIZES = {"m": MIB, "g": 1024 * MIB}
 
 # What the schema of docker-compose 1.29.2 knows of what a service may hold (compose_spec.json).
