@@ -4,13 +4,18 @@ from pathlib import Path
 
 from captioner.errors import CheckpointError
 
+MODEL = "model.json"  # a folder that holds it is a checkpoint
 DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """Return `folder`, or its subfolder `best` where only that one holds a checkpoint."""
-    is_run = not (folder / "model.json").exists() and (folder / "best" / "model.json").exists()
-    return folder / "best" if is_run else folder
+    """Return `folder`, or its subfolder `best` where only that one holds a model."""
+    return folder / "best" if not holds_model(folder) and holds_model(folder / "best") else folder
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether it looks like the folder of a checkpoint or of an exported captioner."""
+    return any((folder / name).is_file() for name in (MODEL, DEPLOYABLE))
 
 
 def newest_checkpoint(runs: Path) -> Path:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.checkpoint_folders import DEPLOYABLE
+from captioner.checkpoint_folders import DEPLOYABLE, find_checkpoint, holds_model
 from captioner.errors import CaptionerError, OptionError
 from captioner.extras import require
 from captioner.options import add_flags
@@ -85,8 +85,7 @@ def _loaded(settings: Settings) -> str:
 def _check_checkpoint(settings: Settings) -> None:
     """Raise for what can be seen without loading anything."""
     folder = settings.checkpoint_folder()
-    held = ("model.json", "best/model.json", DEPLOYABLE)
-    if not any((folder / name).is_file() for name in held):
+    if not holds_model(find_checkpoint(folder)):
         raise OptionError(
             f"checkpoint is {str(folder)!r}, which holds neither model.json nor {DEPLOYABLE}; give "
             "the folder of a checkpoint such as runs/NAME/best, or one that was exported"

@@ -23,6 +23,14 @@ def test_the_best_of_a_run_is_its_checkpoint(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == tmp_path
 
 
+def test_an_exported_captioner_may_be_the_best_of_a_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "deployable.json").write_text("{}")
+    assert find_checkpoint(tmp_path) == tmp_path / "best"
+    (tmp_path / "deployable.json").write_text("{}")
+    assert find_checkpoint(tmp_path) == tmp_path
+
+
 def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*--checkpoint"):
         newest_checkpoint(tmp_path)

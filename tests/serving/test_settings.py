@@ -181,7 +181,7 @@ def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
     assert main([]) == 2
     assert "there is no checkpoint in runs/*/best; name one with" in capsys.readouterr().err
     assert main(["--checkpoint", str(tmp_path)]) == 2
-    assert "holds no model.json; give the folder of a checkpoint" in capsys.readouterr().err
+    assert "holds neither model.json nor deployable.json; give" in capsys.readouterr().err
 
 
 def test_an_address_in_use_is_named() -> None:
