@@ -182,7 +182,7 @@ class Run:
     def _take_turns(self, title: str, turns: Mapping[str, Turn]) -> Rows:
         """Return the seconds of every run of each contestant, but for those of a first round.
 
-        Where all answer with captions a row also says how many are those of the first contestant.
+        A row of one that answers with captions also says how many are those of the first one.
         """
         rows: Rows = {name: {"seconds": []} for name in turns}
         captions: dict[str, Any] = {}

@@ -20,6 +20,8 @@ TITLES = {
     "memory": "Memory of a process",
 }
 RUNTIME = ("onnxruntime", "openvino")
+BEFORE = "torch at "  # begins the name of an earlier commit
+Figure = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
 
 
 def summary(seconds: Sequence[float], batch: int) -> dict[str, float]:
@@ -37,10 +39,13 @@ def summary(seconds: Sequence[float], batch: int) -> dict[str, float]:
 
 
 def with_ratios(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rows with how many times as quick each is as the first."""
-    base = next((row["ms_per_image"] for row in rows.values() if "ms_per_image" in row), None)
+    """Return rows with how many times as quick each is as every earlier commit, or as torch."""
+    timed = {name: row["ms_per_image"] for name, row in rows.items() if "ms_per_image" in row}
+    bases = [name for name in timed if name.startswith(BEFORE)] or list(timed)[:1]
     return {
-        name: {**row, "ratio": base / row["ms_per_image"]} if "ms_per_image" in row else dict(row)
+        name: {**row, "ratios": {base: timed[base] / timed[name] for base in bases}}
+        if name in timed
+        else dict(row)
         for name, row in rows.items()
     }
 
@@ -55,7 +60,7 @@ class Target:
     models: tuple[str, ...] = ("lite1",)
     batch: int = 1
     of: str = ""  # only contestants whose name ends so
-    figure: Callable[[Mapping[str, Any], Mapping[str, Any]], float] = lambda row, _: row["ratio"]
+    figure: Figure = lambda row, _: next(iter(row["ratios"].values()))
     at_most: bool = False
     unit: str = "x"
 
@@ -74,6 +79,15 @@ class Target:
             if found:
                 figure, name = min(found) if self.at_most else max(found)
                 yield table["model"], name, figure
+
+    def beside(self, tables: Sequence[Table], model: str, name: str) -> str:
+        """Return the ratios to other earlier commits, in words."""
+        if self.figure is not Target.figure:
+            return ""
+        key = (self.what, self.batch, model)
+        table = next(one for one in tables if (one["what"], one["batch"], one["model"]) == key)
+        others = list(table["rows"][name]["ratios"].items())[1:]
+        return "".join(f"; {ratio:.3g}x {base.removeprefix('torch ')}" for base, ratio in others)
 
     def holds(self, figure: float) -> bool:
         return figure <= self.wanted if self.at_most else figure >= self.wanted
@@ -136,7 +150,7 @@ def targets_table(tables: Sequence[Table]) -> str:
         sign = "≤" if target.at_most else "≥"
         for model, name, figure in target.best(tables):
             met = "" if target.holds(figure) else ", **missed**"
-            measured = f"{figure:.3g}{target.unit}{met}"
+            measured = f"{figure:.3g}{target.unit}{met}{target.beside(tables, model, name)}"
             lines.append(
                 f"| {target.text} | {model} | {sign} {target.wanted:g}{target.unit} "
                 f"| {measured} | {name} |"
@@ -158,13 +172,19 @@ def table_as_markdown(table: Table) -> str:
             if "error" not in row
         ]
     else:
-        head = (
-            "| | images/s | ms per image | p50 ms | p95 ms | runs | ratio |\n"
-            "|---|---|---|---|---|---|---|"
+        bases: Mapping[str, float] = next(
+            (row["ratios"] for row in table["rows"].values() if "ratios" in row), {}
         )
+        titles = [f"x {base.removeprefix('torch at ')}" for base in bases]
+        columns = ["", "images/s", "ms per image", "p50 ms", "p95 ms", "runs", *titles]
+        if has_captions := any("same" in row for row in table["rows"].values()):
+            columns.append("same captions")
+        head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
         lines = [
             f"| {name} | {row['images_per_second']:.3g} | {row['ms_per_image']:.3g} "
-            f"| {row['p50_ms']:.3g} | {row['p95_ms']:.3g} | {row['runs']} | {_ratio(name, row)} |"
+            f"| {row['p50_ms']:.3g} | {row['p95_ms']:.3g} | {row['runs']} "
+            + "".join(f"| {ratio:.2f} " for ratio in row["ratios"].values())
+            + (f"| {row.get('same', '-')} |" if has_captions else "|")
             for name, row in table["rows"].items()
             if "error" not in row
         ]
@@ -174,11 +194,6 @@ def table_as_markdown(table: Table) -> str:
         if "error" in row
     ]
     return "\n".join([f"**{title}**", "", head, *lines])
-
-
-def _ratio(name: str, row: Mapping[str, Any]) -> str:
-    text = "" if name.startswith("limit") else f"{row['ratio']:.2f}"
-    return text + (f" (same captions: {row['same']})" if "same" in row else "")
 
 
 def draw(parts: Mapping[str, Any], path: Path) -> None:

@@ -135,7 +135,21 @@ def test_figures_are_medians_and_ratios_to_the_first() -> None:
     assert torch_row["images_per_second"] == pytest.approx(8 / 0.9)
     assert torch_row["p95_ms"] == pytest.approx(4000)
     assert row["ms_per_image"] == pytest.approx(12.5)
-    assert row["ratio"] == pytest.approx(9)
+    assert row["ratios"] == {"torch": pytest.approx(9)}
+
+
+def test_ratios_are_to_every_earlier_commit() -> None:
+    from inference.report import table_as_markdown, targets_table
+
+    before = {"torch at a": [0.9], "torch at b": [0.3]}
+    table = a_table("photograph", "lite1", 1, **before, onnxruntime_int8=[0.1], torch=[0.6])
+    assert table["rows"]["onnxruntime int8"]["ratios"] == {
+        "torch at a": pytest.approx(9),
+        "torch at b": pytest.approx(3),
+    }
+    assert "| x a | x b |" in table_as_markdown(table)
+    assert "| 1.50 | 0.50 |" in table_as_markdown(table)
+    assert "≥ 5x | 9x; 3x at b | onnxruntime int8 |" in targets_table([table])
 
 
 def test_targets_say_what_is_missed() -> None:
