@@ -25,6 +25,8 @@ from captioner.files import read_json, write_atomically, write_json
 from captioner.options import options_parser
 from captioner.program import run_program
 
+FORMAT = 1  # of inference.json
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(InferenceOptions, description=(__doc__ or "").splitlines()[0])
@@ -42,7 +44,8 @@ def bench(options: InferenceOptions) -> None:
     file = options.out / "inference.json"
     parts: dict[str, Any] = {}
     if file.exists():
-        parts = read_json(file, "figures of an earlier run", DataError)["parts"]
+        stored = read_json(file, "figures of an earlier run", DataError)
+        parts = stored["parts"] if stored.get("format") == FORMAT else {}
     run = Run(options)
     for name in PARTS:
         if name not in options.parts:
@@ -52,7 +55,7 @@ def bench(options: InferenceOptions) -> None:
             continue
         parts[name] = run.part(name)
         parts = {part: parts[part] for part in PARTS if part in parts}
-        write_json(file, {"parts": parts})
+        write_json(file, {"format": FORMAT, "parts": parts})
     draw(parts, options.out / "inference.png")
     write_page(options.out / "inference.md", markdown(parts))
     print(f"written: {file}, inference.md and inference.png beside it")
