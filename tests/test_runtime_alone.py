@@ -197,7 +197,7 @@ def test_the_library_and_the_command_caption_as_torch_does(
 
 SERVED = """
 import re, subprocess, sys, threading
-from captioner.client import CaptionClient
+from captioner.client import CaptionClient, Patience
 
 words = ["captioner", "serve", "--checkpoint", sys.argv[1], "--port", "0"]
 service = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True)
@@ -210,7 +210,7 @@ try:
     else:
         raise SystemExit(f"it ended with {service.wait()}: {said}")
     threading.Thread(target=service.stdout.read, daemon=True).start()
-    with CaptionClient(found[0]) as client:
+    with CaptionClient(found[0], patience=Patience(attempts=100)) as client:
         for path in sys.argv[2:]:
             print(client.caption(path).captions[0].text)
 finally:
