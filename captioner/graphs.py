@@ -5,6 +5,7 @@ their prefix, as in `memory.keys`.
 """
 
 ENCODER, PREPARE, STEP = "encoder.onnx", "prepare.onnx", "step.onnx"
+OPENVINO_ENCODER = "encoder.xml"  # where it was quantised for that library
 
 PIXELS = "pixels"
 FEATURES, MEMORY, STATE, NEXT = "features.", "memory.", "state.", "next."

@@ -31,6 +31,7 @@ OF_TRAINING = (
     "captioner.encoder.joint_store",
     *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
     *("captioner.encoder.weights", "captioner.engines.torch_engine", "captioner.export"),
+    "captioner.engines.openvino_engine",
 )
 
 # Where the modules of a part live -> what none of them may import, at the top or in a function.

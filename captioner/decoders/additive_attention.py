@@ -27,8 +27,11 @@ def score_keys(keys: Tensor, query: Tensor, score: Tensor) -> Tensor:
     Shapes:
         keys [..., P, A], query [..., 1, A], score [A] -> [..., P].
     """
-    if torch.onnx.is_in_onnx_export():  # two operators fewer, each of which reads all keys
-        return torch.tanh(keys + query) @ score
+    if torch.onnx.is_in_onnx_export():
+        # Fewer operators that read all keys; and ONNX Runtime is slow where the matrix on the
+        # right has a single column.
+        hidden = torch.tanh(keys + query)
+        return (score.view(1, 1, 1, -1) @ hidden.transpose(-1, -2)).squeeze(-2)
     return (torch.sigmoid(2.0 * (keys + query)) * (2.0 * score)).sum(-1)
 
 

@@ -55,8 +55,19 @@ class OnnxEngine(Engine):
         return LoadedEngine(engine, deployable.vocabulary, deployable.hash, deployable.summary)
 
     def load_encoder(self) -> Any:
-        """Return the encoder, ready to run."""
-        return open_graph(self.deployable.graph(graphs.ENCODER), self.threads)
+        """Return the encoder, ready to run.
+
+        Raises:
+            CheckpointError: it is not one that the library can run.
+        """
+        path = self.deployable.graph(graphs.ENCODER)
+        if not path.exists():
+            raise CheckpointError(
+                f"{self.deployable.folder} holds an encoder for engine "
+                f"{self.deployable.facts.get('engine')} alone; load it with that, or export the "
+                f"checkpoint again with --engine {self.name}"
+            )
+        return open_graph(path, self.threads)
 
     def with_graphs(self, prepare: Any, step: Any) -> "OnnxEngine":
         """Return an engine with the same encoder and what stands for the decoder's graphs."""
@@ -67,7 +78,7 @@ class OnnxEngine(Engine):
     def encode(self, pixels: Sequence[np.ndarray]) -> Features:
         if not pixels:
             return Features(np.empty((0, self.grid**2, self.deployable.facts["feature_size"])))
-        return Features.cat([_features(self.run_encoder(image[np.newaxis])) for image in pixels])
+        return Features.cat([features_of(self.run_encoder(image[np.newaxis])) for image in pixels])
 
     def run_encoder(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by name for images of one size, uint8 [B, h, w, 3]."""
@@ -156,6 +167,7 @@ def run_graph(
     return dict(zip(outputs, session.run(outputs, read), strict=True))
 
 
-def _features(outputs: Mapping[str, np.ndarray]) -> Features:
+def features_of(outputs: Mapping[str, np.ndarray]) -> Features:
+    """Return the features that an encoder's graph gives by name."""
     fields = {name.removeprefix(graphs.FEATURES): values for name, values in outputs.items()}
     return Features(**fields)

@@ -1,13 +1,12 @@
-"""Calibration of int8 parts on photographs."""
+"""Calibration of an int8 decoder on captions that it finds in float32."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from captioner import graphs
-from captioner.encoder.preprocessing import Preprocessing
 from captioner.engines.onnx_engine import OnnxEngine
 from captioner.export.quantisation import quantise_products
 from captioner.features import Features
@@ -40,7 +39,3 @@ def quantise_decoder(source: Path, target: Path, engine: OnnxEngine, features: F
         recording.search(features.select(slice(start, start + _BATCH)), SearchConfig())
     quantise_products(source / graphs.PREPARE, target / graphs.PREPARE, prepare.feeds)
     quantise_products(source / graphs.STEP, target / graphs.STEP, step.feeds)
-
-
-# By engine: writes an encoder in int8, calibrated on photographs.
-ENCODER_QUANTISERS: dict[str, Callable[[Path, Path, Preprocessing, Sequence[Path]], None]] = {}

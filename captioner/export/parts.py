@@ -1,6 +1,5 @@
 """The parts that a deployable captioner is made of, and captioners made of them for trials."""
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -76,8 +75,7 @@ class Assembler:
     def engine(self, encoder: Part, decoder: Part) -> Engine:
         """Return an engine that runs the two parts."""
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=self._work))
-        for path in (*encoder.files, *decoder.files):
-            os.link(path, folder / path.name)
+        copy_parts(folder, encoder, decoder)  # onnx refuses links of any kind
         deployable = Deployable(
             folder=folder,
             preprocessing=self._checkpoint.encoder.preprocessing,

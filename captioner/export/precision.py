@@ -15,9 +15,10 @@ from captioner.checkpoint import Checkpoint
 from captioner.deployable import DECODER, ENCODER
 from captioner.engines import Engine
 from captioner.engines.torch_engine import TorchEngine
-from captioner.export.calibration import ENCODER_QUANTISERS, quantise_decoder
+from captioner.export.calibration import quantise_decoder
 from captioner.export.checks import captions_of, synthetic_photographs
 from captioner.export.config import AUTO, FLOAT32, INT8, MOST_LOSS, ExportOptions
+from captioner.export.encoder_int8 import ENCODER_QUANTISERS
 from captioner.export.judging import Judge, Verdict
 from captioner.export.measurement import BATCHES, Rates, decoder_rates, encoder_rates
 from captioner.export.parts import Assembler, Part
@@ -117,7 +118,7 @@ class PrecisionChooser:
                 parts.append(
                     Part(of=ENCODER, engine=engine, precision=FLOAT32, folder=float32.folder)
                 )
-            if self._photographs.calibration and engine in ENCODER_QUANTISERS:
+            if self._photographs.calibration:
                 folder = self._assembler.new_folder(f"{ENCODER}-{engine}-{INT8}")
                 ENCODER_QUANTISERS[engine](
                     float32.folder,

@@ -85,13 +85,19 @@ def _quantise_matrices(model: Any, feeds: Sequence[Feed]) -> None:
             constant(f"{matrix}.zeros", np.zeros(len(scales), np.int8)),
         ]
         result = node.output[0]
-        product = f"{result}.product" if len(node.input) == 3 else result
+        nodes.append(helper.make_node("DequantizeLinear", of_matrix, [f"{result}.matrix"], axis=1))
+        if node.op_type == "MatMul":
+            nodes.append(helper.make_node("MatMul", [read[values], f"{result}.matrix"], [result]))
+            continue
+        # With three dimensions: of two, ONNX Runtime would make a product in float32 again.
+        place = constant("place.of.rows", np.array([1]))
+        made = [f"{result}.{part}" for part in ("rows", "product", "sum")]
         nodes += [
-            helper.make_node("DequantizeLinear", of_matrix, [f"{result}.matrix"], axis=1),
-            helper.make_node("MatMul", [read[values], f"{result}.matrix"], [product]),
+            helper.make_node("Unsqueeze", [read[values], place], [made[0]]),
+            helper.make_node("MatMul", [made[0], f"{result}.matrix"], [made[1]]),
+            helper.make_node("Add", [made[1], node.input[2]], [made[2]]),
+            helper.make_node("Squeeze", [made[2], place], [result]),
         ]
-        if product != result:
-            nodes.append(helper.make_node("Add", [product, node.input[2]], [result]))
     replace_nodes(graph, nodes)
 
 
@@ -100,9 +106,8 @@ def _is_large_product(node: Any, weights: Mapping[str, Any]) -> bool:
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return False
     matrix = weights[node.input[1]]
-    plain = not _attribute(node, "transA") and all(
-        _attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta")
-    )
+    plain = not _attribute(node, "transA") and (node.op_type == "MatMul" or len(node.input) == 3)
+    plain = plain and all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
     return (
         plain
         and matrix.data_type == FLOAT

@@ -77,7 +77,9 @@ def toys(monkeypatch):
     monkeypatch.setitem(DECODERS, "growing", Growing)
 
 
-def write_checkpoint(folder: Path, decoder: str, *, image_mode: str = "squash", **options) -> Path:
+def write_checkpoint(
+    folder: Path, decoder: str, *, image_mode: str = "squash", summary=None, **options
+) -> Path:
     """Write an untrained checkpoint whose captions differ from picture to picture."""
     encoder = create_encoder(
         EncoderConfig(name="toy", weights="none", image_size=SIDE, grid=GRID),
@@ -101,7 +103,7 @@ def write_checkpoint(folder: Path, decoder: str, *, image_mode: str = "squash", 
         encoder=encoder,
         decoder=built,
         vocabulary=Vocabulary((*SPECIAL_TOKENS, *WORDS)),
-        summary={"training": {"steps": 7}},
+        summary={"training": {"steps": 7}} if summary is None else summary,
     )
     return folder
 

@@ -1,0 +1,133 @@
+"""Precisions: int8 close to float32, the same in any batch, refused where it costs too much."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import captioner
+from captioner.data.shapes import generate
+from captioner.engines import DEPLOYABLE
+from captioner.errors import DataError
+from captioner.export import judging, precision
+from captioner.export.config import ExportOptions
+from captioner.export.exporter import export_captioner
+from captioner.export.judging import Verdict
+from captioner.features import Features
+from captioner.vocabulary import START
+from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("captioner.export.measurement._SECONDS", 0.01)
+
+
+def photographs_in(folder, count=8):
+    folder.mkdir()
+    for number, picture in enumerate(pictures(count, seed=5)):
+        picture.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("decoder", ["soft_attention", "show_tell", "toy", "growing"])
+def test_int8_is_close_and_the_same_in_any_batch(tmp_path, decoder):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", decoder)
+    lines = []
+    options = ExportOptions(
+        out=tmp_path / "out",
+        precision="int8",
+        calibration=photographs_in(tmp_path / "calibration"),
+        allow_loss=True,
+    )
+    export_captioner(checkpoint, options, announce=lines.append)
+    facts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())
+    assert {part["precision"] for part in facts["parts"].values()} == {"int8"}
+    exact, whole = captioner.load(checkpoint).engine, captioner.load(tmp_path / "out").engine
+    features = Features(np.random.default_rng(1).uniform(0, 1, (4, 9, 6)).astype(np.float32))
+
+    def log_probs(engine, of):
+        every = np.tile(np.arange(64), (len(of), 1))
+        first = np.zeros((len(of), 1), dtype=np.int64)
+        decoding = engine.begin(of)
+        found = [decoding.step(first + START, first, 3, every).wanted]
+        found.append(decoding.step(first + 7, first, 3, every).wanted)
+        return np.stack(found)
+
+    together = log_probs(whole, features)
+    np.testing.assert_allclose(together[..., 4:], log_probs(exact, features)[..., 4:], atol=0.6)
+    for image in range(4):
+        alone = log_probs(whole, features.select(slice(image, image + 1)))
+        np.testing.assert_allclose(alone[:, 0], together[:, image], atol=2e-6)
+    assert any(line.startswith("* decoder by onnxruntime in int8") for line in lines)
+
+
+def shapes_checkpoint(tmp_path):
+    generate(tmp_path / "shapes", seed=0, sizes=(12, 6, 4))
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "soft_attention")
+    return checkpoint, str(tmp_path / "shapes" / "dataset_shapes.json")
+
+
+@pytest.mark.parametrize("allow_loss", [False, True])
+def test_a_part_that_costs_too_much_is_refused(tmp_path, monkeypatch, allow_loss):
+    checkpoint, data = shapes_checkpoint(tmp_path)
+    lines = []
+    options = ExportOptions(
+        out=tmp_path / "out", precision="int8", data=data, allow_loss=allow_loss
+    )
+    monkeypatch.setattr(precision.PrecisionChooser, "_cider", property(lambda _: 1.0), raising=True)
+    scores = iter([0.995, 0.98])  # of the decoder, of the encoder
+    monkeypatch.setattr(judging.Judge, "cider", lambda *_: next(scores))
+    export_captioner(checkpoint, options, announce=lines.append)
+    parts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())["parts"]
+    assert parts["decoder"]["precision"] == "int8"
+    assert parts["encoder"]["precision"] == ("int8" if allow_loss else "float32")
+    of_encoder = [line for line in lines if line.startswith("encoder by onnxruntime in int8")]
+    if allow_loss:
+        remark = "costs more than 1%, which --allow-loss accepts"
+    else:
+        remark = (
+            "is refused: CIDEr 1.0000 -> 0.9800 (-2.00%), allowed is a loss below 1%; "
+            "--allow-loss accepts it"
+        )
+    assert of_encoder == [f"encoder by onnxruntime in int8 {remark}"]
+
+
+def test_auto_chooses_the_quickest_and_says_so(tmp_path, monkeypatch):
+    checkpoint, data = shapes_checkpoint(tmp_path)
+    monkeypatch.setattr(precision, "find_spec", lambda _: None)  # no OpenVINO
+    speed = {("encoder", "int8"): 9.0, ("decoder", "int8"): 3.0}
+
+    def rates(engines, *_):
+        return {
+            part: dict.fromkeys((1, 8), speed.get((part.of, part.precision), 5.0))
+            for part in engines
+        }
+
+    monkeypatch.setattr(precision, "encoder_rates", rates)
+    monkeypatch.setattr(precision, "decoder_rates", rates)
+    monkeypatch.setattr(judging.Judge, "cider", lambda *_: 1.0)
+    lines = []
+    options = ExportOptions(out=tmp_path / "out", precision="auto", data=data)
+    export_captioner(checkpoint, options, announce=lines.append)
+    facts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())
+    assert facts["parts"]["encoder"]["precision"] == "int8"
+    assert facts["parts"]["decoder"]["precision"] == "float32"
+    assert facts["choice"]["images_per_second"]["encoder by torch in float32"]["batch_1"] == 5.0
+    assert sum(line.startswith("* ") for line in lines) == 2
+    assert facts["checks"]["captions"]["images"] == 6
+
+
+def test_int8_without_photographs_is_refused(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    with pytest.raises(DataError, match=r"trained on are not here \(None\); name data by --data"):
+        export_captioner(checkpoint, ExportOptions(precision="int8"), announce=print)
+
+
+def test_the_loss_is_relative():
+    assert Verdict(before=0.5, after=0.4951).is_accepted
+    assert not Verdict(before=0.5, after=0.495).is_accepted
+    assert Verdict(before=0.0, after=0.0).is_accepted
