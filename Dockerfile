@@ -56,9 +56,8 @@ ARG SAMPLE_EPOCHS=5
 COPY captioner captioner
 COPY training training
 COPY --from=kernels /kernels captioner/native/built
-RUN OMP_WAIT_POLICY=PASSIVE python -m training.train_coco --p 0.4 --data shapes --epochs ${SAMPLE_EPOCHS} --out /run/sample && \
-    python -m captioner export /run/sample/best --out /model && \
-    chmod -R a+rX /model && rm -rf /run/sample /root/.cache/captioner
+RUN OMP_WAIT_POLICY=PASSIVE python -m training.train_coco --p 0.4 --data shapes --epochs ${SAMPLE_EPOCHS} --out /run/sample
+RUN python -m captioner export /run/sample/best --out /model && chmod -R a+rX /model
 
 # --- the exported captioner that comes with the project
 FROM scratch AS model-shipped

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from captioner import graphs
+from captioner import __version__, graphs
 from captioner.checkpoint import MODEL, Checkpoint, load_checkpoint
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.deployable import DECODER, ENCODER, VOCABULARY
@@ -35,7 +35,7 @@ from captioner.hashed_folder import hashed_folder_written_aside
 from captioner.search_config import SearchConfig
 
 MOST_DIFFERENT = 0.001  # of the captions of validation photographs, in float32
-_TOOLS = ("captioner", "torch", "onnx", "onnxruntime")
+_TOOLS = ("torch", "onnx", "onnxruntime")
 
 
 def export_captioner(
@@ -76,6 +76,7 @@ def export_captioner(
             checkpoint.vocabulary.save(aside / VOCABULARY)
             facts = facts_of(checkpoint, choice.encoder, choice.decoder)
             made_with = {name: version(name) for name in _TOOLS if find_spec(name)}
+            made_with["captioner"] = __version__  # which may run without being installed
             facts |= {"checks": checks, "choice": choice.to_json(), "made_with": made_with}
             write_json(aside / DEPLOYABLE, facts)
     size = sum(path.stat().st_size for path in out.iterdir())
