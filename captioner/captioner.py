@@ -13,17 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from PIL import Image
 
 from captioner.checkpoint_folders import find_checkpoint
+from captioner.control import control_of
 from captioner.data.images import ImageSource
 from captioner.engines import Engine, load_engine
 from captioner.errors import OptionError
 from captioner.features import Features
-from captioner.search_config import SearchConfig
+from captioner.search_config import ControlOptions, SearchConfig
 from captioner.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -68,14 +69,16 @@ class Captioner:
         max_length: int = DEFAULTS.max_length,
         length_power: float = DEFAULTS.length_power,
         batch_size: int = BATCH_SIZE,
+        **control: Unpack[ControlOptions],
     ) -> list[Caption]:
         """Return the best caption of each image: a path, an open PIL image, bytes or a file.
 
-        `beam_size` 1 is greedy search; `max_length` counts words.
+        `beam_size` 1 is greedy search; `max_length` counts words. `control` is what captions are to
+        hold, to leave out or not to repeat, or has them drawn: `captioner.ControlOptions`.
 
         Raises:
             ImageError: an image is missing or cannot be read; the message names it.
-            OptionError: an option is out of range.
+            OptionError: an option is out of range, or the model does not know a word.
         """
         found = self.captions(
             images,
@@ -84,6 +87,7 @@ class Captioner:
             max_length=max_length,
             length_power=length_power,
             batch_size=batch_size,
+            **control,
         )
         return [captions[0] for captions in found]
 
@@ -96,21 +100,23 @@ class Captioner:
         max_length: int = DEFAULTS.max_length,
         length_power: float = DEFAULTS.length_power,
         batch_size: int = BATCH_SIZE,
+        **control: Unpack[ControlOptions],
     ) -> list[list[Caption]]:
         """Return the `num_captions` best captions of each image, all different, the best first.
 
-        Without `beam_size` the beam is as wide as that needs, and at least 3.
+        Without `beam_size` the beam is as wide as that needs, and at least 3. `control` as in
+        `caption`; captions that are drawn may be equal.
 
         Raises:
             ImageError: an image is missing or cannot be read; the message names it.
-            OptionError: an option is out of range.
+            OptionError: an option is out of range, or the model does not know a word.
         """
         if isinstance(images, str | bytes | Path | Image.Image):
             raise OptionError(f"images is {images!r:.80}; give a list, [image] for a single one")
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; a batch holds at least 1 image")
         config = SearchConfig.for_captions(
-            num_captions, beam_size, max_length=max_length, length_power=length_power
+            num_captions, beam_size, max_length=max_length, length_power=length_power, **control
         )
         result = []
         remaining = iter(images)
@@ -141,9 +147,11 @@ class Captioner:
         self, features: Features, config: SearchConfig | Sequence[SearchConfig]
     ) -> list[list[Caption]]:
         """Return the captions of images whose features are known, as `captions_of_pixels`."""
+        configs = [config] * len(features) if isinstance(config, SearchConfig) else config
+        controls = [control_of(one, self.vocabulary) for one in configs]
         return [
             [self._caption(hypothesis) for hypothesis in hypotheses]
-            for hypotheses in self.engine.search(features, config)
+            for hypotheses in self.engine.search(features, configs, controls)
         ]
 
     def _caption(self, hypothesis: "Hypothesis") -> Caption:

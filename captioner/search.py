@@ -49,8 +49,13 @@ class Constraint(Protocol):
     A candidate that it vetoes cannot be written. Log-probabilities stay those of the decoder.
     """
 
-    wanted: Sequence[int]  # words, all different, that are candidates after every caption
-    spare: int  # how many candidates after one caption it may veto, but for the wanted words
+    @property
+    def wanted(self) -> Sequence[int]:
+        """Words, all different, that are candidates after every caption."""
+
+    @property
+    def spare(self) -> int:
+        """How many candidates after one caption it may veto, but for the wanted words."""
 
     def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return which candidates may be written, the end among them.
@@ -99,7 +104,7 @@ def search(
             log_probs = np.where(tokens == END, IMPOSSIBLE, log_probs)
         totals = (live[:, :, None] + log_probs).reshape(len(rows), -1)
         if math.isnan(np.add.reduce(totals, axis=None)):
-            raise _no_caption()
+            raise no_caption()
         # Stable: of equals the one of the better beam, then of the lower word id comes first.
         order = (-totals).argsort(axis=1, kind="stable")[:, : 2 * beams]
         values, tokens = _take(order, totals, tokens)
@@ -297,7 +302,7 @@ def _captions(pool: _Pool, history: _History, counts: Sequence[int]) -> list[lis
     result = []
     for image, (best, count) in enumerate(zip(pool.best, counts, strict=True)):
         if not best:
-            raise _no_caption()
+            raise no_caption()
         hypotheses = []
         for score, log_prob, length, slot in best[:count]:
             words, attention = history.trace(image, slot, length)
@@ -306,7 +311,7 @@ def _captions(pool: _Pool, history: _History, counts: Sequence[int]) -> list[lis
     return result
 
 
-def _no_caption() -> CaptionerError:
+def no_caption() -> CaptionerError:
     return CaptionerError(
         "the decoder gives no word a probability: its logits are not numbers or its "
         "vocabulary is empty; use a checkpoint from before its training went wrong"

@@ -3,15 +3,36 @@
 Importing this does not import torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
-from captioner.options import Options, at_least, option
+from captioner.errors import OptionError
+from captioner.options import ABOVE_ZERO, NOT_NEGATIVE, Options, Range, at_least, option
 
 # What a request to a service may ask at most. A program decides for itself.
 MAX_BEAM_SIZE = 10
 MAX_LENGTH = 200  # words
+MAX_EXCLUDED = 100  # words
+
+MAX_INCLUDED = 4  # words; each doubles the captions that are searched side by side
+_ABOVE_ZERO_TO_ONE = Range("it must lie above 0 and be at most 1", lambda x: 0 < x <= 1, high=1)
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+
+
+class ControlOptions(TypedDict, total=False):
+    """The options of `SearchConfig` that most searches leave as they are; see there."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    no_repeat_ngram: int
+    diverse_groups: int
+    diversity: float
+    sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +64,78 @@ class SearchConfig(Options):
         within=at_least(0, "give 0 (no normalisation) or more, 1 is the mean per token"),
     )
 
+    include: tuple[str, ...] = option((), "words that every caption has to hold", metavar="WORD")
+    exclude: tuple[str, ...] = option((), "words that no caption may hold", metavar="WORD")
+    no_repeat_ngram: int = option(
+        0,
+        "so many words in a row never come twice in a caption; 0 leaves that free",
+        metavar="N",
+        within=NOT_NEGATIVE,
+    )
+    diverse_groups: int = option(
+        1,
+        "parts of the beam that are kept from choosing the same words; the best captions of "
+        "different parts are returned",
+        metavar="N",
+        within=at_least(1, "1 is the whole beam"),
+    )
+    diversity: float = option(
+        0.5,
+        "what a word loses in log-probability for each choice of it by an earlier part of the beam",
+        metavar="X",
+        within=NOT_NEGATIVE,
+    )
+    sample: bool = option(False, "draw captions by their probability instead of searching for them")
+    temperature: float = option(
+        1.0,
+        "of a draw: log-probabilities are divided by it, so below 1 likely words are likelier",
+        metavar="X",
+        within=ABOVE_ZERO,
+    )
+    top_k: int = option(
+        0, "draw among so many most probable words; 0 is all", metavar="N", within=NOT_NEGATIVE
+    )
+    top_p: float = option(
+        1.0,
+        "draw among the fewest most probable words that together have this probability",
+        metavar="X",
+        within=_ABOVE_ZERO_TO_ONE,
+    )
+    seed: int | None = option(
+        None, "with the same seed, the same captions are drawn", metavar="N", within=NOT_NEGATIVE
+    )
+
     def contradictions(self) -> Iterable[str]:
         if self.num_captions > self.beam_size:
             yield (
                 f"num_captions is {self.num_captions} and beam_size {self.beam_size}; "
                 "ask for at most as many captions as the beam holds"
             )
+        if len(self.include) > MAX_INCLUDED:
+            yield (
+                f"include holds {len(self.include)} words; a caption can be asked to hold at most "
+                f"{MAX_INCLUDED}"
+            )
+        elif len(self.include) > self.max_length:
+            yield (
+                f"include holds {len(self.include)} words and max_length is {self.max_length}; "
+                "allow a caption more words"
+            )
+        if self.beam_size % self.diverse_groups:
+            yield (
+                f"beam_size is {self.beam_size} and diverse_groups {self.diverse_groups}; give a "
+                "beam that can be cut into so many equal parts"
+            )
+        if self.sample and (self.include or self.diverse_groups > 1):
+            yield (
+                f"sample does not go with {'include' if self.include else 'diverse_groups'}, which "
+                "is a search; leave one of them out"
+            )
+        defaults = type(self).__dataclass_fields__
+        for name in _OF_SAMPLING:
+            value = getattr(self, name)
+            if not self.sample and value != defaults[name].default:
+                yield f"{name} is {value} without sample; it acts on captions that are drawn alone"
 
     @classmethod
     def for_captions(
@@ -59,5 +146,10 @@ class SearchConfig(Options):
         Without `beam_size` the beam is as wide as they need, and at least the default.
         """
         if beam_size is None:
-            beam_size = max(num_captions, cls.beam_size)
+            groups = max(1, others.get("diverse_groups", 1))
+            beam_size = -(-max(num_captions, cls.beam_size) // groups) * groups
+        for name in others.keys() & {"include", "exclude"}:
+            if isinstance(others[name], str):
+                raise OptionError(f"{name} is {others[name]!r}; give a list of words")
+            others[name] = tuple(others[name])
         return cls(beam_size=beam_size, num_captions=num_captions, **others)

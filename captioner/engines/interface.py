@@ -21,6 +21,7 @@ from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from captioner.control import Control
     from captioner.encoder.interface import Encoder
     from captioner.search import Hypothesis
 
@@ -90,18 +91,23 @@ class Engine(ABC):
         """Return a decoding of at least one image that has read no word yet."""
 
     def search(
-        self, features: Features, config: SearchConfig | Sequence[SearchConfig]
+        self,
+        features: Features,
+        config: SearchConfig | Sequence[SearchConfig],
+        controls: "Sequence[Control | None] | None" = None,
     ) -> "list[list[Hypothesis]]":
         """Return the best captions of every image, the best first, with a configuration for each.
 
+        `controls` are the demands of each image's configuration in the model's word ids.
+
         Raises:
-            CaptionerError: the model gives no word a probability.
+            CaptionerError: the model gives no word a probability, or none that meets the demands.
         """
-        from captioner.search import search
+        from captioner.strategies import captions_of
 
         count = len(features)
         configs = [config] * count if isinstance(config, SearchConfig) else config
-        return search(self.begin(features), configs) if count else []
+        return captions_of(self.begin, features, configs, controls or [None] * count)
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""What a user asks captions to hold, to leave out and not to repeat, as word ids for the search.
+
+`control_of` turns the words of a `SearchConfig` into ids of a model's vocabulary; a word that the
+vocabulary lacks is refused, for no caption can hold it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from captioner.errors import OptionError
+from captioner.search_config import SearchConfig
+from captioner.vocabulary import END, Vocabulary, tokenize
+
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Control:
+    """The demands on one image's captions; as a `Constraint` of the search it knows two of three.
+
+    Words that must be there need a search of their own (`control_search`): this alone vetoes.
+    """
+
+    include: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+    no_repeat_ngram: int = 0
+    max_length: int = 0  # of a caption, in words
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        return self.include
+
+    @property
+    def spare(self) -> int:
+        """The most candidates after one caption that are vetoed."""
+        # Each word of a caption ends at most one n-gram, whose last word may then not come again.
+        return len(self.exclude) + (self.max_length if self.no_repeat_ngram else 0)
+
+    def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Return which candidates may be written: captions [K, n], words [K, C] -> bool [K, C]."""
+        allowed = ~np.isin(words, self.exclude)
+        if self.no_repeat_ngram:
+            for row, caption in enumerate(captions.tolist()):
+                banned = self.banned_after(caption)
+                if banned:
+                    allowed[row] &= ~np.isin(words[row], banned)
+        return allowed
+
+    def banned_after(self, caption: Sequence[int]) -> list[int]:
+        """Return the words that would end an n-gram that the caption holds already."""
+        size = self.no_repeat_ngram
+        before = list(caption[len(caption) - size + 1 :]) if size > 1 else []
+        return [
+            caption[at + size - 1]
+            for at in range(len(caption) - size + 1)
+            if list(caption[at : at + size - 1]) == before
+        ]
+
+
+def control_of(config: SearchConfig, vocabulary: Vocabulary) -> Control | None:
+    """Return the demands of a configuration, None where there are none.
+
+    Raises:
+        OptionError: a word is unknown to the model or is none, or is to be there and not to be.
+    """
+    if not (config.include or config.exclude or config.no_repeat_ngram):
+        return None
+    include = _ids("include", config.include, vocabulary)
+    exclude = _ids("exclude", config.exclude, vocabulary)
+    if both := set(include) & set(exclude):
+        word = vocabulary.words[min(both)]
+        raise OptionError(f"include and exclude both hold {word!r}; leave it out of one of them")
+    return Control(include, exclude, config.no_repeat_ngram, config.max_length)
+
+
+def problem_word(config: SearchConfig, vocabulary: Vocabulary) -> tuple[str, str] | None:
+    """Return the option whose words this model cannot follow, and why; None if it can."""
+    try:
+        control_of(config, vocabulary)
+    except OptionError as problem:
+        return ("exclude" if str(problem).startswith("exclude") else "include"), str(problem)
+    return None
+
+
+def _ids(option: str, words: Iterable[str], vocabulary: Vocabulary) -> tuple[int, ...]:
+    found = []
+    for text in words:
+        tokens = tokenize(text)
+        shown = f"{option} holds {text[:_SHOWN_CHARACTERS]!r}"
+        if len(tokens) != 1:
+            raise OptionError(f"{shown}; give single words")
+        if tokens[0] not in vocabulary:
+            raise OptionError(
+                f"{shown}, which is not among the {len(vocabulary):,} words that this model knows; "
+                "give another word"
+            )
+        found += vocabulary.encode(tokens)
+    assert END not in found, "no token of a text is a special one"
+    return tuple(dict.fromkeys(found))
