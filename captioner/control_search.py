@@ -148,14 +148,14 @@ class _Search:
             for held in sorted(beams):
                 self._choose(step, beams[held])
             own = [one for one in self.live if one.group == group]
-            if step + 1 == self.config.max_length:
-                for one in own:
-                    if one.held == self._all:
-                        self._finish(one, one.words, step + 1)
             if self._is_group_done(group):
                 self.live = [one for one in self.live if one.group != group]
             else:
                 chosen.update(one.words[-1] for one in own)
+            if step + 1 == self.config.max_length:
+                for one in own:
+                    if one.held == self._all:
+                        self._finish(one, one.words, step + 1)
         self.is_done = step + 1 == self.config.max_length or not self.live
 
     def result(self) -> list[Hypothesis]:
