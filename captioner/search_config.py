@@ -143,7 +143,8 @@ class SearchConfig(Options):
     ) -> Self:
         """Return a configuration for so many captions.
 
-        Without `beam_size` the beam is as wide as they need, and at least the default.
+        Without `beam_size` the beam is as wide as they need, and at least the default. Words may
+        stand between commas.
         """
         if beam_size is None:
             groups = max(1, others.get("diverse_groups", 1))
@@ -151,5 +152,6 @@ class SearchConfig(Options):
         for name in others.keys() & {"include", "exclude"}:
             if isinstance(others[name], str):
                 raise OptionError(f"{name} is {others[name]!r}; give a list of words")
-            others[name] = tuple(others[name])
+            words = (word.strip() for text in others[name] for word in text.split(","))
+            others[name] = tuple(word for word in words if word)
         return cls(beam_size=beam_size, num_captions=num_captions, **others)

@@ -162,3 +162,22 @@ def test_the_package_offers_its_api_and_nothing_heavy_before_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_captions_hold_what_is_asked_for_and_nothing_else(photographs: list[Path]):
+    model = a_captioner()
+    for caption in model.caption(photographs, include=["Cat", "red"], exclude=["dog"]):
+        assert {"cat", "red"} <= set(caption.tokens)
+        assert "dog" not in caption.tokens
+        assert caption.attention.shape == (len(caption.tokens), GRID, GRID)
+    for caption in model.caption(photographs, no_repeat_ngram=1, max_length=8):
+        assert len(set(caption.tokens)) == len(caption.tokens)
+    for captions in model.captions(photographs, num_captions=3, diverse_groups=3, diversity=99):
+        assert len({caption.tokens[0] for caption in captions}) == 3
+    drawn = model.captions(photographs, num_captions=4, sample=True, temperature=2.0, seed=5)
+    again = model.captions(photographs, num_captions=4, sample=True, temperature=2.0, seed=5)
+    assert [[one.text for one in own] for own in drawn] == [
+        [one.text for one in own] for own in again
+    ]
+    with pytest.raises(OptionError, match="'zebra', which is not among the 12 words"):
+        model.caption(photographs, include=["zebra"])

@@ -221,6 +221,25 @@ def test_several_captions_stand_best_first_with_their_log_probability(
     )
 
 
+def test_captions_can_be_drawn_and_told_what_to_hold(checkpoint, photographs, capsys):
+    words = ["caption", str(photographs[0]), "--checkpoint", str(checkpoint)]
+    known = VOCABULARY.words[-1]
+    assert main([*words, "--include", known, "--no-repeat-ngram", "2"]) == 0
+    (caption,) = captions_of(capsys.readouterr().out).values()
+    assert known in caption.split()
+    drawn = []
+    for _ in range(2):
+        assert (
+            main([*words, "--sample", "--seed", "3", "--temperature", "1.5", "--top-k", "4"]) == 0
+        )
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[1]
+    assert main([*words, "--exclude", f"{known},zebra"]) == 2
+    error = capsys.readouterr().err
+    assert "exclude holds 'zebra', which is not among the" in error
+    assert error.count("\n") == 1
+
+
 def test_json_holds_all_that_is_known_of_a_caption(checkpoint, photographs, broken, capsys):
     words = ["caption", str(photographs[0]), str(broken), "--checkpoint", str(checkpoint)]
     assert main([*words, "--num-captions", "2", "--beam-size", "5", "--json"]) == 1

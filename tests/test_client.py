@@ -113,6 +113,14 @@ def test_a_path_and_bytes_get_typed_captions(
     assert by_bytes["query"] == {"beam_size": "5", "num_captions": "1", "max_length": "9"}
     assert "authorization" not in by_path["headers"]
 
+    client.caption(service.url, data, include=["dog", "grass"], sample=False, top_p=0.5, seed=None)
+    assert service.asked[-1]["query"] == {
+        "num_captions": "1",
+        "include": "dog,grass",
+        "sample": "false",
+        "top_p": "0.5",
+    }
+
 
 def test_a_service_behind_a_prefix_is_found(service: Any) -> None:
     with CaptionClient(f"{service.url}/somewhere/") as client:

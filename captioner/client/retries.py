@@ -10,12 +10,13 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, Unpack
 from urllib.parse import urlsplit
 
 from captioner.client.responses import CaptionResponse
 from captioner.errors import CaptionerError, ImageError, OptionError, ServiceError
 from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, Options, option
+from captioner.search_config import ControlOptions
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +30,7 @@ IDLE_SECONDS = 3.0  # below what servers keep an unused connection open for, uvi
 _TRY_LATER = (429, 503)
 
 
-class RequestOptions(TypedDict, total=False):
+class RequestOptions(ControlOptions, total=False):
     """The options of a request: those of `SearchConfig` that services take, and attention."""
 
     beam_size: int | None
@@ -111,11 +112,23 @@ def query_of(
     num_captions: int = 1,
     max_length: int | None = None,
     attention: bool = False,
+    **control: Unpack[ControlOptions],
 ) -> dict[str, str]:
     """Return the options as a query; what is None is left to the service."""
-    options = {"beam_size": beam_size, "num_captions": num_captions, "max_length": max_length}
-    query = {name: str(value) for name, value in options.items() if value is not None}
+    options: dict[str, Any] = {
+        "beam_size": beam_size,
+        "num_captions": num_captions,
+        "max_length": max_length,
+        **control,
+    }
+    query = {name: _as_text(value) for name, value in options.items() if value is not None}
     return {**query, "attention": "true"} if attention else query
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def read(photograph: Photograph) -> bytes:

@@ -34,8 +34,11 @@ from serving.routes.openapi_responses import (
 )
 from serving.routes.request_options import (
     BOOLEANS,
+    SWITCHES,
     TIMEOUT_HEADER,
+    WORD_LISTS,
     OptionFields,
+    check_words,
     options_of,
     timeout_of,
 )
@@ -54,7 +57,18 @@ Options = Annotated[OptionFields, Query()]
 _JSON_OPTIONS = OptionFields.model_json_schema()["properties"]
 _FORM_OPTIONS = {
     **_JSON_OPTIONS,
-    "attention": {"type": "string", "enum": [*BOOLEANS], "default": "false"},
+    **{
+        name: {**_JSON_OPTIONS[name], "type": "string", "enum": [*BOOLEANS], "default": "false"}
+        for name in SWITCHES
+    },
+    **{
+        name: {
+            "type": "string",
+            "description": f"{_JSON_OPTIONS[name]['description'][:-1]}, between commas.",
+            "default": "",
+        }
+        for name in WORD_LISTS
+    },
 }
 _IMAGE_TEXT = {
     "type": "string",
@@ -117,8 +131,8 @@ async def caption(request: Request, query: Options) -> JSONResponse:
     """Send the image as the field `image` (or `file`) of a form, as the body itself, or as JSON.
 
     Options may stand in the query, in the form or in the JSON. What the image is, its content
-    decides. The same image always gets the same caption. The header `X-Request-Timeout` may give
-    the request fewer seconds than it would have.
+    decides. The same image always gets the same caption, unless it is drawn without a seed. The
+    header `X-Request-Timeout` may give the request fewer seconds than it would have.
     """
     service = service_of(request)
     deadline = deadline_of(request)
@@ -144,6 +158,7 @@ async def captions(request: Request, query: Options) -> JSONResponse:
     upload = await receive_upload(request, deadline, most_images=MOST_IMAGES)
     config, attention = options_of(query, upload, longest_caption=service.settings.longest_caption)
     with service.admit(deadline, images=len(upload.images)) as ticket:
+        check_words(config, ticket.model.captioner.vocabulary)
         work = [
             _entry(request, ticket, index, data, config, attention=attention)
             for index, data in enumerate(upload.images)
@@ -190,10 +205,12 @@ async def caption_upload(
     """Return the captions of a request's one image; raise as `Service.admit` and `caption_image`.
 
     Raises:
+        Problem: the model does not know a word that is asked for.
         ClientGone: the client hung up.
     """
     service = service_of(request)
     with service.admit(deadline) as ticket:
+        check_words(config, ticket.model.captioner.vocabulary)
         work = caption_image(service, ticket, data, config)
         captioned = await unless_disconnected(request, work)
     outcome, header = captioned.outcome, captioned.image.header

@@ -5,18 +5,32 @@ everywhere. An unknown option is refused; otherwise a misspelt one would be igno
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from captioner.control import problem_word
 from captioner.errors import OptionError
-from captioner.search_config import MAX_BEAM_SIZE, MAX_LENGTH, SearchConfig
+from captioner.search_config import (
+    MAX_BEAM_SIZE,
+    MAX_EXCLUDED,
+    MAX_INCLUDED,
+    MAX_LENGTH,
+    SearchConfig,
+)
+from captioner.vocabulary import Vocabulary
 from serving.problems import Problem
 from serving.routes.uploads import Upload
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
+WORD_LISTS = ("include", "exclude")
 _SHOWN_CHARACTERS = 60
+_MAX_WORD_LENGTH = 50  # characters
+_MAX_SIDE_BY_SIDE = 32  # captions of one image that are searched at once
+_MAX_SEED = 2**31 - 1
+_MAX_TEMPERATURE = 10.0
 
 
 def _whole(value: Any) -> Any:
@@ -27,17 +41,36 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 
 
-def _search_option(name: str, most: int) -> Any:
+def _split(value: Any) -> Any:
+    """Return words one by one: a query and a form may have some between commas."""
+    if not isinstance(value, str | list) or not all(isinstance(one, str) for one in value):
+        return value
+
+    def parts() -> Iterator[str]:
+        for one in [value] if isinstance(value, str) else value:
+            yield from (part.strip() for part in one.split(",") if part.strip())
+
+    return list(parts())
+
+
+def _search_option(name: str, most: float | None = None, **bounds: Any) -> Any:
     """Return the field of an option of `SearchConfig` that a request may set up to `most`."""
     declared = SearchConfig.__dataclass_fields__[name]
-    text = declared.metadata["description"]
-    return Field(
-        declared.default,
-        ge=declared.metadata["within"].low,
-        le=most,
-        description=text[0].upper() + text[1:] + ".",
-        examples=[declared.default],
-    )
+    text, within = declared.metadata["description"], declared.metadata["within"]
+    if within is not None and within.low is not None:
+        bounds["ge"] = within.low
+    elif within is not None:
+        bounds["gt"] = 0
+    if declared.default is None:
+        bounds["default_factory"] = lambda: None  # what is not given is no value of the schema
+    else:
+        default = [] if declared.default == () else declared.default
+        bounds.update(default=default, examples=[default])
+    return Field(le=most, description=text[0].upper() + text[1:] + ".", **bounds)
+
+
+Word = Annotated[str, Field(min_length=1, max_length=_MAX_WORD_LENGTH)]
+Words = Annotated[list[Word], BeforeValidator(_split)]
 
 
 class OptionFields(BaseModel):
@@ -48,9 +81,22 @@ class OptionFields(BaseModel):
     beam_size: Annotated[int, WHOLE] = _search_option("beam_size", MAX_BEAM_SIZE)
     num_captions: Annotated[int, WHOLE] = _search_option("num_captions", MAX_BEAM_SIZE)
     max_length: Annotated[int, WHOLE] = _search_option("max_length", MAX_LENGTH)
+    include: Words = _search_option("include", max_length=MAX_INCLUDED)
+    exclude: Words = _search_option("exclude", max_length=MAX_EXCLUDED)
+    no_repeat_ngram: Annotated[int, WHOLE] = _search_option("no_repeat_ngram", MAX_LENGTH)
+    diverse_groups: Annotated[int, WHOLE] = _search_option("diverse_groups", MAX_BEAM_SIZE)
+    diversity: float = _search_option("diversity", 100.0)
+    sample: bool = _search_option("sample")
+    temperature: float = _search_option("temperature", _MAX_TEMPERATURE)
+    top_k: Annotated[int, WHOLE] = _search_option("top_k", _MAX_SEED)
+    top_p: float = _search_option("top_p", 1.0)
+    seed: Annotated[int, WHOLE] = _search_option("seed", _MAX_SEED)
     attention: Annotated[
         bool, Field(description="Return for each word a grid of weights: where it looked.")
     ] = False
+
+
+SWITCHES = ("sample", "attention")
 
 
 def limit_caption_length(schema: Any, longest: int) -> None:
@@ -74,12 +120,10 @@ def options_of(
         Problem: an option is unknown, out of range, or contradicts another.
     """
     given = dict(upload.options)
-    if not upload.is_json and "attention" in given:
-        if given["attention"] not in BOOLEANS:
-            raise _bad_option(
-                "attention", f"attention is {given['attention'][:9]!r}; give true or false"
-            )
-        given["attention"] = BOOLEANS[given["attention"]]
+    for name in given.keys() & set(SWITCHES) if not upload.is_json else ():
+        if given[name] not in BOOLEANS:
+            raise _bad_option(name, f"{name} is {given[name][:9]!r}; give true or false")
+        given[name] = BOOLEANS[given[name]]
     try:
         body = OptionFields.model_validate(given, strict=upload.is_json)
     except ValidationError as error:
@@ -92,9 +136,24 @@ def options_of(
     # What was not given must fit: a short longest caption, a narrow beam.
     values.setdefault("max_length", min(SearchConfig.max_length, longest_caption))
     try:
-        return SearchConfig.for_captions(**values), attention
+        config = SearchConfig.for_captions(**values)
     except OptionError as error:
-        raise _bad_option("num_captions", str(error)) from None
+        problem = error.problems[0]
+        raise _bad_option(problem.split(" ")[0], problem) from None
+    if config.beam_size << len(config.include) > _MAX_SIDE_BY_SIDE:
+        raise _bad_option(
+            "include",
+            f"include holds {len(config.include)} words and beam_size is {config.beam_size}; each "
+            "word doubles the captions that are searched side by side, and there may be at most "
+            f"{_MAX_SIDE_BY_SIDE}",
+        )
+    return config, attention
+
+
+def check_words(config: SearchConfig, vocabulary: Vocabulary) -> None:
+    """Raise Problem where the model of this vocabulary cannot follow the words asked for."""
+    if problem := problem_word(config, vocabulary):
+        raise _bad_option(*problem)
 
 
 def timeout_of(header: str | None, limit_seconds: float) -> float:

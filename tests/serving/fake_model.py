@@ -10,6 +10,7 @@ import pytest
 
 from captioner.captioner import Caption
 from captioner.encoder.preprocessing import Preprocessing
+from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 
 class FakeModel:
@@ -60,7 +61,7 @@ class FakeModel:
 
 class _Captioner:
     preprocessing = Preprocessing()
-    vocabulary = range(7)
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs"))
 
 
 class _Pool:

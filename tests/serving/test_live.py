@@ -98,9 +98,12 @@ def _can_be_invalid(operation: Any) -> bool:
     return bool(operation.body or operation.query or operation.headers)
 
 
+OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+
+
 def with_an_image(case: Any) -> Any:
-    """Return a generated request with what no schema can say: which bytes are a photograph, and
-    that captions are at most as many as the beam holds.
+    """Return a generated request with what no schema can say: which bytes are a photograph, that
+    captions are at most as many as the beam holds, and what a model's words are and go with.
     """
     encoded = base64.b64encode(PHOTO).decode()
     if "/chat/" in case.path:
@@ -115,6 +118,9 @@ def with_an_image(case: Any) -> Any:
     elif case.media_type is not None:
         case.body = PHOTO
     options = [one for one in (case.query, case.body) if isinstance(one, dict)]
+    for one in options:
+        for name in ("include", "exclude", "diverse_groups", "sample", *OF_SAMPLING):
+            one.pop(name, None)
     beams = ("beam_size", "num_captions")
     given = {name: int(one[name]) for one in options for name in beams if name in one}
     if given.get("num_captions", 1) > given.get("beam_size", 10):

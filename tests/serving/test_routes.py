@@ -100,6 +100,14 @@ def test_options_come_from_the_query_the_form_or_the_json(client: TestClient) ->
         ("attention=perhaps", "attention is 'perhaps'"),
         ("beam=3", "'beam' is no option; there are beam_size, num_captions, max_length"),
         ("num_captions=" + "9" * 5000, "num_captions"),
+        ("include=zebra", "include holds 'zebra', which is not among the 7 words that this model"),
+        ("exclude=dog,zebra", "exclude holds 'zebra', which is not among the 7 words"),
+        ("include=a,a,a,a,a", "include is ['a', 'a', 'a', 'a', 'a']; list should have at most 4"),
+        ("include=a,dog&beam_size=10", "there may be at most 32"),
+        ("include=dog&sample=true", "sample does not go with include"),
+        ("top_p=0.5", "top_p is 0.5 without sample"),
+        ("sample=perhaps", "sample is 'perhaps'"),
+        ("sample=true&temperature=0", "temperature is '0'; input should be greater than 0"),
     ],
 )
 def test_bad_options_are_named_wherever_they_stand(
