@@ -31,7 +31,7 @@ from captioner.program import run_program
 
 SHARES = (0.5, 0.8, 1.0, 1.25, 2.0, 5.0, 10.0)  # of the service's capacity
 KEPT = 0.95  # of a rate must come back as captions in time, or it is beyond the knee
-CLIENTS = 16  # that keep a contestant busy: two batches
+CLIENTS = 48  # that keep a contestant busy, though they are niced
 
 
 @dataclass(frozen=True, kw_only=True)

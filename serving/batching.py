@@ -3,9 +3,11 @@
 A request that cannot be answered in time is refused before its body is read. Any other takes a
 ticket when its body is complete, so slow uploads block nobody. The number of requests that are
 decoding, waiting or being captioned is limited, and so is the time they will take. The model runs
-in one thread. A batch starts at once if the model is idle. Otherwise it starts when the model is
-free and either the batch is full or its first image has waited for the window (as in Clipper and
-Triton, but without delay for an idle model). No timer polls; everything belongs to one event loop.
+in one lane, a thread, or in several: two batches with a thread each are done sooner than one with
+two, which wait for each other at every product. A batch starts at once if a lane is idle. Otherwise
+it starts when a lane is free and either the batch is full or its first image has waited for the
+window (as in Clipper and Triton, but without delay for an idle model). No timer polls; everything
+belongs to one event loop.
 """
 
 import asyncio
@@ -80,12 +82,12 @@ class _Waiting:
     config: SearchConfig
     ticket: Ticket
     since: float
-    is_idle: bool  # the model was, when this came
+    is_idle: bool  # a lane was, when this came
     outcome: "asyncio.Future[Outcome]" = field(repr=False)
 
 
 class MicroBatcher:
-    """One queue and one thread for the model."""
+    """One queue, and a thread for each of the model's lanes."""
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class MicroBatcher:
         window_seconds: float,
         queue_size: int,
         observer: BatchObserver,
+        lanes: int = 1,
     ) -> None:
         self.model = model  # that new requests get; those with a ticket finish on theirs
         self._max_batch = max_batch
@@ -107,10 +110,11 @@ class MicroBatcher:
         self._empty.set()
         self.admitted = 0  # places that are held: decoding, waiting or being captioned
         self._is_open = False
-        self._is_busy = False
+        self._lanes = lanes
+        self._busy = 0  # lanes
         self._seconds_per_image = model.seconds_per_image
         self._thread: ThreadPoolExecutor | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[None]] = set()  # one of each lane
 
     @property
     def queue_depth(self) -> int:
@@ -119,12 +123,12 @@ class MicroBatcher:
 
     def expected_wait_seconds(self) -> float:
         """Return how long the images that hold a place will keep the model busy."""
-        return self.admitted * self._seconds_per_image
+        return self.admitted * self._seconds_per_image / self._lanes
 
     async def start(self) -> None:
         """Begin to admit."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._work = asyncio.create_task(self._run())
+        self._thread = ThreadPoolExecutor(self._lanes, thread_name_prefix="model")
+        self._work = {asyncio.create_task(self._run()) for _ in range(self._lanes)}
         self._is_open = True
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -138,9 +142,10 @@ class MicroBatcher:
     async def close(self) -> None:
         """Stop; who still waits gets `NotReady`, a batch that runs is left to its end."""
         self._is_open = False
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait({self._work})
+        for lane in self._work:
+            lane.cancel()
+        if self._work:
+            await asyncio.wait(self._work)
         while self._waiting:
             _fail(self._waiting.popleft(), NotReady())
         if self._thread is not None:
@@ -198,9 +203,9 @@ class MicroBatcher:
             NotReady: the batcher was closed.
         """
         loop = asyncio.get_running_loop()
-        if self._work is None or self._work.done():
+        if not self._work or any(lane.done() for lane in self._work):
             raise NotReady()
-        is_idle = not self._is_busy and not self._waiting
+        is_idle = self._busy < self._lanes and not self._waiting
         one = _Waiting(pixels, config, ticket, loop.time(), is_idle, loop.create_future())
         self._waiting.append(one)
         self._observer.queue_depth(len(self._waiting))
@@ -226,7 +231,7 @@ class MicroBatcher:
             await self._batch_is_due()
             batch = self._take()
             if batch:
-                self._is_busy = True
+                self._busy += 1
                 try:
                     await self._caption(batch)
                 except asyncio.CancelledError:
@@ -234,7 +239,7 @@ class MicroBatcher:
                         _fail(one, NotReady())
                     raise
                 finally:
-                    self._is_busy = False
+                    self._busy -= 1
 
     async def _batch_is_due(self) -> None:
         """Wait until the queue holds a batch that is full, old enough, or met an idle model."""

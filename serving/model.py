@@ -1,7 +1,7 @@
 """The model that a service runs: a checkpoint with name and hash, tried out before it serves."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ class LoadedModel:
     hash: str  # SHA-256 of the checkpoint's contents
     folder: Path
     loaded_at: float  # seconds since the epoch
-    engine: dict[str, Any]  # `Engine.describe()`: its name, threads, and each part's precision
     seconds_per_image: float = 0.05  # alone, as far as one picture tells
+    # `Engine.describe()`: its name, threads, and each part's precision
+    engine: dict[str, Any] = field(default_factory=dict)
 
 
 def load_model(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from captioner.engines import engine_for
 from captioner.errors import CaptionerError, CheckpointError
 from serving.batching import MicroBatcher, Ticket
 from serving.errors import NotReady, Overloaded
@@ -51,6 +52,7 @@ class Service:
         self._reload_others = reload_others
         self.failure: CaptionerError | None = None  # why there will never be a model
         self._is_draining = False
+        self._lanes = 1
         self._model: LoadedModel | None = None
         self._batcher: MicroBatcher | None = None
         self._pool: DecodePool | None = None
@@ -177,6 +179,7 @@ class Service:
                 window_seconds=window,
                 queue_size=settings.queue_size,
                 observer=self.metrics,
+                lanes=self._lanes,
             )
             await batcher.start()
             self._batcher = batcher
@@ -203,12 +206,11 @@ class Service:
 
     def _load_checkpoint(self) -> LoadedModel:
         settings = self.settings
-        return load_model(
-            settings.checkpoint_folder(),
-            settings.device,
-            settings.engine,
-            settings.threads_per_worker,
-        )
+        folder = settings.checkpoint_folder()
+        if self._model is None:  # a later one runs in as many
+            self._lanes = settings.lanes_for(settings.engine or engine_for(folder))
+        threads = max(1, settings.threads_per_worker // self._lanes)
+        return load_model(folder, settings.device, settings.engine, threads)
 
     def _use(self, model: LoadedModel) -> None:
         old, self._model = self._model, model

@@ -44,6 +44,12 @@ class Settings(Options):
     threads: int | None = option(
         None, "threads of the model in each worker (cores / workers)", within=between(1, 1024)
     )
+    lanes: int | None = option(
+        None,
+        "batches that each worker captions side by side, which share its threads (as many as "
+        "threads by onnxruntime, else 1)",
+        within=between(1, 64),
+    )
     decode_workers: int | None = option(
         None,
         "decoding processes of each worker (cores / workers, at most 4)",
@@ -191,6 +197,11 @@ class Settings(Options):
     @property
     def threads_per_worker(self) -> int:
         return self.threads or max(1, available_cores() // self.workers)
+
+    def lanes_for(self, engine: str) -> int:
+        """Return how many batches a worker captions side by side with this engine."""
+        most = self.threads_per_worker if engine == "onnxruntime" else 1
+        return self.lanes or most
 
     @property
     def decoders_per_worker(self) -> int:

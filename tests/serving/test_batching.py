@@ -405,3 +405,27 @@ def test_overload_loses_no_accepted_request_and_answers_none_twice(model: Model)
     ran = [number for batch in model.ran for number in batch]
     assert len(ran) == len(set(ran))
     assert set(answered) <= set(ran)
+
+
+def test_two_lanes_caption_two_batches_side_by_side(model: Model) -> None:
+    model.is_held = True
+
+    async def test(batcher: MicroBatcher) -> None:
+        first, second = ask(batcher, 1), None
+        while len(model.ran) < 1:
+            await asyncio.sleep(0.001)
+        second = ask(batcher, 2)
+        while len(model.ran) < 2:  # it does not wait for the first
+            await asyncio.sleep(0.001)
+        others = [ask(batcher, number) for number in (3, 4, 5)]
+        await asyncio.sleep(0.05)
+        assert model.ran == [[1], [2]]  # both lanes are busy
+        assert batcher.expected_wait_seconds() == pytest.approx(5 * 2.0 / 2)
+        for _ in range(4):
+            model.may_end.release()
+        found = await asyncio.gather(first, second, *others)
+        assert [one.captions[0].text for one in found] == [f"old {n}" for n in range(1, 6)]
+
+    counts = run(test, speed=2.0, lanes=2)
+    assert sorted(counts.batches) == [1, 1, 3]
+    assert len(model.threads) == 2
