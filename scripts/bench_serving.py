@@ -29,7 +29,7 @@ from captioner.errors import OptionError, ToolError
 from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, option, options_parser
 from captioner.program import run_program
 
-SHARES = (0.5, 0.8, 1.0, 1.25, 2.0, 5.0, 10.0)  # of the service's capacity
+SHARES = (0.5, 0.8, 1.0, 1.25, 2.0, 5.0)  # of the service's capacity
 KEPT = 0.95  # of a rate must come back as captions in time, or it is beyond the knee
 CLIENTS = 48  # that keep a contestant busy, though they are niced
 
@@ -39,7 +39,7 @@ class ServingBenchOptions(BenchOptions):
     rounds: int = option(2, "turns of each contestant", within=AT_LEAST_ONE)
     model: Path = option(Path("runs"), "exported folder or checkpoint to serve", metavar="DIR")
     photo: Path | None = option(None, "photograph to send (a made one)", metavar="FILE")
-    seconds: float = option(5.0, "of each turn", within=ABOVE_ZERO)
+    seconds: float = option(4.0, "of each turn", within=ABOVE_ZERO)
     deadline: float = option(5.0, "seconds after which an answer is no use", within=ABOVE_ZERO)
     workers: int = option(1, "serving processes of the service", within=AT_LEAST_ONE)
     max_batch: int = option(8, "most images of a batch, where there are batches", within=ABOVE_ZERO)
