@@ -47,6 +47,9 @@ def bench(options: InferenceOptions) -> None:
         stored = read_json(file, "figures of an earlier run", DataError)
         parts = stored["parts"] if stored.get("format") == FORMAT else {}
     run = Run(options)
+    if options.prepare:
+        run.prepare()
+        return
     for name in PARTS:
         if name not in options.parts:
             continue

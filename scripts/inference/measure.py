@@ -19,7 +19,7 @@ from inference.starts import time_starts
 
 TURN_SECONDS, TURN_RUNS = 0.25, 25  # a turn ends after either, and has one run at least
 LEAST_ROUNDS = 3
-START_ROUNDS = 5
+START_ROUNDS = 3
 Rows = dict[str, dict[str, Any]]
 Turn = tuple[Worker, str, Mapping[str, Any]]  # whom to ask what
 
@@ -53,6 +53,17 @@ class Run:
             "load_of_others": {"before": before, "after": load_of_others()},
             "tables": tables,
         }
+
+    def prepare(self) -> None:
+        """Make all models, so that measuring takes no more time than it must."""
+        made = [(one, model) for model in self.options.models for one in self.contestants]
+        with Progress(len(made), "models", unit="folders") as progress:
+            for one, model in made:
+                try:
+                    self._folder(one, model)
+                except ToolError as problem:
+                    print(f"{model}, {one.name}: {problem}")
+                progress.advance(now=f"{model}, {one.name}")
 
     def decoder(self) -> Iterator[dict[str, Any]]:
         """Yield how long captions for random features take, for every different size."""
@@ -109,7 +120,7 @@ class Run:
 
     def memory(self) -> Iterator[dict[str, Any]]:
         """Yield what a process needs that has captioned one photograph and a batch of eight."""
-        for model in self.options.models:
+        for model in dict.fromkeys((self._small_model(), self.options.models[0])):
             rows: Rows = {}
             for one in self._captioners():
                 with ExitStack() as stack:

@@ -43,11 +43,11 @@ class InferenceOptions(Options):
     weights: Path | None = option(
         None, "folder with ENCODER.safetensors; random weights where there is none", metavar="DIR"
     )
-    batches: tuple[int, ...] = option((1, 8, 16), "images at a time", within=AT_LEAST_ONE)
+    batches: tuple[int, ...] = option((1, 8), "images at a time", within=AT_LEAST_ONE)
     threads: int = option(2, "of the CPU", within=AT_LEAST_ONE)
     rounds: int = option(9, "most turns of each contestant", within=AT_LEAST_ONE)
     seconds: float = option(
-        20.0, "for a table; at least three turns are taken whatever they last", within=ABOVE_ZERO
+        12.0, "for a table; at least three turns are taken whatever they last", within=ABOVE_ZERO
     )
     work: Path = option(Path("runs/bench_inference"), "where models are made, once", metavar="DIR")
     out: Path = option(
@@ -55,5 +55,6 @@ class InferenceOptions(Options):
         "folder of inference.json and .png, and of the tables in inference.md",
         metavar="DIR",
     )
+    prepare: bool = option(False, "only make models and photographs, which takes minutes")
     again: bool = option(False, "measure also what inference.json has already")
     quick: bool = option(False, "a trial with a tiny network; its figures say nothing")

@@ -23,12 +23,15 @@ NUMBERS, IMPORTS = "limit: import numpy, PIL", "limit: and onnxruntime"
 def time_starts(
     folders: Mapping[Contestant, Path], image: Path, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Return by what is done, by contestant, the seconds of each round but for a first one."""
+    """Return by what is done, by contestant, the seconds of each round.
+
+    Making the models has read all files, so none comes from the disk.
+    """
     command: dict[str, list[float]] = {one.name: [] for one in folders}
     load: dict[str, list[float]] = {one.name: [] for one in folders}
     limits: dict[str, list[float]] = {NUMBERS: [], IMPORTS: []}
-    with Progress(1 + rounds, "cold starts", unit="rounds") as progress:
-        for number in range(1 + rounds):
+    with Progress(rounds, "cold starts", unit="rounds") as progress:
+        for _ in range(rounds):
             for one, folder in folders.items():
                 engine = [one.engine] if one.engine else []
                 took = float(_run(one, ["-c", LOAD, str(folder.resolve()), *engine])[1])
@@ -36,13 +39,11 @@ def time_starts(
                 asked += ["--engine", one.engine] if one.engine else []
                 words = ["-m", "captioner", "caption", str(image.resolve()), *asked]
                 whole = _run(one, words)[0]
-                if number:
-                    load[one.name].append(took)
-                    command[one.name].append(whole)
+                load[one.name].append(took)
+                command[one.name].append(whole)
             for name, modules in ((NUMBERS, "numpy, PIL.Image"), (IMPORTS, "onnxruntime")):
                 seconds, _ = _run(next(iter(folders)), ["-c", f"import {modules}"])
-                if number:
-                    limits[name].append(seconds)
+                limits[name].append(seconds)
             progress.advance()
     return {"command": {**command, **limits}, "load": load}
 
