@@ -16,7 +16,7 @@ from inference.options import InferenceOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTBOOK, LIMITS = "textbook", "limits"
-PRECISIONS = ("float32", "int8")
+ENGINES = {"onnxruntime": ("float32", "int8"), "openvino": ("int8",)}
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def contestants(options: InferenceOptions) -> list[Contestant]:
         for root in options.before
     ]
     found += [Contestant(TEXTBOOK, kind=TEXTBOOK), Contestant("torch", engine="torch")]
-    for engine in ("onnxruntime", "openvino"):
+    for engine, precisions in ENGINES.items():
         if find_spec(engine):
             found += [
                 Contestant(f"{engine} {precision}", engine=engine, precision=precision)
-                for precision in PRECISIONS
+                for precision in precisions
             ]
     if unknown := set(options.contestants) - {one.name for one in found}:
         raise OptionError(
