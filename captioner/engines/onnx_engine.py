@@ -7,6 +7,7 @@ library does not arrange them anew for the processor.
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class OnnxEngine(Engine):
         self.grid = deployable.grid
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.encoder_graph = self.load_encoder()
+        self._encoder_of_one_thread: onnxruntime.InferenceSession | None = None  # for batches
         self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
         self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads)
 
@@ -78,7 +80,28 @@ class OnnxEngine(Engine):
     def encode(self, pixels: Sequence[np.ndarray]) -> Features:
         if not pixels:
             return Features(np.empty((0, self.grid**2, self.deployable.facts["feature_size"])))
-        return Features.cat([features_of(self.run_encoder(image[np.newaxis])) for image in pixels])
+        if len(pixels) == 1 or self.threads == 1:
+            made = [self.run_encoder(image[np.newaxis]) for image in pixels]
+        else:
+            made = self._encode_side_by_side(pixels)
+        return Features.cat([features_of(outputs) for outputs in made])
+
+    def _encode_side_by_side(self, pixels: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Let each thread take photographs of its own.
+
+        They share no work then and never wait for each other: on two cores a third quicker than one
+        photograph after the other with both, for the encoder's weights once more.
+        """
+        if self._encoder_of_one_thread is None:
+            path = self.deployable.graph(graphs.ENCODER)
+            self._encoder_of_one_thread = open_graph(path, threads=1)
+        session = self._encoder_of_one_thread
+
+        def encode(image: np.ndarray) -> dict[str, np.ndarray]:
+            return run_graph(session, {graphs.PIXELS: image[np.newaxis]})
+
+        with ThreadPoolExecutor(min(self.threads, len(pixels))) as callers:
+            return list(callers.map(encode, pixels))
 
     def run_encoder(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by name for images of one size, uint8 [B, h, w, 3]."""

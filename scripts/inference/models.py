@@ -142,6 +142,7 @@ def deployable(work: Path, name: str, precision: str, engine: str) -> Path:
     command += ["--out", str(folder), "--precision", precision, "--engine", engine]
     if precision != "float32":
         command += ["--calibration", str(work / "photographs"), "--allow-loss"]
+        command += ["--calibration-images", "8"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     folder.with_suffix(".log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:
