@@ -76,7 +76,13 @@ class SelfCritical(Objective):
     Options = SelfCriticalOptions
     needs_trained_model = True
     settings = MappingProxyType(
-        {"lr": 5e-5, "lr_schedule": "constant", "warmup_steps": 50, "epochs": 8}
+        {
+            "lr": 1.5e-4,
+            "lr_schedule": "constant",
+            "warmup_steps": 50,
+            "average_decay": 0.99,
+            "epochs": 8,
+        }
     )
 
     def __init__(self, options: SelfCriticalOptions, vocabulary: Vocabulary) -> None:
