@@ -71,11 +71,10 @@ def score_by_pycocoevalcap(
 
 def run(arguments: argparse.Namespace) -> int:
     dataset = open_dataset(arguments.data, images=None, restval=True, announce=lambda _: None)
+    captioned = [image for image in dataset.split("train") if any(image.tokens)]
     references: Images = [
-        [words for words in image.tokens if words]
-        for image in dataset.split("train")
-        if any(image.tokens)
-    ][: arguments.images]
+        [words for words in image.tokens if words] for image in captioned[: arguments.images]
+    ]
     vocabulary = Vocabulary.build((words for own in references for words in own), min_count=2)
     candidates = made_candidates(references, vocabulary)
     lengths = np.array([len(words) + 1 for words in candidates])
