@@ -10,6 +10,7 @@ here.
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
+READING_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,10 +123,19 @@ class Captioner:
         result = []
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
-            # Resized one by one: a batch of opened photographs could fill the memory.
-            pixels = [self.preprocessing.read(image) for image in batch]
+            pixels = self._read(batch)
             result += self.captions_of_pixels(pixels, config)
         return result
+
+    def _read(self, images: Sequence[ImageSource]) -> list[np.ndarray]:
+        """Return the pixels of images, a few at a time where no two can be the same open one.
+
+        Each is resized as soon as it is open: a batch of opened photographs could fill the memory.
+        """
+        if len(images) == 1 or not all(isinstance(one, str | Path | bytes) for one in images):
+            return [self.preprocessing.read(image) for image in images]
+        with ThreadPoolExecutor(min(READING_THREADS, len(images))) as threads:
+            return list(threads.map(self.preprocessing.read, images))
 
     def captions_of_pixels(
         self, pixels: Sequence[np.ndarray], config: SearchConfig | Sequence[SearchConfig]
