@@ -132,6 +132,10 @@ def markdown(parts: Mapping[str, Any]) -> str:
     """Return the targets and all tables as Markdown."""
     tables = [table for part in parts.values() for table in part["tables"]]
     blocks = [targets_table(tables)]
+    if _drawn(parts):
+        blocks.append(
+            "![Images per second of every contestant, alone and in batches](inference.png)"
+        )
     for name, part in parts.items():
         machine, load = part["machine"], part["load_of_others"]
         blocks.append(
@@ -200,14 +204,7 @@ def draw(parts: Mapping[str, Any], path: Path) -> None:
     """Draw images/s of decoder and photographs, alone and in batches, a panel each."""
     import matplotlib as mpl
 
-    wanted = [("decode", "resnet152"), *(("photograph", model) for model in MODELS)]
-    tables = [
-        table
-        for what, model in wanted
-        for part in parts.values()
-        for table in part["tables"]
-        if (table["what"], table["model"]) == (what, model) and table["batch"] in (1, 8)
-    ]
+    tables = _drawn(parts)
     if not tables:
         return
     columns = 2
@@ -220,6 +217,18 @@ def draw(parts: Mapping[str, Any], path: Path) -> None:
         for axis in axes[len(tables) :]:
             axis.set_visible(False)
         write_picture(path, figure)
+
+
+def _drawn(parts: Mapping[str, Any]) -> list[Table]:
+    """Return the tables that the picture has a panel for."""
+    wanted = [("decode", "resnet152"), *(("photograph", model) for model in MODELS)]
+    return [
+        table
+        for what, model in wanted
+        for part in parts.values()
+        for table in part["tables"]
+        if (table["what"], table["model"]) == (what, model) and table["batch"] in (1, 8)
+    ]
 
 
 def _bars(axis: Any, table: Table) -> None:
