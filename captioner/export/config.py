@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from captioner.deployable import DECODER, ENCODER
 from captioner.options import AT_LEAST_ONE, Options, option
 
-FLOAT32, INT8, AUTO = "float32", "int8", "auto"
-MOST_LOSS = 0.01  # of the validation CIDEr, relative: from here on a quantised part is refused
+FLOAT32, FLOAT16, INT8, AUTO = "float32", "float16", "int8", "auto"
+MOST_LOSS = 0.01  # of the validation CIDEr, relative: from here on a part is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,12 @@ class ExportOptions(Options):
         FLOAT32,
         "of the weights; auto times what is installed here and takes the quickest",
         choices=(FLOAT32, INT8, AUTO),
+    )
+    encoder_precision: str | None = option(
+        None,
+        "of the encoder alone; float16 halves its weights in the folder, and they are computed "
+        "with in float32; default: that of --precision",
+        choices=(FLOAT32, FLOAT16, INT8, AUTO),
     )
     engine: str | None = option(
         None,
@@ -43,10 +50,21 @@ class ExportOptions(Options):
     )
     calibration_images: int = option(300, "most photographs to calibrate on", within=AT_LEAST_ONE)
     val_images: int = option(500, "most photographs of validation", within=AT_LEAST_ONE)
-    allow_loss: bool = option(False, "accept int8 also where CIDEr falls by 1 % or more")
+    allow_loss: bool = option(False, "accept also what costs 1 % of the CIDEr or more")
     threads: int | None = option(
         None, "processor threads that are timed with; default: all cores", within=AT_LEAST_ONE
     )
+
+    def precision_of(self, part: str) -> str:
+        """Return what is asked for a part, ENCODER or DECODER."""
+        if part == ENCODER and self.encoder_precision is not None:
+            return self.encoder_precision
+        return self.precision
+
+    @property
+    def precisions(self) -> set[str]:
+        """Return what is asked for any part."""
+        return {self.precision_of(part) for part in (ENCODER, DECODER)}
 
     def contradictions(self) -> Iterable[str]:
         if self.calibration is not None and not self.allow_loss:

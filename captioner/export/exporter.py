@@ -61,7 +61,7 @@ def export_captioner(
         assembler = Assembler(checkpoint, Path(work), options.threads)
         choice = Choice(*_float32_parts(checkpoint, assembler))
         checks = _checks(checkpoint, assembler, choice, photographs, announce, show_progress)
-        if options.precision != FLOAT32:
+        if options.precisions != {FLOAT32}:
             choice = PrecisionChooser(
                 checkpoint,
                 choice,

@@ -46,7 +46,7 @@ class Photographs:
         try:
             dataset = _dataset(options, summary, announce)
         except DataError:
-            if options.precision == INT8 or options.data is not None:
+            if INT8 in options.precisions or options.data is not None:
                 raise
             announce("no data set is here: captions are not compared; name one by --data")
             return cls(calibration=[], validation=[])

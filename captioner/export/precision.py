@@ -1,7 +1,7 @@
 """The choice among precisions and engines: parts are made, judged by CIDEr and timed.
 
-float32 by ONNX Runtime is what everything is compared with. A part in int8 that costs too much of
-the validation's CIDEr is refused and stays in float32.
+float32 by ONNX Runtime is what everything is compared with. A part in another precision that costs
+too much of the validation's CIDEr is refused and stays in float32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,20 @@ from importlib.util import find_spec
 from statistics import geometric_mean
 from typing import Any
 
+from captioner import graphs
 from captioner.checkpoint import Checkpoint
 from captioner.deployable import DECODER, ENCODER
 from captioner.engines import Engine
 from captioner.engines.torch_engine import TorchEngine
 from captioner.export.calibration import quantise_decoder
 from captioner.export.checks import captions_of, synthetic_photographs
-from captioner.export.config import AUTO, FLOAT32, INT8, MOST_LOSS, ExportOptions
+from captioner.export.config import AUTO, FLOAT16, FLOAT32, INT8, MOST_LOSS, ExportOptions
 from captioner.export.encoder_int8 import ENCODER_QUANTISERS
 from captioner.export.judging import Judge, Verdict
 from captioner.export.measurement import BATCHES, Rates, decoder_rates, encoder_rates
 from captioner.export.parts import Assembler, Part
 from captioner.export.photographs import Announce, Photographs, encode_files
+from captioner.export.weights import write_in_float16
 from captioner.features import Features
 from captioner.search_config import SearchConfig
 
@@ -98,7 +100,7 @@ class PrecisionChooser:
 
     def _decoders(self) -> list[Part]:
         """Return the decoders that come into question."""
-        if not self._photographs.calibration:
+        if not self._is_int8_wanted(DECODER):
             return [self._float32.decoder]
         folder = self._assembler.new_folder(f"{DECODER}-{INT8}")
         paths = self._photographs.calibration
@@ -113,12 +115,17 @@ class PrecisionChooser:
         """Return the encoders that come into question."""
         float32 = self._float32.encoder
         parts = [float32]
+        is_float16_wanted = self._options.precision_of(ENCODER) == FLOAT16
         for engine in self._engines_for_encoders():
             if engine != float32.engine:
                 parts.append(
                     Part(of=ENCODER, engine=engine, precision=FLOAT32, folder=float32.folder)
                 )
-            if self._photographs.calibration:
+            if is_float16_wanted:
+                folder = self._assembler.new_folder(f"{ENCODER}-{engine}-{FLOAT16}")
+                write_in_float16(float32.folder / graphs.ENCODER, folder / graphs.ENCODER)
+                parts.append(Part(of=ENCODER, engine=engine, precision=FLOAT16, folder=folder))
+            if self._is_int8_wanted(ENCODER):
                 folder = self._assembler.new_folder(f"{ENCODER}-{engine}-{INT8}")
                 ENCODER_QUANTISERS[engine](
                     float32.folder,
@@ -129,21 +136,27 @@ class PrecisionChooser:
                 parts.append(Part(of=ENCODER, engine=engine, precision=INT8, folder=folder))
         return parts
 
+    def _is_int8_wanted(self, part: str) -> bool:
+        """Return whether int8 comes into question, and there is what it is calibrated on."""
+        is_wanted = self._options.precision_of(part) in (INT8, AUTO)
+        return is_wanted and bool(self._photographs.calibration)
+
     def _engines_for_encoders(self) -> list[str]:
         if self._options.engine is not None:
             return [self._options.engine]
-        has_openvino = self._options.precision == AUTO and find_spec("openvino") is not None
+        is_open = self._options.precision_of(ENCODER) == AUTO
+        has_openvino = is_open and find_spec("openvino") is not None
         return ["onnxruntime", *(["openvino"] if has_openvino else [])]
 
     def _verdicts(
         self, engines: Mapping[Part, tuple[Engine, Engine | None]]
     ) -> dict[Part, Verdict]:
-        """Return what each int8 part costs; an engine may bring the one that encodes."""
+        """Return what each part not in float32 costs; an engine may bring the one that encodes."""
         found: dict[Part, Verdict] = {}
         if not self._photographs.validation:
             return found
         for part, (engine, encodes) in engines.items():
-            if part.precision == INT8:
+            if part.precision != FLOAT32:
                 features = self._features if encodes is None else self._encoded(encodes, str(part))
                 found[part] = Verdict(
                     before=self._cider,
@@ -157,15 +170,16 @@ class PrecisionChooser:
         """Return the part to deploy among those of one kind, the first being in float32."""
         first = next(iter(parts))
         accepted = [part for part in parts if self._is_accepted(part, verdicts.get(part))]
-        if self._options.precision == INT8:
-            return next((part for part in accepted if part.precision == INT8), first)
+        if first.of == ENCODER and self._options.engine is not None:
+            accepted = [part for part in accepted if part.engine == self._options.engine]
+        wanted = self._options.precision_of(first.of)
+        if wanted != AUTO:
+            return next((part for part in accepted if part.precision == wanted), accepted[0])
 
         def rating(part: Part) -> float:
             is_dear = part.engine not in (first.engine, self._options.engine)
             return geometric_mean(rates[part].values()) / (LEAST_GAIN if is_dear else 1.0)
 
-        if self._options.engine is not None and first.of == ENCODER:
-            accepted = [part for part in accepted if part.engine == self._options.engine]
         return max(accepted, key=rating)
 
     def _is_accepted(self, part: Part, verdict: Verdict | None) -> bool:

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 import captioner
@@ -63,6 +65,38 @@ def test_int8_is_close_and_the_same_in_any_batch(tmp_path, decoder):
         alone = log_probs(whole, features.select(slice(image, image + 1)))
         np.testing.assert_allclose(alone[:, 0], together[:, image], atol=2e-6)
     assert any(line.startswith("* decoder by onnxruntime in int8") for line in lines)
+
+
+def largest_weight(graph):
+    weights = (numpy_helper.to_array(one) for one in onnx.load(graph).graph.initializer)
+    return max(weights, key=lambda values: values.size)
+
+
+def test_an_encoder_is_stored_in_float16_and_computes_in_float32(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    for name, of_encoder in (("whole", "float32"), ("half", "float16")):
+        options = ExportOptions(
+            out=tmp_path / name,
+            precision="int8",
+            encoder_precision=of_encoder,
+            calibration=photographs_in(tmp_path / f"photographs_{name}"),
+            allow_loss=True,
+        )
+        export_captioner(checkpoint, options, announce=lambda _: None)
+    facts = [json.loads((tmp_path / name / DEPLOYABLE).read_text()) for name in ("whole", "half")]
+    precisions = [{name: part["precision"] for name, part in one["parts"].items()} for one in facts]
+    assert precisions == [
+        {"encoder": "float32", "decoder": "int8"},
+        {"encoder": "float16", "decoder": "int8"},
+    ]
+    whole, half = (captioner.load(tmp_path / name).engine for name in ("whole", "half"))
+    sizes = [largest_weight(tmp_path / name / "encoder.onnx").nbytes for name in ("whole", "half")]
+    assert sizes[1] == sizes[0] / 2
+    pixels = [np.asarray(one.resize((32, 32))) for one in pictures(3)]
+    expected, found = (np.asarray(engine.encode(pixels).grid) for engine in (whole, half))
+    assert found.dtype == np.float32
+    gap = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 0.0 < gap < 1e-3
 
 
 def shapes_checkpoint(tmp_path):
