@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class OnnxEngine(Engine):
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.encoder_graph = self.load_encoder()
         self._encoder_of_one_thread: onnxruntime.InferenceSession | None = None  # for batches
+        self._opening = Lock()  # that several callers open it once
         self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
         self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads)
 
@@ -92,10 +94,11 @@ class OnnxEngine(Engine):
         They share no work then and never wait for each other: on two cores a third quicker than one
         photograph after the other with both, for the encoder's weights once more.
         """
-        if self._encoder_of_one_thread is None:
-            path = self.deployable.graph(graphs.ENCODER)
-            self._encoder_of_one_thread = open_graph(path, threads=1)
-        session = self._encoder_of_one_thread
+        with self._opening:
+            if self._encoder_of_one_thread is None:
+                path = self.deployable.graph(graphs.ENCODER)
+                self._encoder_of_one_thread = open_graph(path, threads=1)
+            session = self._encoder_of_one_thread
 
         def encode(image: np.ndarray) -> dict[str, np.ndarray]:
             return run_graph(session, {graphs.PIXELS: image[np.newaxis]})
@@ -113,7 +116,8 @@ class OnnxEngine(Engine):
             for name, values in vars(features.numpy()).items()
             if values is not None
         }
-        return OnnxDecoding(self.step_graph, run_graph(self.prepare_graph, given))
+        words = self.deployable.facts["vocabulary_size"]
+        return OnnxDecoding(self.step_graph, run_graph(self.prepare_graph, given), words)
 
     def describe(self) -> dict[str, Any]:
         parts = {name: self.deployable.part(name) for name in (ENCODER, DECODER)}
@@ -129,8 +133,11 @@ class OnnxEngine(Engine):
 class OnnxDecoding:
     """A batch of images on its way to captions, by the graph of a step."""
 
-    def __init__(self, step: onnxruntime.InferenceSession, prepared: Mapping[str, Any]) -> None:
+    def __init__(
+        self, step: onnxruntime.InferenceSession, prepared: Mapping[str, Any], vocabulary_size: int
+    ) -> None:
         self._step = step
+        self._vocabulary_size = vocabulary_size
         self._outputs = [one.name for one in step.get_outputs()]
         read = {one.name for one in step.get_inputs()}
         self._images = {name: values for name, values in prepared.items() if name in read}
@@ -141,7 +148,7 @@ class OnnxDecoding:
         given = {
             graphs.WORDS: words,
             graphs.PARENTS: parents,
-            graphs.COUNT: np.array([count]),
+            graphs.COUNT: np.array([min(count, self._vocabulary_size)]),
             graphs.WANTED: wanted,
         }
         made = self._step.run(self._outputs, {**self._images, **given})

@@ -16,6 +16,8 @@ from captioner.encoder.preprocessing import Preprocessing
 from captioner.export.photographs import read_files
 from captioner.extras import needing
 
+_PHOTOGRAPHS_HELD = 16  # with all that an encoder computes of them: tens of MB each
+
 
 def quantise_for_onnxruntime(
     source: Path, target: Path, preprocessing: Preprocessing, photographs: Sequence[Path]
@@ -36,12 +38,20 @@ def quantise_for_onnxruntime(
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = _batches(preprocessing, photographs)
+            self.set_range(0, len(photographs))
+
+        def __len__(self) -> int:
+            return len(photographs)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.pixels = _pixels(preprocessing, photographs[start_index:end_index])
 
         def get_next(self) -> Any:
-            pixels = next(self.batches, None)
-            return None if pixels is None else {graphs.PIXELS: pixels}
+            pixels = next(self.pixels, None)  # one by one: the library takes no shorter batch
+            return None if pixels is None else {graphs.PIXELS: pixels[np.newaxis]}
 
+    at_once = min(_PHOTOGRAPHS_HELD, len(photographs))
+    photographs = photographs[: len(photographs) // at_once * at_once]
     model = onnx.load(source / graphs.ENCODER)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     logging.getLogger().setLevel(logging.ERROR)  # it recommends what was done
@@ -58,7 +68,7 @@ def quantise_for_onnxruntime(
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.Percentile,
-        extra_options={"CalibPercentile": 99.99},
+        extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": at_once},
     )
     write_model(onnx.load(target / graphs.ENCODER), target / graphs.ENCODER)
 
@@ -77,7 +87,7 @@ def quantise_for_openvino(
 
     nncf.set_log_level(40)
     model = openvino.Core().read_model(source / graphs.ENCODER)
-    pixels = [one for batch in _batches(preprocessing, photographs) for one in batch]
+    pixels = list(_pixels(preprocessing, photographs))
     quantised = nncf.quantize(
         model,
         nncf.Dataset(pixels, lambda image: image[np.newaxis]),
@@ -88,10 +98,10 @@ def quantise_for_openvino(
     openvino.save_model(quantised, target / graphs.OPENVINO_ENCODER, compress_to_fp16=False)
 
 
-def _batches(preprocessing: Preprocessing, photographs: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Yield pixels uint8 [B, h, w, 3]."""
+def _pixels(preprocessing: Preprocessing, photographs: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Yield the pixels of each photograph, uint8 [h, w, 3]."""
     for batch in read_files(preprocessing, photographs):
-        yield np.stack(batch)
+        yield from batch
 
 
 # By engine.

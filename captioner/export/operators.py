@@ -47,15 +47,13 @@ class _Best(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        found, places = values.topk(min(int(count), values.shape[-1]))
+        found, places = values.topk(int(count))
         ctx.mark_non_differentiable(places)
         return found, places
 
     @staticmethod
     def symbolic(graph: Any, values: Any, count: Any) -> Any:
-        size = graph.op("Constant", value_t=torch.tensor([values.type().varyingSizes()[-1]]))
-        at_most = graph.op("Min", count, size)
-        found, places = graph.op("TopK", values, at_most, axis_i=-1, outputs=2)
+        found, places = graph.op("TopK", values, count, axis_i=-1, outputs=2)
         found.setType(values.type().with_sizes([None, None, None]))
         places.setType(found.type().with_dtype(torch.int64))
         return found, places
@@ -64,7 +62,7 @@ class _Best(torch.autograd.Function):
 def best(values: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Return the greatest values [B, K, V] -> [B, K, C], in falling order, and their places.
 
-    C is `count` [1], or V where that is less. Of equal values the one of the lower place is first.
+    C is `count` [1], at most V. Of equal values the one of the lower place is first.
     """
     return _Best.apply(values, count)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from captioner.data.karpathy import CaptionDataset, CaptionedImage
-from captioner.data.open_dataset import open_dataset
+from captioner.data.joint import JointDataset
+from captioner.data.karpathy import CaptionedImage
+from captioner.data.open_dataset import SAMPLE, open_datasets
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.engines.interface import Engine
 from captioner.errors import DataError
@@ -78,21 +79,28 @@ def read_files(preprocessing: Preprocessing, paths: Sequence[Path]) -> Iterator[
             yield list(threads.map(preprocessing.read, batch))
 
 
-def _dataset(options: ExportOptions, summary: dict[str, Any], announce: Announce) -> CaptionDataset:
-    data, images = options.data, options.images
-    if data is None:
+def _dataset(options: ExportOptions, summary: dict[str, Any], announce: Announce) -> JointDataset:
+    """Return the data set that the options name, or all that the checkpoint was trained on."""
+    names, folders = [options.data or ""], [""]
+    if options.data is None:
         trained_on = summary.get("data", {})
-        data = trained_on.get("json")
-        if trained_on.get("name") == "shapes" and not (data and Path(data).exists()):
-            data = "shapes"
-        elif data is None or not Path(data).exists():
-            raise DataError(
-                f"the data that the checkpoint was trained on are not here ({data}); name data by "
-                "--data, or a folder of photographs by --calibration"
-            )
-        elif images is None:
-            images = Path(trained_on["images"])
-    return open_dataset(data, images=images, announce=announce)
+        found = [_trained_on(one) for one in trained_on.get("sets", [trained_on])]
+        names, folders = [name for name, _ in found], [folder for _, folder in found]
+    images = folders if options.images is None else [str(options.images)]
+    return open_datasets(names, images=images, announce=announce)
+
+
+def _trained_on(stated: dict[str, Any]) -> tuple[str, str]:
+    """Return the name of a data set, and the folder of its images where it is not a usual one."""
+    data = stated.get("json")
+    if data is not None and Path(data).exists():
+        return data, stated["images"]
+    if stated.get("name") == SAMPLE:
+        return SAMPLE, ""
+    raise DataError(
+        f"the data that the checkpoint was trained on are not here ({data}); name data by --data, "
+        "or a folder of photographs by --calibration"
+    )
 
 
 def _in_folder(folder: Path) -> list[Path]:

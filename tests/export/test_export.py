@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("toys")
 DECODERS = [
     ("soft_attention", {"attention_size": 20}),
     ("soft_attention", {"attention_size": 20, "feature_embedding_size": 18}),
+    ("soft_attention", {"attributes": 4, "attribute_detector": "mil"}),
     ("show_tell", {}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),

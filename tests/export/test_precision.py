@@ -1,6 +1,7 @@
 """Precisions: int8 close to float32, the same in any batch, refused where it costs too much."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from captioner.export import judging, precision
 from captioner.export.config import ExportOptions
 from captioner.export.exporter import export_captioner
 from captioner.export.judging import Verdict
+from captioner.export.photographs import Photographs
 from captioner.features import Features
 from captioner.vocabulary import START
 from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
@@ -28,7 +30,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("captioner.export.measurement._SECONDS", 0.01)
 
 
-def photographs_in(folder, count=8):
+def photographs_in(folder, count=19):  # the last of a batch of 16 and more
     folder.mkdir()
     for number, picture in enumerate(pictures(count, seed=5)):
         picture.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
@@ -153,6 +155,23 @@ def test_auto_chooses_the_quickest_and_says_so(tmp_path, monkeypatch):
     assert facts["choice"]["images_per_second"]["encoder by torch in float32"]["batch_1"] == 5.0
     assert sum(line.startswith("* ") for line in lines) == 2
     assert facts["checks"]["captions"]["images"] == 6
+
+
+def test_all_sets_of_a_training_are_found_again(tmp_path):
+    sets = []
+    for seed in (0, 1):
+        folder = tmp_path / f"shapes{seed}"
+        generate(folder, seed=seed, sizes=(12, 6, 4))
+        json_path = folder / "dataset_shapes.json"
+        sets.append({"name": "any", "json": str(json_path), "images": str(folder / "images")})
+    summary = {"data": {"name": "any+any-2", "sets": sets}}
+    found = Photographs.find(ExportOptions(), summary, lambda _: None)
+    assert len(found.calibration) == 24
+    assert len(found.validation) == 12
+    assert {path.parent for path in found.calibration} == {Path(one["images"]) for one in sets}
+    sets[1]["json"] = str(tmp_path / "gone.json")
+    with pytest.raises(DataError, match=r"not here \(.*gone\.json\); name data by --data"):
+        Photographs.find(ExportOptions(precision="int8"), summary, lambda _: None)
 
 
 def test_int8_without_photographs_is_refused(tmp_path):
