@@ -75,8 +75,9 @@ def exportable() -> Iterator[None]:
         for cell, forward in ((nn.LSTMCell, _lstm_cell), (nn.GRUCell, _gru_cell)):
             stack.enter_context(mock.patch.object(cell, "forward", forward))
         stack.enter_context(mock.patch.object(nn.functional, "adaptive_avg_pool2d", _pool))
-        torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, OPSET)
-        stack.callback(torch.onnx.unregister_custom_op_symbolic, "aten::mT", OPSET)
+        for name, symbolic in (("aten::mT", _transposed), ("aten::expm1", _expm1)):
+            torch.onnx.register_custom_op_symbolic(name, symbolic, OPSET)
+            stack.callback(torch.onnx.unregister_custom_op_symbolic, name, OPSET)
         stack.enter_context(_without_printing())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, has_fast_path)
@@ -125,6 +126,13 @@ def _transposed(graph: Any, values: Any) -> Any:
     order = list(range(values.type().dim()))
     order[-2:] = order[:-3:-1]
     return graph.op("Transpose", values, perm_i=order)
+
+
+def _expm1(graph: Any, values: Any) -> Any:
+    """Return exp(x) - 1 as tanh(x / 2) (exp(x) + 1), which is exact near 0 too."""
+    half, one = (graph.op("Constant", value_t=torch.tensor(value)) for value in (0.5, 1.0))
+    near_zero = graph.op("Tanh", graph.op("Mul", values, half))
+    return graph.op("Mul", near_zero, graph.op("Add", graph.op("Exp", values), one))
 
 
 def _lstm_cell(

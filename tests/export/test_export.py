@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ import torch
 
 import captioner
 from captioner.cli import main
-from captioner.engines import DEPLOYABLE
+from captioner.engines import DEPLOYABLE, onnx_engine
 from captioner.errors import CaptionerError, CheckpointError, OptionError
 from captioner.export import checks
 from captioner.export.checks import ExportError
 from captioner.export.config import ExportOptions
 from captioner.export.exporter import export_captioner
 from captioner.hashed_folder import HASHES
+from captioner.vocabulary import START
 from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -25,7 +28,8 @@ pytestmark = pytest.mark.usefixtures("toys")
 DECODERS = [
     ("soft_attention", {"attention_size": 20}),
     ("soft_attention", {"attention_size": 20, "feature_embedding_size": 18}),
-    ("soft_attention", {"attributes": 4, "attribute_detector": "mil"}),
+    ("soft_attention", {"attention_size": 20, "attributes": 4}),
+    ("soft_attention", {"attention_size": 20, "attributes": 4, "attribute_detector": "mil"}),
     ("show_tell", {}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),
@@ -135,6 +139,35 @@ def test_no_other_folder_is_overwritten(tmp_path):
         export(checkpoint, tmp_path / "mine")
     export(checkpoint, tmp_path / "out")
     export(checkpoint, tmp_path / "out")  # its own may be replaced
+
+
+def test_many_callers_open_the_encoder_for_batches_once(tmp_path, monkeypatch):
+    export(write_checkpoint(tmp_path / "checkpoint", "show_tell"), tmp_path / "out")
+    engine = captioner.load(tmp_path / "out", threads=2).engine
+    plain, opened = onnx_engine.open_graph, []
+
+    def slowly(path, threads):
+        opened.append(threads)
+        time.sleep(0.05)
+        return plain(path, threads)
+
+    monkeypatch.setattr(onnx_engine, "open_graph", slowly)
+    pixels = [np.asarray(one.resize((32, 32))) for one in pictures(3)]
+    with ThreadPoolExecutor(4) as callers:
+        together = list(callers.map(engine.encode, [pixels] * 4))
+    assert opened == [1]
+    alone = [engine.encode([one]).grid[0] for one in pixels]
+    for features in together:
+        np.testing.assert_allclose(features.grid, alone, rtol=1e-6)
+
+
+def test_more_candidates_than_words_are_all_words(tmp_path):
+    export(write_checkpoint(tmp_path / "checkpoint", "show_tell"), tmp_path / "out")
+    engine = captioner.load(tmp_path / "out").engine
+    decoding = engine.begin(engine.encode([np.zeros((32, 32, 3), np.uint8)]))
+    first = np.zeros((1, 1), dtype=np.int64)
+    found = decoding.step(first + START, first, 1000, first)
+    assert sorted(found.words[0, 0]) == list(range(64))
 
 
 def test_a_device_that_graphs_do_not_run_on_is_refused(tmp_path):
