@@ -5,7 +5,7 @@ when all are checked, judged and timed is copied to its place, which holds it wh
 """
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from captioner import __version__, graphs
 from captioner.checkpoint import MODEL, Checkpoint, load_checkpoint
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.deployable import DECODER, ENCODER, VOCABULARY
-from captioner.engines import DEPLOYABLE
+from captioner.engines import DEPLOYABLE, engine_class
 from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import OptionError
 from captioner.export.checks import (
@@ -56,6 +56,8 @@ def export_captioner(
     checkpoint = load_checkpoint(source)
     out = source.parent / "deployable" if options.out is None else options.out
     _refuse(checkpoint, out)
+    if options.engine is not None:
+        engine_class(options.engine)  # it may not be installed: better said now than in minutes
     photographs = Photographs.find(options, checkpoint.summary, announce)
     with tempfile.TemporaryDirectory(prefix="captioner-export-") as work:
         assembler = Assembler(checkpoint, Path(work), options.threads)
@@ -71,6 +73,8 @@ def export_captioner(
                 announce,
                 show_progress=show_progress,
             ).choose()
+        elif options.engine is not None:
+            choice = replace(choice, encoder=replace(choice.encoder, engine=options.engine))
         with hashed_folder_written_aside(out) as aside:
             copy_parts(aside, choice.encoder, choice.decoder)
             checkpoint.vocabulary.save(aside / VOCABULARY)

@@ -101,6 +101,30 @@ def test_an_encoder_is_stored_in_float16_and_computes_in_float32(tmp_path):
     assert 0.0 < gap < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("of_encoder", "gap"), [("float32", 1e-5), ("float16", 1e-3), ("int8", 0.1)]
+)
+def test_openvino_runs_the_encoder_where_it_is_asked_for(tmp_path, of_encoder, gap):
+    pytest.importorskip("openvino")
+    if of_encoder == "int8":
+        pytest.importorskip("nncf")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    options = ExportOptions(
+        out=tmp_path / "out",
+        engine="openvino",
+        encoder_precision=of_encoder,
+        calibration=photographs_in(tmp_path / "calibration"),
+        allow_loss=True,
+    )
+    export_captioner(checkpoint, options, announce=lambda _: None)
+    exact, engine = captioner.load(checkpoint).engine, captioner.load(tmp_path / "out").engine
+    assert engine.name == "openvino"
+    assert engine.describe()["precision"] == {"encoder": of_encoder, "decoder": "float32"}
+    pixels = [np.asarray(one.resize((32, 32))) for one in pictures(9)]
+    expected, found = (one.encode(pixels).numpy().grid for one in (exact, engine))
+    assert np.abs(found - expected).max() < gap * np.abs(expected).max()
+
+
 def shapes_checkpoint(tmp_path):
     generate(tmp_path / "shapes", seed=0, sizes=(12, 6, 4))
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "soft_attention")

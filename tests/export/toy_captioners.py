@@ -98,7 +98,7 @@ def write_checkpoint(
     if built.attribute_detector is not None:
         generator = torch.Generator().manual_seed(2)
         weight = torch.randn(9, encoder.feature_size, generator=generator)
-        built.attribute_detector.take(weight, torch.zeros(9), list(range(5, 14)))
+        built.attribute_detector.take(weight, torch.full((9,), -4.0), list(range(5, 14)))
     with torch.no_grad():
         built.output.weight.mul_(12)
         built.embedding.weight.mul_(8)
