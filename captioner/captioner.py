@@ -1,7 +1,7 @@
-"""The captioner: `load` a checkpoint, `caption` photographs.
+"""The captioner: `load` a model, `caption` photographs.
 
     import captioner
-    for caption in captioner.load("runs/flickr8k/best").caption(["dog.jpg"]):
+    for caption in captioner.load().caption(["dog.jpg"]):
         print(caption.text, caption.probability)
 
 The evaluation uses the same encoder, preprocessing and search, so its scores hold for captions made
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 from PIL import Image
 
-from captioner.checkpoint_folders import find_checkpoint
+from captioner.checkpoint_folders import find_checkpoint, shipped_model
 from captioner.control import control_of
 from captioner.data.images import ImageSource
 from captioner.engines import Engine, load_engine
@@ -181,13 +181,14 @@ class Captioner:
 
 
 def load(
-    folder: Path | str,
+    folder: Path | str | None = None,
     device: "torch.device | str" = "cpu",
     engine: str | None = None,
     threads: int | None = None,
 ) -> Captioner:
     """Return the captioner of a checkpoint's folder, a run's (then its best one), or a deployable.
 
+    Without a folder it is the model that comes with the package, for photographs of any kind.
     Needs no network and none of the training code, and a deployable folder no torch. `device` may
     be "auto": CUDA where there is one. `engine` is what runs the model, without it PyTorch for a
     checkpoint and ONNX Runtime for a deployable folder; `threads` is how many compute.
@@ -196,5 +197,6 @@ def load(
         OptionError: there is no such device here, or no such engine.
         CheckpointError: there is none, or a file of it is damaged; the message names the file.
     """
-    loaded = load_engine(engine, find_checkpoint(Path(folder)), str(device), threads)
+    found = shipped_model() if folder is None else find_checkpoint(Path(folder))
+    loaded = load_engine(engine, found, str(device), threads)
     return Captioner(loaded.engine, loaded.vocabulary, loaded.hash)

@@ -1,4 +1,4 @@
-"""Checkpoint folders: the lookup of checkpoints below the folders of runs."""
+"""Checkpoint folders: the lookup of checkpoints below those of runs, and the model in the box."""
 
 from pathlib import Path
 
@@ -6,6 +6,21 @@ from captioner.errors import CheckpointError
 
 MODEL = "model.json"  # a folder that holds it is a checkpoint
 DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
+SHIPPED = Path(__file__).with_name("model")
+
+
+def shipped_model() -> Path:
+    """Return the folder of the model that comes with the package.
+
+    Raises:
+        CheckpointError: this installation has none.
+    """
+    if not any((SHIPPED / name).is_file() for name in (DEPLOYABLE, MODEL)):
+        raise CheckpointError(
+            f"this installation has no model of its own in {SHIPPED}; name one with --checkpoint, "
+            "or train one: python training/train_coco.py --p 0.4"
+        )
+    return SHIPPED
 
 
 def find_checkpoint(folder: Path) -> Path:

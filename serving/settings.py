@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from captioner.checkpoint_folders import newest_checkpoint
+from captioner.checkpoint_folders import shipped_model
 from captioner.options import Options, between, option, variable
 from captioner.search_config import MAX_LENGTH
 from serving.api_keys import KeyHash, hash_key, hashes_in_file
@@ -31,7 +31,8 @@ class Settings(Options):
     is_named_by_flags = False
 
     checkpoint: Path | None = option(
-        None, "exported folder, or that of a checkpoint or run (the newest runs/*/best)"
+        None,
+        "exported folder, or that of a checkpoint or run (the model that comes with captioner)",
     )
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(8000, "port to listen on, 0 takes a free one", within=between(0, 65_535))
@@ -175,8 +176,8 @@ class Settings(Options):
             )
 
     def checkpoint_folder(self) -> Path:
-        """Return the folder of the checkpoint or run; raise as `newest_checkpoint`."""
-        return self.checkpoint or newest_checkpoint(Path("runs"))
+        """Return the folder of the model; raise as `shipped_model`."""
+        return self.checkpoint or shipped_model()
 
     @cached_property
     def keys(self) -> tuple[KeyHash, ...]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from captioner.checkpoint_folders import find_checkpoint, newest_checkpoint
+from captioner import checkpoint_folders
+from captioner.checkpoint_folders import find_checkpoint, newest_checkpoint, shipped_model
 from captioner.errors import CheckpointError
 
 
@@ -38,3 +39,15 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path / "b" / "best", 3)
     checkpoint(tmp_path / "c" / "best", 1)
     assert newest_checkpoint(tmp_path) == newest
+
+
+def test_the_model_in_the_box_is_a_checkpoint_or_a_deployable_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_folders, "SHIPPED", tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no model of its own in .*--checkpoint"):
+        shipped_model()
+    for name in ("model.json", "deployable.json"):
+        (tmp_path / name).write_text("{}")
+        assert shipped_model() == tmp_path
+        (tmp_path / name).unlink()

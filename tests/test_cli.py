@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -306,18 +305,19 @@ def test_what_is_no_command_line_is_status_2(words, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_without_a_checkpoint_the_newest_best_one_is_taken(
+def test_without_a_checkpoint_the_model_in_the_box_is_taken(
     checkpoint, photographs, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("captioner.checkpoint_folders.SHIPPED", tmp_path / "none")
     assert main(["caption", str(photographs[0])]) == 2
-    assert "there is no checkpoint in runs/*/best; name one" in capsys.readouterr().err
-    for age, name in enumerate(("new", "old")):
-        best = tmp_path / "runs" / name / "best"
-        shutil.copytree(checkpoint, best)
-        os.utime(best / "model.json", (1e9 - age, 1e9 - age))
+    assert "has no model of its own in" in capsys.readouterr().err
+    shutil.copytree(checkpoint, tmp_path / "runs" / "new" / "best")  # no run counts here
+    monkeypatch.setattr("captioner.checkpoint_folders.SHIPPED", checkpoint)
     assert main(["caption", str(photographs[0])]) == 0
-    assert capsys.readouterr().err == "using runs/new/best\n"
+    said = capsys.readouterr()
+    assert said.err == "using the model that comes with captioner; --checkpoint names another\n"
+    assert said.out
 
 
 def test_attention_is_drawn_for_every_photograph(checkpoint, photographs, broken, tmp_path, capsys):

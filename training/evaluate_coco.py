@@ -10,11 +10,12 @@ wait_passively()  # before torch is loaded
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from captioner.allocator import keep_freed_memory
+from captioner.checkpoint_folders import newest_checkpoint
 from captioner.data.karpathy import SPLITS, CaptionedImage
 from captioner.data.open_dataset import SAMPLE, open_datasets
 from captioner.encoder.joint_store import JointStore
@@ -43,7 +44,9 @@ _SEARCH_OPTIONS = ("beam_size", "length_power", "max_length")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):
-    checkpoint: Path = option(MISSING, "folder to score", metavar="RUN/best")
+    checkpoint: Path | None = option(
+        None, "folder to score; default: the newest runs/*/best", metavar="RUN/best"
+    )
     split: str = option("test", "images to score on", choices=SPLITS)
     data: tuple[str, ...] = option(
         (),
@@ -74,7 +77,12 @@ def _evaluate(argv: Sequence[str] | None) -> None:
     given = vars(build_parser().parse_args(argv))
     search = SearchConfig(**{name: given.pop(name) for name in _SEARCH_OPTIONS if name in given})
     options = EvaluationOptions.from_json(given)
-    model = load_engine(options.engine, options.checkpoint, options.device, options.threads)
+    checkpoint = options.checkpoint
+    if checkpoint is None:
+        checkpoint = newest_checkpoint(Path("runs"))
+        print(f"using {checkpoint}")
+        options = replace(options, checkpoint=checkpoint)
+    model = load_engine(options.engine, checkpoint, options.device, options.threads)
     validation, scored = evaluate(options, search, model, _images_by_set(options, model))
     facts = _signature(options, search, model)
     signature = {**facts, **validation.scores.signature}

@@ -34,6 +34,7 @@ line for each caption, the best first, and after another tab its natural log-pro
 """
 EXAMPLES = """\
 examples:
+  captioner caption dog.jpg
   captioner caption dog.jpg --checkpoint runs/flickr8k/best
   captioner caption holiday/ 'more/**/*.jpg' --json > captions.json
   captioner caption dog.jpg --attention attention.png
@@ -47,8 +48,8 @@ class ModelOptions(Options):
 
     checkpoint: Path | None = option(
         None,
-        "folder of a checkpoint, of a run or of an exported model; the newest runs/*/best where "
-        "it is not given",
+        "folder of a checkpoint, of a run or of an exported model; the model that comes with "
+        "captioner where it is not given",
         metavar="DIR",
     )
     engine: str | None = option(

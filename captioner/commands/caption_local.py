@@ -10,7 +10,7 @@ import numpy as np
 
 from captioner.allocator import keep_freed_memory
 from captioner.captioner import Captioner, load
-from captioner.checkpoint_folders import newest_checkpoint
+from captioner.checkpoint_folders import shipped_model
 from captioner.commands.caption import Captioned, ModelOptions, Outcome
 from captioner.errors import ImageError
 from captioner.pictures import seen_box
@@ -31,8 +31,10 @@ def caption_here(
     """
     checkpoint = options.checkpoint
     if checkpoint is None:
-        checkpoint = newest_checkpoint(Path("runs"))
-        print(f"using {checkpoint}", file=sys.stderr)
+        checkpoint = shipped_model()
+        print(
+            "using the model that comes with captioner; --checkpoint names another", file=sys.stderr
+        )
     keep_freed_memory()
     captioner = load(checkpoint, options.device, options.engine, options.threads)
     return _outcomes(captioner, photographs, config, options.batch_size)

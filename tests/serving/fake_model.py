@@ -37,7 +37,7 @@ class FakeModel:
         monkeypatch.setattr(service, "MicroBatcher", lambda model, **_: _Batcher(self, model))
         monkeypatch.setattr(service, "DecodePool", lambda **given: _Pool(given["limits"]))
         monkeypatch.setattr(service, "load_model", self._load)
-        monkeypatch.setattr(settings, "newest_checkpoint", lambda root: root)
+        monkeypatch.setattr(settings, "shipped_model", lambda: Path("runs"))
         return self
 
     def _load(self, folder: Path, device: str, engine: str | None, threads: int) -> Any:

@@ -178,8 +178,9 @@ def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
         "error: port is 'x'; give a whole number",
         "error: workers is 0; give a number from 1 to 256",
     ]
+    monkeypatch.setattr("captioner.checkpoint_folders.SHIPPED", tmp_path / "none")
     assert main([]) == 2
-    assert "there is no checkpoint in runs/*/best; name one with" in capsys.readouterr().err
+    assert "has no model of its own in" in capsys.readouterr().err
     assert main(["--checkpoint", str(tmp_path)]) == 2
     assert "holds neither model.json nor deployable.json; give" in capsys.readouterr().err
 
