@@ -15,7 +15,7 @@ def shipped_model() -> Path:
     Raises:
         CheckpointError: this installation has none.
     """
-    if not any((SHIPPED / name).is_file() for name in (DEPLOYABLE, MODEL)):
+    if not holds_model(SHIPPED):
         raise CheckpointError(
             f"this installation has no model of its own in {SHIPPED}; name one with --checkpoint, "
             "or train one: python training/train_coco.py --p 0.4"

@@ -8,13 +8,18 @@ encoder's classifier gives it a probability of 0.5, and rightly where a referenc
 share of such concepts that the caption names says whether the decoder uses what the encoder knows.
 A concept that a caption names and no reference of the image does counts as hallucinated; the shares
 are those of CHAIR (Rohrbach et al. 2018), with these words for the 80 objects of COCO.
+
+Whom captions call a man or a woman: where at least two references name one kind and none names the
+other, the shares of captions that name the same kind, the other one, or neither.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +47,10 @@ _SAME = {
     "refrigerator": "fridge",
     "telephone": "phone",
     "television": "tv",
+}
+_PEOPLE = {
+    "men": frozenset(("boy", "boys", "guy", "guys", "male", "man", "men")),
+    "women": frozenset(("female", "girl", "girls", "ladies", "lady", "woman", "women")),
 }
 
 
@@ -112,6 +121,10 @@ def _judge(argv: Sequence[str] | None) -> None:
         )
         print(f"{name}: {judged.line()}")
         report[name] = asdict(judged)
+        for kind, called in whom_it_calls_what(
+            entries[image.filename] for image in of_set if image.filename in entries
+        ).items():
+            print(f"{name}: {kind} in the references: {dict(called)}")
     print(json.dumps(report))
 
 
@@ -151,6 +164,22 @@ def judge(
         hallucinated += len(said - right)
         wrong += bool(said - right)
     return Judgement(images, seen, named, mentions, hallucinated, wrong)
+
+
+def whom_it_calls_what(entries: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    """Return how often captions name the same kind of people as the references, another or none."""
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in _PEOPLE}
+    for entry in entries:
+        named = {
+            kind: sum(bool(words & set(tokenize(text))) for text in entry["references"])
+            for kind, words in _PEOPLE.items()
+        }
+        said = {kind for kind, words in _PEOPLE.items() if words & set(tokenize(entry["caption"]))}
+        for kind, count in named.items():
+            if count >= 2 and sum(named.values()) == count:
+                called = "the same" if said == {kind} else "another" if said - {kind} else "neither"
+                found[kind][called] += 1
+    return found
 
 
 def _concepts(text: str, known: Mapping[str, float]) -> set[str]:

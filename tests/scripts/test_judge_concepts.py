@@ -45,3 +45,20 @@ def test_the_classifier_is_found_in_a_detector_of_both() -> None:
     for none in (None, InstanceDetector()):
         with pytest.raises(OptionError, match="holds no classifier"):
             judge_concepts.classifier_of(none)
+
+
+def test_people_are_compared_where_the_references_agree() -> None:
+    men, both = ["a man runs", "two boys run", "someone"], ["a man", "a man and a woman", "a guy"]
+    entries = [
+        {"caption": "a man", "references": men},
+        {"caption": "a girl", "references": men},
+        {"caption": "people", "references": men},
+        {"caption": "a man and a woman", "references": men},
+        {"caption": "a woman", "references": both},  # they do not agree
+        {"caption": "a lady", "references": ["a woman", "one girl"]},
+        {"caption": "a boy", "references": ["a woman", "someone"]},  # named once
+    ]
+    assert judge_concepts.whom_it_calls_what(entries) == {
+        "men": {"the same": 1, "another": 2, "neither": 1},
+        "women": {"the same": 1},
+    }
