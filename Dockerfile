@@ -4,7 +4,7 @@
 
 ARG BASE=python:3.11-slim-bookworm
 # What the service has to serve: `shipped` is captioner/model, `sample` is trained while building.
-ARG MODEL=sample
+ARG MODEL=shipped
 
 # --- what serves: the packages of deploy/runtime.lock, each checked against its hash
 FROM ${BASE} AS packages

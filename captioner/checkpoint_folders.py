@@ -7,6 +7,7 @@ from captioner.errors import CheckpointError
 MODEL = "model.json"  # a folder that holds it is a checkpoint
 DEPLOYABLE = "deployable.json"  # a folder that holds it is one that `captioner export` made
 SHIPPED = Path(__file__).with_name("model")
+SHIPPED_NAME = "photographs"  # what the service calls it
 
 
 def shipped_model() -> Path:

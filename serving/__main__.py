@@ -33,6 +33,11 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m serving") 
         _check_checkpoint(settings)
         for name in unknown_variables(os.environ):
             print(f"warning: {name} is no setting of the service; see --help", file=sys.stderr)
+        if settings.checkpoint is None:
+            print(
+                "serving the model that comes with captioner; --checkpoint names another",
+                file=sys.stderr,
+            )
         if is_check:
             print(_loaded(settings))
             return 0

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from captioner.captioner import Captioner, load
-from captioner.checkpoint_folders import find_checkpoint
+from captioner.checkpoint_folders import SHIPPED, SHIPPED_NAME, find_checkpoint
 from captioner.errors import CheckpointError
 from captioner.search_config import SearchConfig
 from captioner.text import in_one_line
@@ -40,10 +40,9 @@ def load_model(
     """
     folder = find_checkpoint(Path(folder))
     captioner = load(folder, device, engine, threads)
-    whole = folder.resolve()
     model = LoadedModel(
         captioner=captioner,
-        name=whole.parent.name if whole.name in ("best", "last") else whole.name,
+        name=_name_of(folder.resolve()),
         hash=captioner.hash,
         folder=folder,
         loaded_at=time.time(),
@@ -60,3 +59,10 @@ def load_model(
             f"checkpoint {folder} cannot caption a picture ({reason[:200]}); take another"
         ) from problem
     return replace(model, seconds_per_image=encoding + searching)
+
+
+def _name_of(folder: Path) -> str:
+    """Return what a model is called: its folder's name, or that of its run."""
+    if folder == SHIPPED.resolve():
+        return SHIPPED_NAME
+    return folder.parent.name if folder.name in ("best", "last") else folder.name
