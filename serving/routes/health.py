@@ -116,7 +116,10 @@ async def metadata(request: Request) -> ServiceMetadata:
             "request_seconds": settings.request_timeout_seconds,
             "max_length": settings.longest_caption,
         },
-        options={name: one.default for name, one in OptionFields.model_fields.items()},
+        options={
+            name: one.get_default(call_default_factory=True)
+            for name, one in OptionFields.model_fields.items()
+        },
     )
 
 

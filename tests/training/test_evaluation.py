@@ -12,10 +12,10 @@ from captioner.checkpoint import load_checkpoint
 from captioner.cli import main as captioner_main
 from captioner.data.karpathy import load_karpathy
 from captioner.data.shapes import generate, named_rightly
+from captioner.engines.torch_engine import TorchEngine
 from captioner.features import Features
 from captioner.metrics import METRICS
 from captioner.metrics.ngram_metrics import Cider
-from captioner.search import search
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import tokenize
 from training.evaluate_coco import main
@@ -106,8 +106,10 @@ def test_the_image_is_needed(tiny_joint: list[str], train_here: TrainHere, tmp_p
     features = checkpoint.encoder.encode([read(image.path) for image in images])
     cider = Cider([[" ".join(tokens) for tokens in image.tokens] for image in images])
 
+    engine = TorchEngine(checkpoint.encoder, checkpoint.decoder)
+
     def score(features: Features) -> float:
-        found = search(checkpoint.decoder, features, SearchConfig())
+        found = engine.search(features, SearchConfig())
         captions = [" ".join(checkpoint.vocabulary.decode(one[0].words)) for one in found]
         return cider.score(captions)[0]
 
