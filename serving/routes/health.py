@@ -79,7 +79,8 @@ async def ready(request: Request) -> Ready:
     if reason is not None:
         raise NotReady(reason)
     engine = service_of(request).model.engine
-    return Ready(status="ready", ready=True, engine=engine["engine"], precision=engine["precision"])
+    precision = engine.get("precision", {})
+    return Ready(status="ready", ready=True, engine=engine["engine"], precision=precision)
 
 
 @router.get("/version", summary="Which version this is")
