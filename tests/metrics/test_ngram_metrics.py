@@ -34,7 +34,7 @@ def assert_equal_to_peers(references: Sequence[Sequence[str]], *rounds: Sequence
         (bleus, bleus_each), (rouges, rouges_each), (ciders, ciders_each) = peers(
             references, candidates
         )
-        overall, each, _ = bleu.score(candidates)
+        overall, each, *_ = bleu.score(candidates)
         assert overall == bleus
         assert each == bleus_each
         assert rouge.score(candidates) == (rouges, list(rouges_each))
@@ -76,7 +76,7 @@ def test_bleu_counts_are_those_that_pycocoevalcap_prints(
         {i: [candidate] for i, candidate in enumerate(good)},
     )
     printed = capsys.readouterr().out
-    _, _, counts = Bleu(references).score(good)
+    _, _, counts, _ = Bleu(references).score(good)
     assert capsys.readouterr().out == ""
     for name in ("testlen", "reflen", "guess", "correct"):
         value = getattr(counts, name)
