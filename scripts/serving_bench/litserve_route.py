@@ -8,13 +8,19 @@ import sys
 from io import BytesIO
 from typing import Any
 
-import litserve
 import numpy as np
 from fastapi import Request
 from PIL import Image
 
 from captioner.captioner import Captioner, load
 from captioner.search_config import SearchConfig
+
+try:
+    import litserve
+except ModuleNotFoundError:
+    raise SystemExit(
+        "litserve is not installed; install it into a folder and name it by LITSERVE"
+    ) from None
 
 WINDOW_SECONDS = 0.005  # as the service's
 
