@@ -21,6 +21,10 @@ from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from captioner.threads import wait_passively
+
+wait_passively()  # before torch is loaded
+
 import torch
 
 from captioner.attributes import AttributeDetector, Classifier, ClassifierAndInstances

@@ -15,7 +15,7 @@ PROGRAMS = sorted(
 # Of those that load torch late, or through a package: what makes them do so.
 CALLS = {
     "captioner": "from captioner.cli import main; main(['caption', PHOTO, '--checkpoint', '.'])",
-    "serving": "import serving.server",
+    "serving": "import serving.server, torch",
     "training": "import training.train_coco",
 }
 
