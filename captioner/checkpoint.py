@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from captioner.checkpoint_folders import DEPLOYABLE
 from captioner.decoders import Decoder, build_decoder, decoder_class
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import restore_encoder
@@ -100,6 +101,11 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             files, which the message names, is missing, truncated or altered.
     """
     folder = Path(folder)
+    if (folder / DEPLOYABLE).is_file():
+        raise CheckpointError(
+            f"{folder} is an exported model, not a checkpoint; take the checkpoint that it was "
+            "made from"
+        )
     hashes = read_hashes(folder, _OWN_FILES)
     for name in hashes:
         verified(folder, hashes, name)

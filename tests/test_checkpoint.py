@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from captioner import files
 from captioner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from captioner.checkpoint_folders import SHIPPED
 from captioner.decoders import DECODERS, CaptionBatch, build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
@@ -340,3 +341,8 @@ def test_everything_readable_is_readable_json(saved: Path) -> None:
     model = json.loads((saved / "model.json").read_text())
     assert model["preprocessing"]["image_size"] == 64
     assert model["decoder"]["name"] == "soft_attention"
+
+
+def test_an_exported_model_is_no_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="is an exported model, not a checkpoint"):
+        load_checkpoint(SHIPPED)
