@@ -32,6 +32,7 @@ from training.objectives.interface import (
     ObjectiveOptions,
 )
 from training.objectives.sampled_captions import SampledCaptions, forbid, sample_captions
+from training.objectives.word_overlap import WordOverlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,12 @@ class SelfCriticalOptions(ObjectiveOptions):
     bleu_weight: float = option(
         0.0,
         "weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)",
+        within=NOT_NEGATIVE,
+    )
+    meteor_weight: float = option(
+        0.0,
+        "weight of METEOR's mean of precision and recall over equal words (0 to 1) in the reward, "
+        "beside CIDEr-D; it keeps captions from growing short",
         within=NOT_NEGATIVE,
     )
     unfinished_penalty: float = option(
@@ -87,6 +94,7 @@ class SelfCritical(Objective):
 
     def __init__(self, options: SelfCriticalOptions, vocabulary: Vocabulary) -> None:
         super().__init__(options, vocabulary)
+        self._overlap = WordOverlap(vocabulary)
         self._ends_badly = np.array([word in FUNCTION_WORDS for word in vocabulary.words])
 
     def begin(self, references: Sequence[Captions]) -> None:
@@ -132,14 +140,17 @@ class SelfCritical(Objective):
     def rewards(self, samples: SampledCaptions, references: Sequence[Captions]) -> np.ndarray:
         """Return the reward [B, K] of every caption."""
         images, rows, steps = samples.words.shape
-        cider, bleu = self._reward.score(
+        captions = (
             samples.words.reshape(-1, steps),
             samples.lengths.reshape(-1),
             np.repeat(np.arange(images), rows),
             references,
-            bleu=self.options.bleu_weight > 0,
         )
-        reward = cider if bleu is None else cider + self.options.bleu_weight * bleu
+        reward, bleu = self._reward.score(*captions, bleu=self.options.bleu_weight > 0)
+        if bleu is not None:
+            reward = reward + self.options.bleu_weight * bleu
+        if self.options.meteor_weight:
+            reward = reward + self.options.meteor_weight * self._overlap.score(*captions)
         reward = reward.reshape(images, rows)
         return reward - self.options.unfinished_penalty * self._is_unfinished(samples)
 

@@ -103,7 +103,7 @@ def gradient(decoder: Decoder, value: Tensor) -> Tensor:
     [
         {"samples": 2},
         {"samples": 1, "baseline": "greedy"},
-        {"samples": 2, "bleu_weight": 3.0, "unfinished_penalty": 0.7},
+        {"samples": 2, "bleu_weight": 3.0, "meteor_weight": 2.0, "unfinished_penalty": 0.7},
     ],
     ids=str,
 )
