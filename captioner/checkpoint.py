@@ -89,7 +89,7 @@ def save_checkpoint(
             link_encoder_from, aside / ENCODER, weights_hash
         ):
             write_tensors(aside / ENCODER, encoder.network.state_dict(), as_float32=True)
-        write_tensors(aside / DECODER, decoder.state_dict(), as_float32=True)
+        write_tensors(aside / DECODER, decoder.captioning_state(), as_float32=True)
         write_extras(aside, extra_json, extra_tensors)
 
 

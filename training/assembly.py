@@ -87,6 +87,7 @@ def build_training_setup(
             feature_size=encoder.feature_size,
             generator=derived_generator(config.seed, "decoder"),
         )
+    decoder.begin_training(derived_generator(config.seed, "training part"))
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
     engine = TorchEngine(encoder, decoder, choose_device(config.device))
     encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
@@ -240,16 +241,26 @@ def _describe_modules(
 ) -> dict[str, Any]:
     in_encoder = sum(parameter.numel() for parameter in engine.encoder.parameters())
     trained = sum(parameter.numel() for parameter in encoder_parameters)
-    in_decoder = sum(parameter.numel() for parameter in engine.decoder.parameters())
+    in_decoder, for_training = _decoder_parameters(engine.decoder)
     state = f"{trained:,} of them trained" if trained else "frozen"
     announce(f"encoder: {config.encoder}, {in_encoder:,} parameters, {state}")
     announce(f"decoder: {config.decoder}, {in_decoder:,} parameters, p = {config.p:g}")
+    if for_training:
+        announce(f"decoder: {for_training:,} parameters more that only training needs")
     announce(f"device: {engine.device}, {torch.get_num_threads()} threads")
     return {
         "encoder_parameters": in_encoder,
         "encoder_parameters_trained": trained,
         "decoder_parameters": in_decoder,
+        **({"training_part_parameters": for_training} if for_training else {}),
     }
+
+
+def _decoder_parameters(decoder: Decoder) -> tuple[int, int]:
+    """Return how many parameters caption, and how many more there are for training."""
+    part = decoder.training_part
+    for_training = sum(parameter.numel() for parameter in part.parameters()) if part else 0
+    return sum(parameter.numel() for parameter in decoder.parameters()) - for_training, for_training
 
 
 def _checkpoint_bytes(

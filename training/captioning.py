@@ -32,6 +32,7 @@ from training.work import BatchLoss, Figures, RunSchedule, Work
 
 _LOG_EVERY_STEPS = 20
 _NUM_SAMPLES = 8  # photographs in samples.png
+_AVERAGE, _TRAINING_PART = "average", "training_part"  # files of last/
 
 
 class Captioning(Work):
@@ -198,8 +199,17 @@ class Captioning(Work):
         )
 
     def carried(self) -> dict[str, dict[str, Tensor]]:
-        return {} if self._average is None else {"average": self._average.tensors()}
+        carried = {}
+        if self._average is not None:
+            carried[_AVERAGE] = self._average.tensors()
+        if self._decoder.training_part is not None:
+            carried[_TRAINING_PART] = self._decoder.training_part.state_dict()
+        return carried
 
-    def restore_carried(self, group: str, tensors: Mapping[str, Tensor]) -> None:  # noqa: ARG002
-        assert self._average is not None
-        self._average.restore(tensors)
+    def restore_carried(self, group: str, tensors: Mapping[str, Tensor]) -> None:
+        if group == _AVERAGE:
+            assert self._average is not None
+            self._average.restore(tensors)
+        else:
+            assert self._decoder.training_part is not None
+            self._decoder.training_part.load_state_dict(dict(tensors))

@@ -54,7 +54,7 @@ class AttributeDetector(nn.Module, ABC):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         for name, value in self._buffers.items():
             saved = state_dict.get(prefix + name)
-            if saved is not None and value is not None:
+            if saved is not None and value is not None and value.shape != saved.shape:
                 self._buffers[name] = value.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *others)
 

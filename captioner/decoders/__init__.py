@@ -3,15 +3,14 @@
 To add one, write its file beside `show_tell.py` and enter it in `DECODERS`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
 
 from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.initial_weights import with_initial_weights
 from captioner.decoders.interface import (
     Decoder,
     DecoderOptions,
@@ -70,31 +69,12 @@ def build_decoder(
 ) -> Decoder:
     """Return a decoder with fresh weights drawn from `generator`, without options its defaults.
 
-    Linear layers get U(-1/sqrt(in), 1/sqrt(in)), those of the recurrence 1/sqrt(hidden) as in
-    torch.nn.LSTM; embedding and output weights U(-0.1, 0.1), as the h-detach authors' captioner.
-    Other layers keep PyTorch's own weights, which follow from the seed of `generator`.
-
     Raises:
         OptionError: there is no decoder of this name.
     """
     kind = decoder_class(name)
     options = kind.Options() if options is None else options
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    # Not on the meta device: its first use imports symbolic algebra for seconds.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(generator.initial_seed())
-        decoder = kind(options, vocabulary_size, feature_size)
-    with torch.no_grad():
-        for path, module in decoder.named_modules():
-            if isinstance(module, nn.Linear):
-                of_gates = path.endswith("_gates")
-                bound = 1.0 / math.sqrt(options.hidden_size if of_gates else module.in_features)
-                bound = 0.1 if path == "output" else bound
-                module.weight.uniform_(-bound, bound, generator=generator)
-                if module.bias is not None and path == "output":
-                    module.bias.zero_()
-                elif module.bias is not None:
-                    module.bias.uniform_(-bound, bound, generator=generator)
-            elif isinstance(module, nn.Embedding):
-                module.weight.uniform_(-0.1, 0.1, generator=generator)
-    return decoder
+    return with_initial_weights(
+        lambda: kind(options, vocabulary_size, feature_size), options.hidden_size, generator
+    )

@@ -5,7 +5,9 @@ D features, H hidden, V words in the vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from captioner.attributes import AttributeDetector
 from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.initial_weights import with_initial_weights
 from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.options import AT_LEAST_ONE, SHARE, Options, option
@@ -47,6 +50,14 @@ class DecoderOutput(NamedTuple):
 
     logits: Tensor  # [tokens, V]
     attention: Tensor | None  # [tokens, P]
+    hidden: Tensor | None = None  # [tokens, H] that words are predicted from, before dropout
+    terms: Mapping[str, Tensor] = MappingProxyType({})
+    """Losses of the decoder's own, beside that of the words: scalars, each times its weight.
+
+    There are none in evaluation mode.
+    """
+    figures: Mapping[str, Tensor] = MappingProxyType({})
+    """Scalars that are logged and are no loss."""
 
 
 class Decoder(nn.Module, ABC):
@@ -69,6 +80,7 @@ class Decoder(nn.Module, ABC):
         self.vocabulary_size = vocabulary_size
         self.feature_size = feature_size
         self._generator: torch.Generator | None = None  # of the dropout, in a training pass
+        self.training_part: nn.Module | None = None
         self._word_table: Tensor | None  # `word_inputs` of every word, once the weights are fixed
         self.register_buffer("_word_table", None, persistent=False)
 
@@ -120,6 +132,31 @@ class Decoder(nn.Module, ABC):
         if "h" not in state._fields:
             raise OptionError(f"{self.name} has no hidden state to detach; train it with --p 0")
         return state._replace(h=state.h.detach())
+
+    def make_training_part(self) -> nn.Module | None:
+        """Return a module of what only training needs, with any weights; None for nothing.
+
+        A training pass reads it as `training_part`, where there is one, for its terms.
+        """
+        return None
+
+    def begin_training(self, generator: torch.Generator) -> None:
+        """Add the training part, with fresh weights drawn from `generator`.
+
+        It is trained with the decoder and kept with what a run needs to go on; no checkpoint that
+        captions holds it.
+        """
+        self.training_part = with_initial_weights(
+            self.make_training_part, self.options.hidden_size, generator
+        )
+
+    def captioning_state(self) -> dict[str, Tensor]:
+        """Return all weights and buffers by name but those of the training part."""
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith("training_part.")
+        }
 
     def drop(self, values: Tensor) -> Tensor:
         """Apply the option `dropout` while training; for use in `prepare`, `start` and `step`."""

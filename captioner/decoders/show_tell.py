@@ -73,9 +73,9 @@ class ShowTell(Decoder):
             timeline=batch.timeline,
             dtype=dtype,
         )
-        outputs = dropout(outputs, rate, self.training, generator)
-        logits = linear(outputs, self.output.weight, self.output.bias, dtype)
-        return DecoderOutput(logits, None)
+        read = dropout(outputs, rate, self.training, generator)
+        logits = linear(read, self.output.weight, self.output.bias, dtype)
+        return DecoderOutput(logits, None, outputs)
 
     def prepare(self, features: Features) -> ImageState:
         return ImageState(*self._read_image(self.embed_image(features.grid.mean(1))))

@@ -133,9 +133,9 @@ class SoftAttention(Decoder):
                 batch, keep_values(keep, batch.steps), self.options.detach_attention, product_dtype
             ),
         )
-        outputs = dropout(outputs, rate, self.training, generator)
-        logits = linear(outputs, self.output.weight, self.output.bias, dtype)
-        return DecoderOutput(logits, self._over_positions(attention))
+        read = dropout(outputs, rate, self.training, generator)
+        logits = linear(read, self.output.weight, self.output.bias, dtype)
+        return DecoderOutput(logits, self._over_positions(attention), outputs)
 
     def prepare(self, features: Features) -> AttentionMemory:
         values = self._values(features.grid, None)

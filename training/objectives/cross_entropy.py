@@ -38,13 +38,23 @@ class CrossEntropy(Objective):
     def __call__(
         self, decoder: Decoder, batch: ObjectiveBatch, run_decoder: DecoderPass
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        output = run_decoder(decoder, batch.features, batch.captions)
         loss = caption_loss(
-            run_decoder(decoder, batch.features, batch.captions),
+            output,
             batch.captions,
             label_smoothing=self.options.label_smoothing,
             attention_regulariser=self.options.attention_regulariser,
         )
-        return loss, {}
+        return with_terms(loss, output)
+
+
+def with_terms(loss: Tensor, output: DecoderOutput) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the cross-entropy with the decoder's own terms, and each of them as a figure."""
+    if not output.terms:
+        return loss, dict(output.figures)
+    parts = {"cross_entropy": loss, **output.terms}
+    figures = {name: part.detach() for name, part in parts.items()}
+    return torch.stack([*parts.values()]).sum(), {**figures, **output.figures}
 
 
 def caption_loss(

@@ -24,7 +24,7 @@ from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option
 from captioner.vocabulary import Vocabulary
 from training.caption_figures import FUNCTION_WORDS
 from training.objectives.caption_reward import CaptionReward, Captions
-from training.objectives.cross_entropy import caption_loss
+from training.objectives.cross_entropy import caption_loss, with_terms
 from training.objectives.interface import (
     DecoderPass,
     Objective,
@@ -105,8 +105,8 @@ class SelfCritical(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         options = self.options
         if not batch.features.grid.shape[1]:  # captions without photographs
-            loss = self._cross_entropy(decoder, batch, run_decoder)
-            return options.cross_entropy_weight * loss, {"cross_entropy": loss.detach()}
+            loss, figures = self._cross_entropy(decoder, batch, run_decoder)
+            return options.cross_entropy_weight * loss, figures
         with _evaluated(decoder):
             samples = sample_captions(
                 decoder,
@@ -132,9 +132,9 @@ class SelfCritical(Objective):
         }
         found = {name: torch.tensor(float(value)) for name, value in figures.items()}
         if options.cross_entropy_weight:
-            cross_entropy = self._cross_entropy(decoder, batch, run_decoder)
+            cross_entropy, its_figures = self._cross_entropy(decoder, batch, run_decoder)
             loss = loss + options.cross_entropy_weight * cross_entropy
-            found["cross_entropy"] = cross_entropy.detach()
+            found |= its_figures
         return loss, found
 
     def rewards(self, samples: SampledCaptions, references: Sequence[Captions]) -> np.ndarray:
@@ -172,9 +172,11 @@ class SelfCritical(Objective):
 
     def _cross_entropy(
         self, decoder: Decoder, batch: ObjectiveBatch, run_decoder: DecoderPass
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         output = run_decoder(decoder, batch.features, batch.captions)
-        return caption_loss(output, batch.captions)
+        loss = caption_loss(output, batch.captions)
+        whole, figures = with_terms(loss, output)
+        return whole, {"cross_entropy": loss.detach(), **figures}
 
 
 def reference_shares(references: Sequence[Captions]) -> np.ndarray:
