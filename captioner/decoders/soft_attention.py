@@ -151,8 +151,9 @@ class SoftAttention(Decoder):
         query = self.attention_query(hidden).unsqueeze(2)
         score = self.attention_score.weight[0]
         attention = score_keys(memory.keys.unsqueeze(1), query, score).softmax(-1)
-        # The gates of a mean are the mean of the gates, and beta is one number for all of them.
-        context = self.context_gate(hidden).sigmoid() * (attention @ memory.value_gates)
+        # The gates of a mean are the mean of the gates, and beta is one number for all of them,
+        # and so for all shares of the attention, which are fewer.
+        context = (self.context_gate(hidden).sigmoid() * attention) @ memory.value_gates
         gates = self.inputs_of(words) + context + self.recurrent_gates(hidden)
         hidden, cell = lstm_state(gates, cell)
         shown = self._over_positions(attention)

@@ -23,7 +23,12 @@ from captioner.errors import CheckpointError, OptionError
 from captioner.features import Features
 from captioner.text import in_one_line
 
+# Microseconds. The operators of a step are so short that waking a thread for each costs a fifth of
+# the time; between steps it may sleep.
+SHORT_WAIT = 100
 _ERRORS_ONLY = 3  # of the library's levels of logging
+_VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+_LIMITS_WAITS = (1, 27)  # an earlier one would wait awake for much longer
 
 
 class OnnxEngine(Engine):
@@ -45,7 +50,7 @@ class OnnxEngine(Engine):
         self._encoder_of_one_thread: onnxruntime.InferenceSession | None = None  # for batches
         self._opening = Lock()  # that several callers open it once
         self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
-        self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads)
+        self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads, waits=SHORT_WAIT)
 
     @classmethod
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:
@@ -167,8 +172,10 @@ class OnnxDecoding:
         self._images = {name: values[images] for name, values in self._images.items()}
 
 
-def open_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_graph(path: Path, threads: int, *, waits: int = 0) -> onnxruntime.InferenceSession:
     """Return a graph of ONNX, ready to run.
+
+    `waits`: the microseconds that a thread waits awake for more to do before it sleeps.
 
     Raises:
         CheckpointError: the library cannot run it.
@@ -178,7 +185,10 @@ def open_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     # A thread that waits asleep leaves its core to others: see captioner/threads.py.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    is_awake = waits > 0 and _VERSION >= _LIMITS_WAITS
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(is_awake)))
+    if is_awake:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(waits))
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # the library has a dozen kinds, none with a common root

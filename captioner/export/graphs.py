@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from captioner.decoders.interface import Decoder
 from captioner.encoder.interface import Encoder
 from captioner.errors import EncoderError, OptionError
+from captioner.export.fusion import average_by_products, merge_products
 from captioner.export.operators import OPSET, best, exportable, pick_rows
 from captioner.export.simplification import fold_sizes
 from captioner.export.weights import lift_constants, write_model
@@ -217,6 +218,9 @@ def _write(
     lift_constants(model.graph)
     given = {name: values.numpy() for name, values in inputs.items()}
     fold_sizes(model, given, {name: _longer(given[name], name, dynamic) for name in given})
+    average_by_products(model)
+    if COUNT in inputs:  # a step has few rows; elsewhere dividing what is merged takes longer
+        merge_products(model.graph)
     write_model(model, path)
     return [one.name for one in model.graph.input]
 

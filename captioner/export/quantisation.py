@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from captioner.export.fusion import FLOAT, Product, attribute, products
 from captioner.export.simplification import drop_unused, replace_nodes, run_for
 from captioner.export.weights import write_model
 
-FLOAT = 1  # onnx.TensorProto.FLOAT
+_EXTENSIONS = "com.microsoft"  # of ONNX Runtime: one operator where QDQ would be five
 _FEWEST_OUTPUTS = 16  # of a product that is worth it
 _FEWEST_ROWS = 32  # of a table
 _GREATEST_WEIGHT, _GREATEST_ROW, _LEVELS = 63, 127, 255
@@ -38,82 +39,55 @@ def quantise_products(source: Path, target: Path, feeds: Sequence[Feed]) -> None
 
 
 def _quantise_matrices(model: Any, feeds: Sequence[Feed]) -> None:
-    """Let products read quantised numbers, in the form that libraries know as QDQ."""
+    """Let large products, with what is added to them, be ONNX Runtime's own of integers."""
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    weights = {one.name: one for one in graph.initializer}
-    products = [node for node in graph.node if _is_large_product(node, weights)]
-    multiplied = list(dict.fromkeys(node.input[0] for node in products))
+    by_node = {one.node.output[0]: one for one in products(graph) if _is_large(one)}
+    multiplied = list(dict.fromkeys(one.node.input[0] for one in by_node.values()))
     ranges = _ranges(model, multiplied, feeds)
+    gone = {node.output[0] for one in by_node.values() for node in one.nodes}
 
     def constant(name: str, value: Any) -> str:
-        if all(one.name != name for one in graph.initializer):
-            graph.initializer.append(numpy_helper.from_array(value, name))
+        graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
     nodes = []
-    read: dict[str, str] = {}
+    read: dict[str, tuple[str, str, str]] = {}  # the integers of what is multiplied
     for node in graph.node:
-        if node not in products:
-            nodes.append(node)
+        result = node.output[0]
+        if result not in by_node:
+            nodes += [] if result in gone else [node]
             continue
-        values, matrix = node.input[:2]
+        product, values = by_node[result], node.input[0]
         if values not in read:
             low, high = ranges[values]
-            scale = max(high - low, 1e-6) / _LEVELS
-            of_values = [
-                constant(f"{values}.scale", np.array(scale, np.float32)),
-                constant(f"{values}.zero", np.array(round(-low / scale), np.uint8)),
-            ]
-            read[values] = f"{values}.read"
-            nodes += [
-                helper.make_node("QuantizeLinear", [values, *of_values], [f"{values}.uint8"]),
-                helper.make_node(
-                    "DequantizeLinear", [f"{values}.uint8", *of_values], [read[values]]
-                ),
-            ]
-        numbers = numpy_helper.to_array(weights[matrix])
-        if _attribute(node, "transB"):
-            numbers = numbers.T
-        scales = np.abs(numbers).max(axis=0) / _GREATEST_WEIGHT
+            step = max(high - low, 1e-6) / _LEVELS
+            scale = constant(f"{values}.scale", np.array(step, np.float32))
+            zero = constant(f"{values}.zero", np.array(round(-low / step), np.uint8))
+            read[values] = (f"{values}.uint8", scale, zero)
+            nodes.append(
+                helper.make_node("QuantizeLinear", [values, scale, zero], [f"{values}.uint8"])
+            )
+        integers, scale, zero = read[values]
+        scales = np.abs(product.matrix).max(axis=0) / _GREATEST_WEIGHT
         scales[scales == 0.0] = 1.0
-        whole = np.rint(numbers / scales).astype(np.int8)
-        of_matrix = [
-            constant(f"{matrix}.int8", np.ascontiguousarray(whole)),
-            constant(f"{matrix}.scales", scales.astype(np.float32)),
-            constant(f"{matrix}.zeros", np.zeros(len(scales), np.int8)),
-        ]
-        result = node.output[0]
-        nodes.append(helper.make_node("DequantizeLinear", of_matrix, [f"{result}.matrix"], axis=1))
-        if node.op_type == "MatMul":
-            nodes.append(helper.make_node("MatMul", [read[values], f"{result}.matrix"], [result]))
-            continue
-        # With three dimensions: of two, ONNX Runtime would make a product in float32 again.
-        place = constant("place.of.rows", np.array([1]))
-        made = [f"{result}.{part}" for part in ("rows", "product", "sum")]
-        nodes += [
-            helper.make_node("Unsqueeze", [read[values], place], [made[0]]),
-            helper.make_node("MatMul", [made[0], f"{result}.matrix"], [made[1]]),
-            helper.make_node("Add", [made[1], node.input[2]], [made[2]]),
-            helper.make_node("Squeeze", [made[2], place], [result]),
-        ]
+        whole = np.rint(product.matrix / scales).astype(np.int8)
+        matrix = constant(f"{result}.int8", whole)
+        of_columns = constant(f"{result}.scales", scales.astype(np.float32))
+        given = [integers, matrix, scale, of_columns, zero, ""]  # weights have the zero at 0
+        if product.bias is not None:
+            given.append(constant(f"{result}.bias", product.bias))
+        nodes.append(
+            helper.make_node("MatMulIntegerToFloat", given, [product.result], domain=_EXTENSIONS)
+        )
     replace_nodes(graph, nodes)
+    if by_node and all(one.domain != _EXTENSIONS for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(_EXTENSIONS, 1))
 
 
-def _is_large_product(node: Any, weights: Mapping[str, Any]) -> bool:
-    """Return whether a node multiplies by a constant matrix that is worth it."""
-    if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
-        return False
-    matrix = weights[node.input[1]]
-    plain = not _attribute(node, "transA") and (node.op_type == "MatMul" or len(node.input) == 3)
-    plain = plain and all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    return (
-        plain
-        and matrix.data_type == FLOAT
-        and len(matrix.dims) == 2
-        and min(matrix.dims) >= _FEWEST_OUTPUTS
-    )
+def _is_large(product: Product) -> bool:
+    return min(product.matrix.shape) >= _FEWEST_OUTPUTS
 
 
 def _ranges(
@@ -142,7 +116,7 @@ def _quantise_tables(graph: Any) -> None:
     }
     nodes = []
     for node in graph.node:
-        if node.op_type != "Gather" or node.input[0] not in tables or _attribute(node, "axis", 0):
+        if node.op_type != "Gather" or node.input[0] not in tables or attribute(node, "axis", 0):
             nodes.append(node)
             continue
         table, words = node.input
@@ -162,10 +136,3 @@ def _quantise_tables(graph: Any) -> None:
             helper.make_node("Mul", [made[2], made[1]], [node.output[0]]),
         ]
     replace_nodes(graph, nodes)
-
-
-def _attribute(node: Any, name: str, default: Any = 0) -> Any:
-    from onnx import helper
-
-    found = [one for one in node.attribute if one.name == name]
-    return helper.get_attribute_value(found[0]) if found else default
