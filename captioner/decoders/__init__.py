@@ -17,12 +17,18 @@ from captioner.decoders.interface import (
     DecoderOutput,
     Step,
 )
+from captioner.decoders.neuraltalk import NeuralTalk
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.errors import OptionError
 
 DECODERS: dict[str, type[Decoder]] = {
-    decoder.name: decoder for decoder in (SoftAttention, ShowTell)
+    decoder.name: decoder
+    for decoder in (
+        SoftAttention,
+        ShowTell,
+        NeuralTalk,
+    )
 }
 
 __all__ = [

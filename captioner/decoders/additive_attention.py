@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from captioner.decoders.batch import PackedStep
+from captioner.decoders.batch import CaptionBatch, PackedStep
 from captioner.native import library
 
 
@@ -152,6 +153,40 @@ def additive_attention(keys: Tensor, score: Tensor, num_captions: int) -> Additi
     """Return the quickest implementation for these keys [B, P, A] and score [A]."""
     kind = CompiledAttention if CompiledAttention.takes(keys) else TorchAttention
     return kind(keys, score, num_captions)
+
+
+class _AttentionScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, keys: Tensor, score: Tensor, queries: Tensor, batch: CaptionBatch
+    ) -> Tensor:
+        look = additive_attention(keys, score, batch.num_captions)
+        ctx.look, ctx.batch = look, batch
+        ctx.save_for_backward(queries)
+        return torch.cat([look.scores(queries[step.tokens], step) for step in batch.timeline])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+        (queries,) = ctx.saved_tensors
+        look: AdditiveAttention = ctx.look
+        look.start_backward()
+        grad_queries = torch.cat(
+            [
+                look.backward(queries[step.tokens], grad_scores[step.tokens], step)
+                for step in ctx.batch.timeline
+            ]
+        )
+        return *look.gradients(), grad_queries, None
+
+
+def attention_scores(keys: Tensor, score: Tensor, queries: Tensor, batch: CaptionBatch) -> Tensor:
+    """Return `score_keys` of queries that are known for all tokens of a batch.
+
+    Shapes:
+        keys [B, P, A] in the batch's image order, score [A], queries [tokens, A] -> [tokens, P].
+    """
+    return _AttentionScores.apply(keys, score, queries, batch)
 
 
 def _exponential(half: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class Decoder(nn.Module, ABC):
 
     name: ClassVar[str]
     has_attention: ClassVar[bool] = False
+    share_names: ClassVar[tuple[str, ...]] = ()
+    """What steps attend to after everything in the image, such as a sentinel: a name for each."""
     Options: ClassVar[type[DecoderOptions]] = DecoderOptions
 
     def __init__(self, options: Any, vocabulary_size: int, feature_size: int) -> None:

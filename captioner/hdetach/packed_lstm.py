@@ -49,7 +49,7 @@ class _PackedLSTM(torch.autograd.Function):
         keep: Sequence[float],
         timeline: Sequence[Step],
         dtype: torch.dtype | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         tokens, size = input_gates.shape[0], hidden.shape[1]
         recurrent = Multiplier(weight, dtype)
         gates = torch.empty_like(input_gates)
@@ -63,20 +63,28 @@ class _PackedLSTM(torch.autograd.Function):
             outputs[here] = hidden
         ctx.save_for_backward(weight, gates, before, cells, squashed)
         ctx.keep, ctx.timeline, ctx.dtype = keep, timeline, dtype
-        return outputs
+        ctx.set_materialize_grads(False)
+        return outputs, squashed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_outputs: Tensor | None, grad_squashed: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         weight, gates, before, cells, squashed = ctx.saved_tensors
         recurrent = Multiplier(weight, ctx.dtype)
         grad_gates = torch.empty_like(gates)
         last = ctx.timeline[-1].tokens
-        grad_hidden = grad_outputs.new_zeros(last.stop - last.start, before.shape[1])
+        grad_outputs = torch.zeros_like(before) if grad_outputs is None else grad_outputs
+        grad_hidden = before.new_zeros(last.stop - last.start, before.shape[1])
         grad_cell = torch.zeros_like(grad_hidden)
         for t in reversed(range(len(ctx.timeline))):
             step = ctx.timeline[t]
             here = step.tokens
+            if grad_squashed is not None:
+                grad_cell = grad_cell + torch.ops.aten.tanh_backward(
+                    grad_squashed[here], squashed[here]
+                )
             grad_cell = gate_gradients(
                 gates[here],
                 cells[here],
@@ -116,5 +124,25 @@ def packed_lstm(
         input_gates [tokens, 4 * hidden] (what the inputs and biases add to the gates), hidden and
         cell [rows, hidden] before step 0, weight [4 * hidden, hidden], keep one number per step
         -> [tokens, hidden].
+    """
+    return packed_lstm_with_memory(
+        input_gates, hidden, cell, weight, keep=keep, timeline=timeline, dtype=dtype
+    )[0]
+
+
+def packed_lstm_with_memory(
+    input_gates: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    weight: Tensor,
+    *,
+    keep: Sequence[float],
+    timeline: Sequence[Step],
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `packed_lstm` does, and the tanh of the cell state after each step.
+
+    Shapes:
+        as `packed_lstm` -> two of [tokens, hidden].
     """
     return _PackedLSTM.apply(input_gates, hidden, cell, weight, keep, timeline, dtype)

@@ -1,4 +1,4 @@
-"""Both decoders as a textbook would write them: one caption, one step at a time, `.detach()`."""
+"""Decoders as a textbook would write them: one caption, one step at a time, `.detach()`."""
 
 import torch
 from torch import Tensor
@@ -75,6 +75,60 @@ def naive_show_tell(
     return torch.stack(logits), None
 
 
+def naive_neuraltalk(
+    decoder: Decoder, features: Tensor, caption: list[int], keep: list[float]
+) -> tuple[Tensor, None]:
+    """Return logits [words + 1, V]; features [P, D]."""
+    d = decoder
+    if d.options.cell == "lstm":
+        return naive_show_tell(decoder, features, caption, keep)
+    h = features.new_zeros(d.options.hidden_size)
+    logits = []
+    for t, word in enumerate([START, *caption]):
+        before = d.input_gates(d.embedding(torch.tensor(word))) + d.recurrent_gates(h)
+        if t == 0:
+            before = before + d.embed_image(features.mean(0))
+        h = before.clamp(min=0)
+        logits.append(d.output(h))
+    return torch.stack(logits), None
+
+
+def naive_adaptive_attention(
+    decoder: Decoder, features: Tensor, caption: list[int], keep: list[float]
+) -> tuple[Tensor, Tensor]:
+    """Return logits [words + 1, V] and attention [words + 1, P]; features [P, D]."""
+    d = decoder
+    values = torch.relu(d.embed_features(features))
+    image = torch.relu(d.embed_image(features.mean(0)))
+    h = c = features.new_zeros(d.options.hidden_size)
+    logits, attention = [], []
+    for t, word in enumerate([START, *caption]):
+        entering = h if keep[t] == 1.0 else h.detach()
+        gates = d.word_gates(d.embedding(torch.tensor(word))) + d.image_gates(image)
+        *of_lstm, fifth = (gates + d.recurrent_gates(entering)).chunk(5)
+        h, c = lstm_cell(torch.cat(of_lstm), c)
+        sentinel = torch.sigmoid(fifth) * torch.tanh(c)
+        query = d.attention_query(h)
+        z = torch.stack(
+            [d.attention_score(torch.tanh(d.attention_keys(v) + query)) for v in values]
+        )
+        z_sentinel = d.attention_score(torch.tanh(d.sentinel_key(sentinel) + query))
+        beta = torch.softmax(torch.cat([z.flatten(), z_sentinel]), dim=0)[-1]
+        alpha = torch.softmax(z.flatten(), dim=0)
+        context = beta * sentinel + (1 - beta) * (alpha.unsqueeze(1) * values).sum(0)
+        logits.append(d.output(context + h))
+        attention.append(alpha)
+    return torch.stack(logits), torch.stack(attention)
+
+
+TWINS = {
+    "soft_attention": naive_attention,
+    "show_tell": naive_show_tell,
+    "neuraltalk": naive_neuraltalk,
+    "adaptive_attention": naive_adaptive_attention,
+}
+
+
 def naive_loss(
     decoder: Decoder,
     grid: Tensor,
@@ -85,7 +139,7 @@ def naive_loss(
     attention_regulariser: float = 0.0,
 ) -> Tensor:
     """Return the loss of `caption_loss`, summed caption by caption."""
-    run = naive_attention if decoder.has_attention else naive_show_tell
+    run = TWINS[decoder.name.removeprefix("plain_")]
     words, uneven, total, count = 0, grid.new_zeros(()), grid.new_zeros(()), 0
     for features, of_image in zip(grid, captions, strict=True):
         for caption in of_image:

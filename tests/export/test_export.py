@@ -31,6 +31,7 @@ DECODERS = [
     ("soft_attention", {"attention_size": 20, "attributes": 4}),
     ("soft_attention", {"attention_size": 20, "attributes": 4, "attribute_detector": "mil"}),
     ("show_tell", {}),
+    ("neuraltalk", {}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),
 ]
