@@ -97,8 +97,10 @@ class NeuralTalk(ShowTell):
                 hidden = linear(before, self.recurrent_gates.weight, None, dtype)
             hidden = torch.relu(inputs[step.tokens] + hidden)
             outputs.append(hidden)
-        joined = dropout(torch.cat(outputs), rate, self.training, generator)
-        return DecoderOutput(linear(joined, self.output.weight, self.output.bias, dtype), None)
+        states = torch.cat(outputs)
+        read = dropout(states, rate, self.training, generator)
+        logits = linear(read, self.output.weight, self.output.bias, dtype)
+        return DecoderOutput(logits, None, states)
 
     def prepare(self, features: Features) -> Any:
         if not self.is_simple:
