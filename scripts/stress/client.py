@@ -2,24 +2,30 @@
 
 It shares the machine with the service it measures, so it does as little as possible. Every picture
 in flight has its own size and every request its own id, so an answer to another request is noticed.
+A client that is niced waits for a core itself before it sees an answer; so what the service took
+is taken from the kernel, which notes when bytes were sent and when they came.
 """
 
 import asyncio
 import io
 import json
+import socket
 import statistics
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from struct import Struct
 
 import numpy as np
 from PIL import Image
 
 Address = tuple[str, int]
 TIMEOUT_SECONDS = 60.0  # beyond any deadline of the service
+TCP_INFO = Struct("44x3I")  # ms since the last data sent, the last ACK sent, the last data received
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Exchange:
     request_id: str
     began: float = 0.0  # on the clock of time.perf_counter()
     seconds: float = 0.0
+    arrived: float | None = None  # seconds from its last byte sent, by the kernel's clock
     status: int | None = None  # None where no whole answer came
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -100,6 +107,7 @@ async def ask(
                     exchange.headers[name.lower()] = value.strip()
                 length = int(exchange.headers.get("content-length", 0))
                 exchange.body = await reader.readexactly(length)
+                exchange.arrived = _seconds_in_kernel(writer.get_extra_info("socket"))
                 exchange.status = int(first.split()[1])
     except TimeoutError:
         exchange.failure = "no answer in time"
@@ -109,6 +117,18 @@ async def ask(
         exchange.failure = type(problem).__name__
     exchange.seconds = time.perf_counter() - exchange.began
     return exchange
+
+
+def _seconds_in_kernel(connection: socket.socket) -> float | None:
+    """Return the time between the last bytes sent and the last received, to a few milliseconds.
+
+    None where the kernel does not say: it is Linux that does (struct tcp_info).
+    """
+    if sys.platform != "linux":
+        return None
+    facts = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    since_sent, _, since_received = TCP_INFO.unpack(facts)
+    return (since_sent - since_received) / 1000
 
 
 async def ask_for(address: Address, picture: Picture) -> Exchange:

@@ -91,9 +91,15 @@ def _judge_refusals(report: Report, found: Sequence[Exchange], counted: float) -
     p99 = percentile(seconds_of(found), 0.99)
     report.demand(f"p99 of accepted below {DEADLINE_SECONDS:g} s", p99, p99 < DEADLINE_SECONDS)
     report.figure("429, median seconds", statistics.median(refused or [float("nan")]))
-    p99 = percentile(refused, 0.99)
+    report.figure("429, p99 of seconds until a niced client saw it", percentile(refused, 0.99))
+    arrived = [
+        one.seconds if one.arrived is None else one.arrived for one in found if one.status == 429
+    ]
+    p99 = percentile(arrived, 0.99)
     report.demand(
-        f"p99 of a 429 within {REFUSED_WITHIN_SECONDS:g} s", p99, p99 <= REFUSED_WITHIN_SECONDS
+        f"p99 of a 429 within {REFUSED_WITHIN_SECONDS:g} s, until it reached the client's machine",
+        p99,
+        p99 <= REFUSED_WITHIN_SECONDS,
     )
     bare = sum("retry-after" not in one.headers for one in found if one.status == 429)
     report.demand("every 429 has Retry-After", bare, not bare)

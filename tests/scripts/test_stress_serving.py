@@ -1,5 +1,10 @@
 """The stress script without a service: what it sends, what it takes for sane, what it refuses."""
 
+import asyncio
+import socket
+import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -89,3 +94,31 @@ def test_bad_commands_are_one_line(
     assert script.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"stress_serving.py: {message}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not say when bytes came")
+def test_an_answer_is_timed_by_the_kernel_and_not_by_when_a_busy_client_sees_it() -> None:
+    from stress.client import ask
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 429 X\r\ncontent-length: 2\r\n\r\nno")
+
+        server = threading.Thread(target=answer)
+        server.start()
+
+        async def busy_client():
+            asking = asyncio.create_task(ask(listener.getsockname(), b"photograph"))
+            while server.is_alive():
+                await asyncio.sleep(0)
+            time.sleep(1.0)  # it does not get to the answer that is there
+            return await asking
+
+        exchange = asyncio.run(busy_client())
+    assert exchange.status == 429
+    assert exchange.seconds >= 0.9
+    assert exchange.arrived <= exchange.seconds - 0.5
