@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
 
 from captioner.checkpoint_folders import find_checkpoint, shipped_model
+from captioner.confidence import ConfidenceCurve, read_confidence_curve
 from captioner.control import control_of
 from captioner.data.images import ImageSource
 from captioner.engines import Engine, load_engine
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 DEFAULTS = SearchConfig()
 BATCH_SIZE = 16  # images
 READING_THREADS = 4
+_LEAST_SHARE = 1e-12  # of the attention that the photograph has, lest its shares be no numbers
+
+
+class Attribute(NamedTuple):
+    """A word for something that the model found in the photograph before it wrote a caption."""
+
+    word: str
+    probability: float  # that it is there, as its detector says
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,20 +56,50 @@ class Caption:
     log_prob: float  # natural logarithm of the probability the decoder gives the whole caption
     score: float  # log_prob / tokens ** length_power, what captions are ranked by
     attention: np.ndarray | None  # float32 [tokens, rows, columns], each word's summing to 1
+    token_log_probs: tuple[float, ...]  # of each token, and of the end after them unless it was cut
+    confidence: float | None = None
+    """The chance that it agrees with people's as well as half of theirs do with each other.
+
+    None where the model was not calibrated; see `captioner.confidence`.
+    """
+    attributes: tuple[Attribute, ...] = ()  # the most probable first
+    attribute_attention: np.ndarray | None = None
+    """float32 [tokens, attributes], the share of each word's attention that each attribute had.
+
+    The rest of it was on the photograph, where `attention` says.
+    """
 
     @property
     def probability(self) -> float:
         """The probability that the decoder gives to exactly this caption, from 0 to 1."""
         return math.exp(self.log_prob)
 
+    @property
+    def word_probabilities(self) -> tuple[float, ...]:
+        """The probability of each token after those before it, from 0 to 1."""
+        return tuple(map(math.exp, self.token_log_probs[: len(self.tokens)]))
+
+    @property
+    def end_probability(self) -> float | None:
+        """The probability that the caption ends where it does; None where it was cut."""
+        each = self.token_log_probs
+        return math.exp(each[-1]) if len(each) > len(self.tokens) else None
+
 
 class Captioner:
     """A model and its vocabulary, ready for photographs."""
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary, hash: str = "") -> None:  # noqa: A002
+    def __init__(
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        hash: str = "",  # noqa: A002
+        confidence_curve: ConfidenceCurve | None = None,
+    ) -> None:
         self.engine = engine
         self.vocabulary = vocabulary
         self.hash = hash  # SHA-256 of the model's folder, empty where there is none
+        self.confidence_curve = confidence_curve
         self.preprocessing = engine.preprocessing
 
     def caption(
@@ -167,17 +206,32 @@ class Captioner:
 
     def _caption(self, hypothesis: "Hypothesis") -> Caption:
         tokens = tuple(self.vocabulary.decode(hypothesis.words))
-        attention = None
-        if hypothesis.attention is not None:
-            grid = (len(tokens), self.engine.grid, self.engine.grid)
-            attention = hypothesis.attention.reshape(grid)
+        words, curve = self.vocabulary.words, self.confidence_curve
+        attention, on_attributes = self._attention(hypothesis)
+        each = hypothesis.token_log_probs
         return Caption(
             text=" ".join(tokens),
             tokens=tokens,
             log_prob=hypothesis.log_prob,
             score=hypothesis.score,
             attention=attention,
+            token_log_probs=each,
+            confidence=curve.confidence(each) if curve is not None else None,
+            attributes=tuple(Attribute(words[one], found) for one, found in hypothesis.attributes),
+            attribute_attention=on_attributes,
         )
+
+    def _attention(self, hypothesis: "Hypothesis") -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return where each word looked on the photograph, and how much at each attribute."""
+        looked = hypothesis.attention
+        if looked is None:
+            return None, None
+        side = self.engine.grid
+        image, attributes = looked[:, : side**2], looked[:, side**2 :]
+        if not attributes.shape[1]:
+            return image.reshape(-1, side, side), None
+        share = np.maximum(image.sum(axis=1, keepdims=True), _LEAST_SHARE)
+        return (image / share).reshape(-1, side, side), attributes
 
 
 def load(
@@ -199,4 +253,4 @@ def load(
     """
     found = shipped_model() if folder is None else find_checkpoint(Path(folder))
     loaded = load_engine(engine, found, str(device), threads)
-    return Captioner(loaded.engine, loaded.vocabulary, loaded.hash)
+    return Captioner(loaded.engine, loaded.vocabulary, loaded.hash, read_confidence_curve(found))

@@ -71,7 +71,7 @@ class _OfImage(NamedTuple):
     log_probs: np.ndarray  # [K, C]
     words: np.ndarray  # [K, C]
     wanted: np.ndarray  # [K, Q]
-    attention: np.ndarray | None  # [K, P]
+    attention: np.ndarray | None  # [K, items]
 
     @classmethod
     def of(cls, found: "Candidates", row: int) -> "_OfImage":
@@ -94,6 +94,7 @@ class _Live(NamedTuple):
     attention: tuple[np.ndarray, ...]
     group: int
     held: int  # a bit for each word to include
+    token_log_probs: tuple[float, ...]
 
 
 class _Finished(NamedTuple):
@@ -119,7 +120,7 @@ class _Search:
         self._pools: list[list[_Finished]] = [[] for _ in range(self.config.diverse_groups)]
         nothing = np.float32(0)
         self.live = [
-            _Live(nothing, nothing, (), 0, (), group, 0)
+            _Live(nothing, nothing, (), 0, (), group, 0, ())
             for group in range(self.config.diverse_groups)
         ]
 
@@ -177,6 +178,7 @@ class _Search:
                 one.log_prob,
                 one.score,
                 np.stack(one.caption.attention) if one.caption.attention else None,
+                one.caption.token_log_probs,
             )
             for one in sorted(chosen, key=lambda one: -one.score)
         ]
@@ -208,6 +210,7 @@ class _Search:
                 parent=row,
                 attention=attention,
                 held=caption.held | self._bits.get(word, 0),
+                token_log_probs=(*caption.token_log_probs, float(log_prob)),
             )
 
     def _choose(self, step: int, options: list[_Live]) -> None:

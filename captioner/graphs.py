@@ -11,4 +11,5 @@ PIXELS = "pixels"
 FEATURES, MEMORY, STATE, NEXT = "features.", "memory.", "state.", "next."
 WORDS, PARENTS, COUNT, WANTED = "words", "parents", "count", "wanted"
 LOG_PROBS, CANDIDATES, WANTED_LOG_PROBS = "log_probs", "candidates", "wanted_log_probs"
-ATTENTION = "attention"
+ATTENTION = "attention"  # over the positions of the grid, then the attributes
+ATTRIBUTES = "attributes."  # words and probabilities, which come with the memory

@@ -50,6 +50,7 @@ def sample(
     is_over = np.zeros((images, rows), bool)
     captions = np.zeros((images, rows, 0), np.int64)
     looked: list[np.ndarray] = []
+    each: list[np.ndarray] = []  # log-probabilities [images, rows] of the words drawn at each step
     for step in range(max(one.max_length for one in configs)):
         found = decoding.step(words, parents, count, wanted)
         values, candidates = found.log_probs, found.words
@@ -60,7 +61,7 @@ def sample(
             looked.append(
                 np.broadcast_to(found.attention, (images, rows, found.attention.shape[2]))
             )
-        words = np.empty((images, rows), np.int64)
+        words, own = np.empty((images, rows), np.int64), np.empty((images, rows))
         for image, (config, control) in enumerate(zip(configs, controls, strict=True)):
             uniform = draws[image].random(rows)
             allowed = values[image].astype(np.float64)
@@ -71,9 +72,10 @@ def sample(
                 allowed = np.where(is_allowed, allowed, -np.inf)
             chosen = draw(allowed, uniform, config)
             words[image] = np.take_along_axis(candidates[image], chosen[:, None], 1)[:, 0]
-            own = np.take_along_axis(values[image], chosen[:, None], 1)[:, 0]
-            log_probs[image] += np.where(is_over[image], 0.0, own)
-        words[is_over] = END
+            own[image] = np.take_along_axis(values[image], chosen[:, None], 1)[:, 0]
+        words[is_over], own[is_over] = END, 0.0
+        log_probs += own
+        each.append(own)
         captions = np.concatenate([captions, words[:, :, None]], axis=2)
         is_over |= words == END
         is_cut = np.array([one.max_length for one in configs]) <= step + 1
@@ -84,7 +86,13 @@ def sample(
         own_rows = np.arange(rows) if step else np.zeros(rows, np.int64)
         parents = np.repeat(own_rows[None], images, axis=0)
     return [
-        _hypotheses(config, captions[image], log_probs[image], [part[image] for part in looked])
+        _hypotheses(
+            config,
+            captions[image],
+            log_probs[image],
+            [part[image] for part in each],
+            [part[image] for part in looked],
+        )
         for image, config in enumerate(configs)
     ]
 
@@ -119,7 +127,11 @@ def draw(log_probs: np.ndarray, uniform: np.ndarray, config: SearchConfig) -> np
 
 
 def _hypotheses(
-    config: SearchConfig, captions: np.ndarray, log_probs: np.ndarray, looked: list[np.ndarray]
+    config: SearchConfig,
+    captions: np.ndarray,
+    log_probs: np.ndarray,
+    each: list[np.ndarray],
+    looked: list[np.ndarray],
 ) -> list[Hypothesis]:
     found = []
     for row in range(config.num_captions):
@@ -130,5 +142,6 @@ def _hypotheses(
         score = float(log_probs[row]) / tokens**config.length_power
         attention = np.stack([part[row] for part in looked[:length]]) if looked else None
         ids = tuple(words[:length].tolist())
-        found.append(Hypothesis(ids, float(log_probs[row]), score, attention))
+        of_tokens = tuple(float(part[row]) for part in each[:tokens])
+        found.append(Hypothesis(ids, float(log_probs[row]), score, attention, of_tokens))
     return sorted(found, key=lambda one: -one.score)

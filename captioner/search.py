@@ -15,6 +15,7 @@ import math
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -40,7 +41,11 @@ class Hypothesis:
     words: tuple[int, ...]  # without start and end, at least one
     log_prob: float
     score: float  # log_prob / tokens ** length_power, the end counted as a token
-    attention: np.ndarray | None  # float32 [words, positions], where each word looked
+    attention: np.ndarray | None  # float32 [words, items], where each word looked
+    token_log_probs: tuple[float, ...]
+    """Of each word, then of the end if the caption has one; they add up to `log_prob`."""
+    attributes: tuple[tuple[int, float], ...] = ()
+    """What the last of the items stand for: words that were found in the image, and how surely."""
 
 
 class Constraint(Protocol):
@@ -125,7 +130,7 @@ def search(
             live, words, parents = values[:, :beams], tokens[:, :beams], parents[:, :beams]
         if is_beyond is not None:
             live = np.where(is_beyond[:, : live.shape[1]], IMPOSSIBLE, live)
-        history.write(words, parents, found.attention)
+        history.write(words, parents, live, found.attention)
 
         if step + 1 in last_steps:
             at = ((limits.max_length == step + 1)[:, None] & (live > IMPOSSIBLE)).nonzero()
@@ -155,7 +160,7 @@ def search(
             if constrained:
                 constrained.keep(going)
 
-    return _captions(pool, history, [one.num_captions for one in configs])
+    return _captions(pool, history, configs)
 
 
 class _Limits(NamedTuple):
@@ -226,36 +231,50 @@ class _Pool:
 
 
 class _History:
-    """What every beam chose at every step: the words, and the beams that they continue."""
+    """What every beam chose at every step: words, the beams that they continue, and totals."""
 
     def __init__(self, images: int) -> None:
         self._images = images
         self._row_of = np.arange(images)  # of each image, in what is written now
-        self._steps: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]] = []
+        self._steps: list[tuple[np.ndarray, ...]] = []
+        self._looked: list[np.ndarray | None] = []
 
-    def write(self, words: np.ndarray, parents: np.ndarray, attention: np.ndarray | None) -> None:
-        """Add a step: [rows, K], and [rows, K', P] of the beams before the word."""
-        self._steps.append((self._row_of, words, parents, attention))
+    def write(
+        self,
+        words: np.ndarray,
+        parents: np.ndarray,
+        log_probs: np.ndarray,
+        attention: np.ndarray | None,
+    ) -> None:
+        """Add a step: [rows, K], and [rows, K', items] of the beams before the word."""
+        self._steps.append((self._row_of, words, parents, log_probs))
+        self._looked.append(attention)
 
     def keep(self, images: np.ndarray) -> None:
         """Note that the rows of the next steps belong to these images."""
         self._row_of = np.full(self._images, -1)
         self._row_of[images] = np.arange(len(images))
 
-    def trace(self, image: int, slot: int, length: int) -> tuple[list[int], np.ndarray | None]:
-        """Follow a caption back from its last beam: its words, and attention [words, P]."""
-        words = [0] * length
+    def trace(
+        self, image: int, slot: int, length: int
+    ) -> tuple[list[int], list[float], np.ndarray | None]:
+        """Follow a caption back from its last beam.
+
+        Return its words, the log-probability of the caption up to each, attention [words, items].
+        """
+        words, totals = [0] * length, [0.0] * length
         looked: np.ndarray | None = None
         for step in reversed(range(length)):
-            row_of, written, parents, attention = self._steps[step]
+            row_of, written, parents, log_probs = self._steps[step]
             row = row_of[image]
-            words[step] = int(written[row, slot])
+            words[step], totals[step] = int(written[row, slot]), float(log_probs[row, slot])
             slot = parents[row, slot]
+            attention = self._looked[step]
             if attention is not None:
                 if looked is None:
                     looked = np.empty((length, attention.shape[2]), attention.dtype)
                 looked[step] = attention[row, slot]
-        return words, looked
+        return words, totals, looked
 
 
 class _Constrained:
@@ -298,15 +317,20 @@ def _take(columns: np.ndarray, *tables: np.ndarray) -> Iterator[np.ndarray]:
     return (table.ravel().take(flat) for table in tables)
 
 
-def _captions(pool: _Pool, history: _History, counts: Sequence[int]) -> list[list[Hypothesis]]:
+def _captions(
+    pool: _Pool, history: _History, configs: Sequence[SearchConfig]
+) -> list[list[Hypothesis]]:
     result = []
-    for image, (best, count) in enumerate(zip(pool.best, counts, strict=True)):
+    for image, (best, config) in enumerate(zip(pool.best, configs, strict=True)):
         if not best:
             raise no_caption()
         hypotheses = []
-        for score, log_prob, length, slot in best[:count]:
-            words, attention = history.trace(image, slot, length)
-            hypotheses.append(Hypothesis(tuple(words), log_prob, score, attention))
+        for score, log_prob, length, slot in best[: config.num_captions]:
+            words, totals, attention = history.trace(image, slot, length)
+            if length < config.max_length:  # else it was cut, and has no end
+                totals.append(log_prob)
+            each = tuple(after - before for before, after in pairwise([0.0, *totals]))
+            hypotheses.append(Hypothesis(tuple(words), log_prob, score, attention, each))
         result.append(hypotheses)
     return result
 

@@ -1,6 +1,7 @@
 """Which search finds the captions of which image: beam search, its controlled forms, or draws."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,11 +34,16 @@ def captions_of(
     result: list[list[Hypothesis]] = [[] for _ in configs]
     for strategy, images in groups.items():
         some = features if len(images) == len(configs) else features.select(np.array(images))
+        decoding = begin(some)
+        attributes = decoding.attributes
         found = strategy(
-            begin(some), [configs[image] for image in images], [controls[image] for image in images]
+            decoding, [configs[image] for image in images], [controls[image] for image in images]
         )
-        for image, hypotheses in zip(images, found, strict=True):
+        for place, (image, hypotheses) in enumerate(zip(images, found, strict=True)):
             result[image] = hypotheses
+            if attributes is not None:
+                known = tuple(zip(*(part[place].tolist() for part in attributes), strict=True))
+                result[image] = [replace(one, attributes=known) for one in hypotheses]
     return result
 
 

@@ -146,6 +146,7 @@ class Followed:
 
     def __init__(self, decoding: Decoding, image: int = 0) -> None:
         self._decoding = decoding
+        self.attributes = decoding.attributes
         self._place: int | None = image
         self._candidates: Candidates | None = None
         self._live = np.zeros(1)

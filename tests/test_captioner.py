@@ -14,12 +14,14 @@ from torch import nn
 
 import captioner
 from captioner.captioner import DEFAULTS, Caption, Captioner
+from captioner.confidence import ConfidenceCurve
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError, OptionError
 from captioner.features import Features
-from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+from captioner.search_config import SearchConfig
+from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary
 
 WORDS = ("a", "dog", "cat", "runs", "sits", "on", "grass", "red")
 GRID = 2
@@ -43,8 +45,10 @@ class ColourEncoder(nn.Module):
         return Features(nn.functional.adaptive_avg_pool2d(stack, GRID).flatten(2).mT / 64 - 2)
 
 
-def a_captioner(decoder: str = "soft_attention") -> Captioner:
+def a_captioner(decoder: str = "soft_attention", attributes: int = 0) -> Captioner:
     sizes = {"hidden_size": 12, "embedding_size": 8, "attention_size": 6}
+    if attributes:
+        sizes |= {"attributes": attributes}
     built = build_decoder(
         decoder,
         decoder_options(decoder, sizes),
@@ -52,6 +56,11 @@ def a_captioner(decoder: str = "soft_attention") -> Captioner:
         feature_size=3,
         generator=torch.Generator().manual_seed(1),
     )
+    if attributes:
+        generator = torch.Generator().manual_seed(2)
+        weight = 3 * torch.randn(len(WORDS), 3, generator=generator)
+        ids = range(len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + len(WORDS))
+        built.attribute_detector.take(weight, torch.zeros(len(WORDS)), ids)
     with torch.no_grad():
         built.output.weight.mul_(30)
     return Captioner(TorchEngine(ColourEncoder(), built), Vocabulary((*SPECIAL_TOKENS, *WORDS)))
@@ -67,6 +76,74 @@ def test_a_caption_holds_text_tokens_probabilities_and_attention(photographs: li
         assert caption.score == pytest.approx(caption.log_prob / tokens**DEFAULTS.length_power)
         assert caption.attention.shape == (len(caption.tokens), GRID, GRID)
         assert caption.attention.sum((1, 2)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_caption_s_probability_is_that_of_its_words_and_its_end(photographs: list[Path]):
+    ends = set()
+    model = a_captioner()
+    with torch.no_grad():
+        model.engine.decoder.output.bias[END] += 6
+    for longest in (1, 2, 9):
+        for caption in model.caption(photographs, max_length=longest):
+            each = [*caption.word_probabilities]
+            assert len(each) == len(caption.tokens)
+            assert (caption.end_probability is None) == (len(caption.tokens) == longest)
+            each += [] if caption.end_probability is None else [caption.end_probability]
+            assert math.prod(each) == pytest.approx(caption.probability)
+            assert sum(caption.token_log_probs) == pytest.approx(caption.log_prob)
+            ends.add(caption.end_probability is None)
+    assert ends == {True, False}
+
+
+@pytest.mark.parametrize("attributes", [0, 3])
+def test_word_probabilities_and_attention_are_those_of_a_plain_greedy_loop(attributes: int):
+    model = a_captioner(attributes=attributes)
+    decoder = model.engine.decoder
+    pixels = [np.full((32, 32, 3), shade, np.uint8) for shade in (20, 200)]
+    found = model.captions_of_pixels(pixels, SearchConfig(beam_size=1, max_length=5))
+    for image, [caption] in zip(pixels, found, strict=True):
+        features = model.features_of_pixels([image])
+        memory = decoder.prepare(features)
+        state, word, place = decoder.start(memory), START, 0
+        while word != END and place < 5:
+            logits, state, attention = decoder.step(torch.tensor([[word]]), state, memory)
+            chances = logits[0, 0].detach().softmax(0)
+            allowed = [one for one in range(len(chances)) if one not in (PAD, START, UNKNOWN)]
+            word = max(
+                (one for one in allowed if place or one != END), key=lambda one: chances[one]
+            )
+            if word == END:
+                assert caption.end_probability == pytest.approx(float(chances[END]), rel=1e-4)
+                break
+            assert caption.tokens[place] == model.vocabulary.words[word]
+            assert caption.word_probabilities[place] == pytest.approx(
+                float(chances[word]), rel=1e-4
+            )
+            looked = attention[0, 0].detach().numpy()
+            on_image = looked[: GRID**2] / looked[: GRID**2].sum()
+            np.testing.assert_allclose(caption.attention[place].ravel(), on_image, atol=1e-6)
+            if attributes:
+                on_attributes = caption.attribute_attention[place]
+                np.testing.assert_allclose(on_attributes, looked[GRID**2 :], atol=1e-6)
+            place += 1
+        assert len(caption.tokens) == place
+        assert (caption.attribute_attention is None) == (not attributes)
+        scores = decoder.attribute_detector(features.grid)[0].tolist() if attributes else []
+        named = sorted(zip(scores, WORDS, strict=False), reverse=True)[:attributes]
+        assert [one.word for one in caption.attributes] == [word for _, word in named]
+        assert [one.probability for one in caption.attributes] == pytest.approx(
+            [score for score, _ in named]
+        )
+
+
+def test_confidence_is_that_of_the_curve_or_not_there(photographs: list[Path]):
+    model = a_captioner()
+    assert model.caption(photographs[:1])[0].confidence is None
+    model.confidence_curve = ConfidenceCurve(weights=(0.5, 0.25), bias=2.0)
+    for caption in model.caption(photographs):
+        each = caption.token_log_probs
+        logit = 2 + 0.5 * caption.log_prob + 0.25 * len(each)
+        assert caption.confidence == pytest.approx(1 / (1 + math.exp(-logit)))
 
 
 def test_a_decoder_that_sees_the_image_once_has_no_attention(photographs: list[Path]):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -247,8 +248,12 @@ def test_json_holds_all_that_is_known_of_a_caption(checkpoint, photographs, brok
     assert good["image"] == str(photographs[0])
     for entry, caption in zip(good["captions"], expected, strict=True):
         assert entry["text"] == caption.text == " ".join(entry["tokens"])
-        for key in ("log_prob", "probability", "score"):
+        for key in ("log_prob", "probability", "score", "word_probabilities"):
             assert entry[key] == pytest.approx(getattr(caption, key), rel=1e-4)
+        each = [*entry["word_probabilities"], entry["end_probability"] or 1.0]
+        assert math.prod(each) == pytest.approx(entry["probability"], rel=1e-4)
+        assert len(entry["word_probabilities"]) == len(entry["tokens"])
+        assert entry["confidence"] is None
     assert bad["image"] == str(broken)
     assert "cannot be decoded" in bad["error"] or "not an image" in bad["error"]
 
@@ -447,7 +452,7 @@ def test_other_packages_get_the_arguments_and_the_program_s_name(words, told, ca
     assert capsys.readouterr().err == told
 
 
-@pytest.mark.parametrize("name", ["serve", "train"])
+@pytest.mark.parametrize("name", ["serve", "train", "calibrate"])
 def test_what_is_not_installed_is_said_with_the_extra_that_brings_it(name, capsys, monkeypatch):
     extra = "serving" if name == "serve" else "training"
     program = replace(forwarded.PROGRAMS[name], module="no_such_package.x")

@@ -98,13 +98,19 @@ def test_a_path_and_bytes_get_typed_captions(
     assert (best.log_prob, best.probability) == (-2.5, 0.082085)
     assert best.attention is not None
     assert best.attention[1][0] == [0.0, 1.0, 0.0]
+    assert (best.confidence, best.end_probability) == (0.62, 0.8)
+    assert best.word_probabilities == (0.9, 0.6, 0.3, 0.08, 0.95, 0.7)
+    assert best.attribute_attention is not None
+    assert best.attribute_attention[1] == [0.6, 0.1]
+    assert answer.attributes == (("dog", 0.83), ("grass", 0.1))
     assert (answer.width, answer.height, answer.format) == (60, 40, "JPEG")
     assert answer.seen == (0.0, 0.0, 1.0, 1.0)
     assert answer.timing_ms["total"] == 6.5
 
     data = photographs[1].read_bytes()
     again = client.caption(service.url, data, beam_size=5, max_length=9)
-    assert again.captions[0].attention is None
+    assert again.captions[0].attention is again.captions[0].attribute_attention is None
+    assert again.attributes == ()
     assert again.seen is None
     by_path, by_bytes = service.asked
     assert by_path["body"] == photographs[0].read_bytes()

@@ -41,6 +41,8 @@ def log_probs_after(image: int, prefix: tuple[int, ...]) -> np.ndarray:
 class TableDecoding:
     """A decoding of images, given by their numbers, with that model."""
 
+    attributes = None
+
     def __init__(self, images: Sequence[int]) -> None:
         self.images = list(images)
         self.prefixes: list[list[tuple[int, ...]]] = [[()] for _ in images]
@@ -108,8 +110,18 @@ def check(image: int, found: list[Hypothesis], expected: list[tuple[float, Any]]
         assert one.log_prob == pytest.approx(ended, abs=1e-5) or one.log_prob == pytest.approx(
             log_prob(image, one.words), abs=1e-5
         )
+        check_tokens(image, one)
         assert one.attention is not None
         assert one.attention.tolist() == [[place, 1] for place in range(len(one.words))]
+
+
+def check_tokens(image: int, found: Hypothesis) -> None:
+    """Every word, and the end if it has one, carries its own log-probability."""
+    ended = (*found.words, END)[: len(found.token_log_probs)]
+    assert len(found.words) <= len(ended)
+    expected = [log_probs_after(image, ended[:at])[word] for at, word in enumerate(ended)]
+    assert found.token_log_probs == pytest.approx(expected, abs=1e-5)
+    assert sum(found.token_log_probs) == pytest.approx(found.log_prob, abs=1e-5)
 
 
 def a_config(**options: Any) -> SearchConfig:
@@ -133,6 +145,8 @@ def test_a_narrow_beam_holds_the_words_too(beam_size: int) -> None:
     controls = [Control((A, D), (B,)), Control((C,)), Control((D, B), (), 2), None]
     found = control_search(TableDecoding([1, 2, 3, 4]), [config] * 4, controls)
     words = [one.words for [one] in found]
+    for image, [one] in zip((1, 2, 3, 4), found, strict=True):
+        check_tokens(image, one)
     assert {A, D} <= set(words[0])
     assert B not in words[0]
     assert C in words[1]
@@ -262,6 +276,7 @@ def test_draws_follow_the_probabilities(options: dict[str, Any], control: Contro
     for one in found[:50]:
         ended = (*one.words, END) if len(one.words) < 2 else one.words
         assert one.log_prob == pytest.approx(log_prob(5, ended), abs=1e-5)
+        check_tokens(5, one)
         assert one.score == pytest.approx(one.log_prob / len(ended) ** 0.7, abs=1e-5)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 

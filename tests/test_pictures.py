@@ -26,7 +26,12 @@ WHITE = Image.new("RGB", (80, 80), "white")
 def a_caption(attention: np.ndarray | None, words: str = "") -> Caption:
     tokens = tuple((words or "dog " * (1 if attention is None else len(attention))).split())
     return Caption(
-        text=" ".join(tokens), tokens=tokens, log_prob=-1.0, score=-0.5, attention=attention
+        text=" ".join(tokens),
+        tokens=tokens,
+        log_prob=-1.0,
+        score=-0.5,
+        attention=attention,
+        token_log_probs=(),
     )
 
 

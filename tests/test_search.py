@@ -61,6 +61,8 @@ class TableDecoder:
         start = torch.zeros(len(memory.features), 1, 1, dtype=torch.float64)
         return TableState(start, start.clone())
 
+    def attributes(self, memory: TableMemory) -> None: ...
+
     def step(self, words: Tensor, state: TableState, memory: TableMemory) -> TableStep:
         assert torch.equal(state.h, state.c)
         self.rows_computed.append(tuple(words.shape))
@@ -123,7 +125,7 @@ def every_caption(decoder: TableDecoder, image: int, config: SearchConfig) -> li
             if length < config.max_length:
                 total += log_probs_after(decoder, image, words)[END]
                 tokens += 1
-            found.append(Hypothesis(words, total, total / tokens**config.length_power, None))
+            found.append(Hypothesis(words, total, total / tokens**config.length_power, None, ()))
     return sorted(found, key=lambda one: -one.score)
 
 
@@ -131,7 +133,7 @@ def plain_beam(decoder: TableDecoder, image: int, config: SearchConfig) -> list[
     """The definition of the search, one image, lists of hypotheses, no early stop by a bound."""
 
     def ranked(words: tuple[int, ...], log_prob: float, tokens: int) -> Hypothesis:
-        return Hypothesis(words, log_prob, log_prob / tokens**config.length_power, None)
+        return Hypothesis(words, log_prob, log_prob / tokens**config.length_power, None, ())
 
     live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     pool: list[Hypothesis] = []
@@ -287,6 +289,27 @@ def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_
             if hypothesis.attention is not None:
                 expected = output.attention[: len(hypothesis.words)]
                 np.testing.assert_allclose(hypothesis.attention, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_words_and_the_end_share_a_caption_s_log_probability():
+    decoder = TableDecoder(6, seed=4, end=0.5)
+    configs = [
+        SearchConfig(beam_size=k, num_captions=k, max_length=length)
+        for k, length in ((1, 5), (4, 5), (3, 2), (2, 7), (5, 4))
+    ]
+    ends = set()
+    for image, hypotheses in enumerate(search(decoder, images(*range(5)), configs)):
+        longest = configs[image].max_length
+        for one in hypotheses:
+            ended = one.words if len(one.words) == longest else (*one.words, END)
+            expected = [
+                log_probs_after(decoder, image, ended[:place])[word]
+                for place, word in enumerate(ended)
+            ]
+            assert one.token_log_probs == pytest.approx(expected, abs=1e-5)
+            assert sum(one.token_log_probs) == pytest.approx(one.log_prob, abs=1e-9)
+            ends.add(ended[-1] == END)
+    assert ends == {True, False}
 
 
 def test_a_decoder_without_attention_gives_none():

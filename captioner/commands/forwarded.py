@@ -23,6 +23,9 @@ class Program:
 
 PROGRAMS = {
     "train": Program("training.train_coco", "training", "train a captioner"),
+    "calibrate": Program(
+        "training.calibrate", "training", "fit how confident a model may be in its captions"
+    ),
     "serve": Program("serving.__main__", "serving", "answer requests for captions over HTTP"),
 }
 

@@ -44,6 +44,7 @@ def describe(folder: Path) -> dict[str, Any]:
         CheckpointError: it holds none, or a file of it is damaged; the message names the file.
     """
     from captioner.checkpoint_folders import find_checkpoint
+    from captioner.confidence import read_confidence_curve
     from captioner.engines import DEPLOYABLE, engine_for, load_engine
     from captioner.errors import CheckpointError
     from captioner.files import read_json
@@ -51,6 +52,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
     folder = find_checkpoint(folder)
     loaded = load_engine(engine_for(folder), folder)
+    curve = read_confidence_curve(folder)
     is_deployable = (folder / DEPLOYABLE).is_file()
     stated = folder / (DEPLOYABLE if is_deployable else "model.json")
     facts = read_json(stated, "the description of the captioner", CheckpointError)
@@ -70,6 +72,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "checks": facts.get("checks"),
         "choice": facts.get("choice"),
         "made_with": facts.get("made_with"),
+        "confidence": None if curve is None else dict(curve.fitted),
         "summary": loaded.summary,
     }
 
@@ -96,6 +99,12 @@ def _lines(found: dict[str, Any]) -> list[str]:
         rows["checked"] = f"log-probabilities within {gap:.1e} of the checkpoint's in float32"
     for part, verdict in ((found["choice"] or {}).get("cider") or {}).items():
         rows[part] = f"CIDEr {verdict['float32']:.4f} -> {verdict['this']:.4f}"
+    if found["confidence"]:
+        fitted = found["confidence"]
+        rows["confidence"] = (
+            f"fitted on {fitted['split']} of {', '.join(fitted['data'])}, calibration error "
+            f"{fitted['left_out']['calibration_error']:.3f}"
+        )
     if found["made_with"]:
         rows["made with"] = ", ".join(" ".join(one) for one in found["made_with"].items())
     width = max(map(len, rows))

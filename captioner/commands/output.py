@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from captioner.captioner import Caption
     from captioner.client import ServedCaption
 
-_FIGURES = ("text", "tokens", "log_prob", "probability", "score")  # of a caption, in JSON
+_FIGURES = (  # of a caption, in JSON
+    *("text", "tokens", "confidence", "log_prob", "probability", "score"),
+    *("word_probabilities", "end_probability"),
+)
 
 
 def print_json(value: object) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.attributes import DETECTORS, AttributeDetector
-from captioner.decoders.interface import DecoderOptions
+from captioner.decoders.interface import Attributes, DecoderOptions
 from captioner.features import Features
 from captioner.options import NOT_NEGATIVE, option
 
@@ -41,8 +41,8 @@ class AttributeItems(nn.Module):
         self.layer = nn.Linear(options.embedding_size + 1, size)
         self._table: Tensor | None = None  # what each word adds to an item, once it is fixed
 
-    def forward(self, features: Features, embedding: nn.Embedding) -> Tensor:
-        """Return the items [B, N, size], of the attributes that are given or else detected.
+    def forward(self, features: Features, embedding: nn.Embedding) -> tuple[Tensor, Attributes]:
+        """Return the items [B, N, size] of the attributes, given or else detected, and these.
 
         Raises:
             OptionError: the detector knows fewer words than the decoder is to attend to.
@@ -51,11 +51,13 @@ class AttributeItems(nn.Module):
         if known is None:
             known = self.detector(features.grid)
         places, scores = self.detector.best(known, self.count)
+        words = self.detector.word_ids[places]
         if self._table is None:
-            of_words = self._of_words(self.detector.word_ids[places], embedding)
+            of_words = self._of_words(words, embedding)
         else:
             of_words = nn.functional.embedding(places, self._table)
-        return of_words + scores.unsqueeze(2) * self.layer.weight[:, -1]
+        items = of_words + scores.unsqueeze(2) * self.layer.weight[:, -1]
+        return items, Attributes(words, scores)
 
     def fold(self, embedding: nn.Embedding) -> None:
         """Make the table of what the words add; the weights are fixed from now on."""

@@ -42,7 +42,14 @@ class Step(NamedTuple):
 
     logits: Tensor  # [B, K, V]
     state: Any  # as the one that went in
-    attention: Tensor | None  # [B, K, P], each row summing to 1
+    attention: Tensor | None  # [B, K, P + N], over positions and attributes, each row summing to 1
+
+
+class Attributes(NamedTuple):
+    """The attributes that a decoder attends to beside the positions of the grid."""
+
+    words: Tensor  # [B, N]
+    probabilities: Tensor  # [B, N], as the detector gives them
 
 
 class DecoderOutput(NamedTuple):
@@ -98,6 +105,10 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def start(self, memory: Any) -> Any:
         """Return the state before the start token, one row per image: tensors [B, 1, ...]."""
+
+    def attributes(self, memory: Any) -> Attributes | None:  # noqa: ARG002
+        """Return the attributes that steps attend to; None where there are none."""
+        return None
 
     @abstractmethod
     def step(self, words: Tensor, state: Any, memory: Any) -> Step:

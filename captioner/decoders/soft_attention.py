@@ -16,6 +16,7 @@ from captioner.decoders.attention_lstm import AttentionWeights, Unrolling, atten
 from captioner.decoders.attribute_items import AttributeItems, AttributeOptions
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
+    Attributes,
     Decoder,
     DecoderOutput,
     LSTMState,
@@ -50,6 +51,8 @@ class AttentionMemory(NamedTuple):
     value_gates: Tensor  # [B, P + N, 4H], what each adds to the gates where all look at it
     h: Tensor  # [B, H], the state before the start token
     c: Tensor  # [B, H]
+    attribute_words: Tensor  # [B, N]
+    attribute_probabilities: Tensor  # [B, N]
 
 
 class SoftAttention(Decoder):
@@ -60,7 +63,7 @@ class SoftAttention(Decoder):
         Unlike there, the word is predicted from the hidden state alone, and with
         `feature_embedding_size` the features pass a linear layer and a ReLU first, once per image.
         With `attributes` N, the N most probable attribute words are further items to look at,
-        after the P positions; the attention that is shown is that over the positions alone.
+        after the P positions. The attention of a training pass is that over the positions alone.
     """
 
     name = "soft_attention"
@@ -105,7 +108,7 @@ class SoftAttention(Decoder):
         values = self._values(features.grid, dtype)
         values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
         hidden, cell = self._initial(values)
-        values = self._with_attributes(values, features)
+        values, _ = self._with_attributes(values, features)
         keys = linear(values, self.attention_keys.weight, None, dtype)
         words = self.embedding(batch.words)
         word_gates = linear(words, self.word_gates.weight, self.word_gates.bias, dtype)
@@ -139,9 +142,14 @@ class SoftAttention(Decoder):
 
     def prepare(self, features: Features) -> AttentionMemory:
         values = self._values(features.grid, None)
-        items = self._with_attributes(values, features)
+        items, attributes = self._with_attributes(values, features)
         keys, value_gates = self.attention_keys(items), self.context_gates(items)
-        return AttentionMemory(keys, value_gates, *self._initial(values))
+        return AttentionMemory(keys, value_gates, *self._initial(values), *attributes)
+
+    def attributes(self, memory: AttentionMemory) -> Attributes | None:
+        if self.attribute_items is None:
+            return None
+        return Attributes(memory.attribute_words, memory.attribute_probabilities)
 
     def start(self, memory: AttentionMemory) -> LSTMState:
         return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
@@ -156,8 +164,7 @@ class SoftAttention(Decoder):
         context = (self.context_gate(hidden).sigmoid() * attention) @ memory.value_gates
         gates = self.inputs_of(words) + context + self.recurrent_gates(hidden)
         hidden, cell = lstm_state(gates, cell)
-        shown = self._over_positions(attention)
-        return Step(self.output(hidden), LSTMState(hidden, cell), shown)
+        return Step(self.output(hidden), LSTMState(hidden, cell), attention)
 
     def word_inputs(self, words: Tensor) -> Tensor:
         return self.word_gates(self.embedding(words))
@@ -179,12 +186,13 @@ class SoftAttention(Decoder):
         hidden, cell = torch.tanh(self.initial_state(mean)).chunk(2, dim=1)
         return hidden, cell
 
-    def _with_attributes(self, values: Tensor, features: Features) -> Tensor:
-        """Return values [B, P, size] with the attributes after them: [B, P + N, size]."""
+    def _with_attributes(self, values: Tensor, features: Features) -> tuple[Tensor, Attributes]:
+        """Return values [B, P, size] with the attributes behind, [B, P + N, size], and these."""
         if self.attribute_items is None:
-            return values
-        items = self.attribute_items(features, self.embedding)
-        return torch.cat([values, items.to(values.dtype)], dim=1)
+            none = values.new_zeros(len(values), 0)
+            return values, Attributes(none.long(), none)
+        items, attributes = self.attribute_items(features, self.embedding)
+        return torch.cat([values, items.to(values.dtype)], dim=1), attributes
 
     def _over_positions(self, attention: Tensor) -> Tensor:
         """Return the share of the attention on the image that each of its positions has."""

@@ -5,7 +5,7 @@ decides on devices and on the library that computes; `captioner.search` decides 
 `captioner.captioner` knows photographs and how words are written.
 
 Shape letters: B images, K captions or beams per image, C candidates, Q words asked for,
-P positions of the grid; h and w are an image's sides.
+P positions of the grid, N attributes; h and w are an image's sides.
 """
 
 from abc import ABC, abstractmethod
@@ -36,11 +36,24 @@ class Candidates(NamedTuple):
     log_probs: np.ndarray  # float32 [B, K, C], natural logarithm, of the word alone
     words: np.ndarray  # int64 [B, K, C]
     wanted: np.ndarray  # float32 [B, K, Q], log-probabilities of the words that were asked for
-    attention: np.ndarray | None  # float32 [B, K, P], where the next word looks; each row sums to 1
+    attention: np.ndarray | None
+    """float32 [B, K, P + N], where the next word looks: the positions of the grid, then the
+    attributes, if there are some. Each row sums to 1."""
+
+
+class Attributes(NamedTuple):
+    """Words for what was found in each image before it is captioned, the most probable first."""
+
+    words: np.ndarray  # int64 [B, N]
+    probabilities: np.ndarray  # float32 [B, N]
 
 
 class Decoding(Protocol):
     """A batch of images on its way to captions; holds what each image and caption needs."""
+
+    @property
+    def attributes(self) -> Attributes | None:
+        """What the captions attend to beside the grid; None where there is nothing."""
 
     def step(
         self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray

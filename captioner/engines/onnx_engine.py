@@ -18,7 +18,7 @@ import onnxruntime
 
 from captioner import graphs
 from captioner.deployable import DECODER, ENCODER, Deployable, load_deployable
-from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
+from captioner.engines.interface import Attributes, Candidates, Decoding, Engine, LoadedEngine
 from captioner.errors import CheckpointError, OptionError
 from captioner.features import Features
 from captioner.text import in_one_line
@@ -146,6 +146,8 @@ class OnnxDecoding:
         self._outputs = [one.name for one in step.get_outputs()]
         read = {one.name for one in step.get_inputs()}
         self._images = {name: values for name, values in prepared.items() if name in read}
+        found = [prepared.get(graphs.ATTRIBUTES + name) for name in Attributes._fields]
+        self.attributes = None if found[0] is None else Attributes(*found)
 
     def step(
         self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray

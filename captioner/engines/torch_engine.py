@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captioner.devices import choose_device
 from captioner.encoder.interface import Encoder
 from captioner.engines import DEPLOYABLE
-from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngine
+from captioner.engines.interface import Attributes, Candidates, Decoding, Engine, LoadedEngine
 from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.vocabulary import PAD, START, UNKNOWN
@@ -88,6 +88,10 @@ class TorchDecoding:
     def __init__(self, decoder: "Decoder", features: Features) -> None:
         self._decoder = decoder
         self._memory = decoder.prepare(features)
+        found = decoder.attributes(self._memory)
+        self.attributes = (
+            None if found is None else Attributes(*(one.cpu().numpy() for one in found))
+        )
         self._state = decoder.start(self._memory)
         self._device = self._state[0].device
         self._never_written = torch.tensor(NEVER_WRITTEN, device=self._device)

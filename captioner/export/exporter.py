@@ -14,6 +14,7 @@ from typing import Any
 from captioner import __version__, graphs
 from captioner.checkpoint import MODEL, Checkpoint, load_checkpoint
 from captioner.checkpoint_folders import find_checkpoint
+from captioner.confidence import CONFIDENCE, read_confidence_curve
 from captioner.deployable import DECODER, ENCODER, VOCABULARY
 from captioner.engines import DEPLOYABLE, engine_class
 from captioner.engines.torch_engine import TorchEngine
@@ -83,9 +84,20 @@ def export_captioner(
             made_with["captioner"] = __version__  # which may run without being installed
             facts |= {"checks": checks, "choice": choice.to_json(), "made_with": made_with}
             write_json(aside / DEPLOYABLE, facts)
+            curve = read_confidence_curve(source)
+            if curve is not None:
+                write_json(aside / CONFIDENCE, curve.to_json())
+    announce(_about_confidence(curve is not None, out))
     size = sum(path.stat().st_size for path in out.iterdir())
     announce(f"{out}: {choice.encoder}, {choice.decoder}, {size / 1e6:.1f} MB in all")
     return out
+
+
+def _about_confidence(is_carried_over: bool, out: Path) -> str:
+    fit = f"captioner calibrate {out} --data DATA"
+    if is_carried_over:
+        return f"confidence: the checkpoint's curve; {fit} fits one to the exported precision"
+    return f"confidence: none, the checkpoint has no curve; {fit} fits one"
 
 
 def _refuse(checkpoint: Checkpoint, out: Path) -> None:

@@ -24,6 +24,7 @@ from captioner.export.weights import lift_constants, write_model
 from captioner.features import Features
 from captioner.graphs import (
     ATTENTION,
+    ATTRIBUTES,
     CANDIDATES,
     COUNT,
     FEATURES,
@@ -63,7 +64,7 @@ class EncoderGraph(nn.Module):
 
 
 class PrepareGraph(nn.Module):
-    """The fields of `Features` -> the memory that steps read, and the state before START."""
+    """The fields of `Features` -> the memory of steps, the state before START, attributes."""
 
     def __init__(self, decoder: Decoder, fields: Sequence[str], memory: Sequence[str]) -> None:
         super().__init__()
@@ -74,7 +75,9 @@ class PrepareGraph(nn.Module):
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         memory = self.decoder.prepare(Features(**dict(zip(self.fields, features, strict=True))))
         held, outputs = list(features), []
-        for part in (*(getattr(memory, name) for name in self.memory), *self.decoder.start(memory)):
+        kept = [getattr(memory, name) for name in self.memory]
+        found = self.decoder.attributes(memory) or ()
+        for part in (*kept, *self.decoder.start(memory), *found):
             # The exporter has one name for what is an input as well, or stands for two outputs.
             outputs.append(part + 0 if any(part is one for one in held) else part)
             held.append(part)
@@ -159,11 +162,16 @@ def write_decoder(decoder: Decoder, grid: int, prepare: Path, step: Path) -> Non
             axes[STATE + name] = {1: "captions", **{place: f"{name}.{place}" for place in sizes}}
         read = _write(StepGraph(decoder, state, memory).eval(), step, inputs, outputs, axes)
         kept = [name for name in memory._fields if MEMORY + name in read]
+        found = decoder.attributes(memory)
         _write(
             PrepareGraph(decoder, list(present(features)), kept).eval(),
             prepare,
             {FEATURES + name: values for name, values in present(features).items()},
-            [*(MEMORY + name for name in kept), *(STATE + name for name in start._fields)],
+            [
+                *(MEMORY + name for name in kept),
+                *(STATE + name for name in start._fields),
+                *(ATTRIBUTES + name for name in (found._fields if found else ())),
+            ],
             {},
         )
     except Exception as problem:  # whatever the exporter says, in one line

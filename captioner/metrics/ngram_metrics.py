@@ -1,15 +1,15 @@
 """BLEU, ROUGE-L and CIDEr against references that are counted once and kept.
 
-pycocoevalcap cuts and counts the n-grams, and its scorers compute BLEU and ROUGE-L. Its CIDEr
-weighs every reference again at each call, which takes most of a validation's time, so its sum is
-written out here over the same numbers in the same order (Vedantam et al. 2015, with the clipping
-and length penalty of CIDEr-D as in coco-caption).
+pycocoevalcap's scorers compute BLEU and ROUGE-L. Its CIDEr weighs every reference again at each
+call, which takes most of a validation's time, so its sum is written out here over the same numbers
+in the same order (Vedantam et al. 2015, with the clipping and length penalty of CIDEr-D as in
+coco-caption).
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -101,6 +101,16 @@ class Rouge:
 NGram = tuple[str, ...]
 
 
+def _ngrams(caption: str) -> Counter[NGram]:
+    """Return how often each n-gram stands in a caption, the shortest first."""
+    words = caption.split()
+    return Counter(
+        tuple(words[start : start + order])
+        for order in range(1, ORDERS + 1)
+        for start in range(len(words) - order + 1)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Reference:
     """One reference caption: its n-gram counts, the norm of its weights by n, its length."""
@@ -114,22 +124,15 @@ class Cider:
     """CIDEr-D; the document frequencies are those of the references given."""
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        from pycocoevalcap.cider.cider_scorer import CiderScorer, precook
-
-        self._cook: Any = precook
-        scorer = CiderScorer(n=ORDERS, sigma=_SIGMA)
-        for own in references:
-            scorer.cook_append(None, own)
-        scorer.compute_doc_freq()
+        counted = [[_ngrams(reference) for reference in own] for own in references]
+        images = Counter(ngram for own in counted for ngram in {key for one in own for key in one})
         # The weight of an n-gram that no reference holds; it counts as if one image had it.
         self._unseen = float(np.log(float(len(references))))
-        frequencies = np.array(list(scorer.document_frequency.values()))
-        weights = (self._unseen - np.log(frequencies)).tolist()
-        self._weights: dict[NGram, float] = dict(
-            zip(scorer.document_frequency, weights, strict=True)
-        )
+        weights = (self._unseen - np.log(np.array(list(images.values()), np.float64))).tolist()
+        self._weights: dict[NGram, float] = dict(zip(images, weights, strict=True))
+        self._texts = references
         self._references = [
-            [_Reference(counts, *self._norms(counts)) for counts in own] for own in scorer.crefs
+            [_Reference(counts, *self._norms(counts)) for counts in own] for own in counted
         ]
 
     def score(self, candidates: Sequence[str]) -> tuple[float, list[float]]:
@@ -139,6 +142,23 @@ class Cider:
             for candidate, own in zip(candidates, self._references, strict=True)
         ]
         return float(np.mean(each)), each
+
+    def score_without_each(
+        self, candidates: Sequence[str]
+    ) -> list[tuple[list[float], list[float]]]:
+        """Return for every image what its references and its candidate score without one of them.
+
+        For each reference of an image: its own score against the other ones, and that of the
+        candidate against the same. An image with fewer than two references has none.
+        """
+        found = []
+        for candidate, texts, own in zip(candidates, self._texts, self._references, strict=True):
+            others = [own[:place] + own[place + 1 :] for place in range(len(own))]
+            if len(own) < 2:
+                others, texts = [], []
+            theirs = [self._score_one(text, rest) for text, rest in zip(texts, others, strict=True)]
+            found.append((theirs, [self._score_one(candidate, rest) for rest in others]))
+        return found
 
     def _norms(self, counts: Mapping[NGram, int]) -> tuple[tuple[float, ...], int]:
         squares = [0.0] * ORDERS
@@ -150,7 +170,7 @@ class Cider:
         return tuple(float(np.sqrt(square)) for square in squares), length
 
     def _score_one(self, candidate: str, references: Sequence[_Reference]) -> float:
-        counts: Mapping[NGram, int] = self._cook(candidate, ORDERS)
+        counts = _ngrams(candidate)
         norms, length = self._norms(counts)
         weights = self._weights
         weighted = [
@@ -162,7 +182,6 @@ class Cider:
         for reference in references:
             products = [0.0] * ORDERS
             for ngram, order, weight, own in weighted:
-                # Indexing would add the missing n-gram to coco-caption's defaultdict.
                 if count := reference.counts.get(ngram, 0):
                     theirs = count * weight
                     products[order] += min(own, theirs) * theirs

@@ -35,11 +35,41 @@ class CaptionEntry(BaseModel):
     probability: float = Field(
         description="Of exactly this caption, by the model.", ge=0, le=1, examples=[0.0045]
     )
+    confidence: float | None = Field(
+        description="The chance that this caption agrees with people's as well as half of theirs "
+        "do with each other; null where the model was not calibrated.",
+        ge=0,
+        le=1,
+        examples=[0.41],
+    )
+    word_probabilities: list[float] = Field(
+        description="Of each token after those before it, by the model.",
+        examples=[[0.8, 0.5, 0.3, 0.6, 0.7, 0.4]],
+    )
+    end_probability: float | None = Field(
+        description="That the caption ends there; null where it was cut. The product of this and "
+        "of the words' is `probability`.",
+        ge=0,
+        le=1,
+        examples=[0.45],
+    )
     attention: list[list[list[float]]] | None = Field(
         None,
         description="Only if asked for: for each token rows of weights that sum to 1; null where "
         "the model looks at the image once.",
     )
+    attribute_attention: list[list[float]] | None = Field(
+        None,
+        description="Only with attention: for each token how much of the look was at each of the "
+        "image's attributes, and not at the photograph; null where the model reads none.",
+    )
+
+
+class AttributeEntry(BaseModel):
+    """Something that the model found in the image before it wrote a caption."""
+
+    word: str = Field(examples=["dog"])
+    probability: float = Field(description="That it is there.", ge=0, le=1, examples=[0.83])
 
 
 class ImageEntry(BaseModel):
@@ -55,6 +85,11 @@ class ImageEntry(BaseModel):
         examples=[[0.0, 0.125, 1.0, 0.875]],
         min_length=4,
         max_length=4,
+    )
+    attributes: list[AttributeEntry] | None = Field(
+        None,
+        description="Only with attention: words for what the model found in the image, which its "
+        "captions may look at; empty where it looks for none.",
     )
 
 
@@ -133,6 +168,7 @@ def caption_answer(
         image["seen"] = [
             round(edge / side, SEEN_DIGITS) for edge, side in zip(edges, size * 2, strict=True)
         ]
+        image["attributes"] = [one._asdict() for one in outcome.captions[0].attributes]
     return {
         "caption": outcome.captions[0].text,
         "captions": [_entry(caption, attention=attention) for caption in outcome.captions],
@@ -160,10 +196,14 @@ def _entry(caption: Caption, *, attention: bool) -> dict[str, Any]:
         "log_prob": caption.log_prob,
         "score": caption.score,
         "probability": caption.probability,
+        "confidence": caption.confidence,
+        "word_probabilities": list(caption.word_probabilities),
+        "end_probability": caption.end_probability,
     }
     if attention:
-        grid = caption.attention
-        entry["attention"] = None if grid is None else grid.round(ATTENTION_DIGITS).tolist()
+        for name in ("attention", "attribute_attention"):
+            weights = getattr(caption, name)
+            entry[name] = None if weights is None else weights.round(ATTENTION_DIGITS).tolist()
     return entry
 
 

@@ -110,6 +110,8 @@ class Mean(Engine):
     def describe(self): ...
 
 class Saying:
+    attributes = None
+
     def __init__(self, is_bright):
         self.is_bright, self.said = is_bright, 0
 

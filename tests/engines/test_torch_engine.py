@@ -40,6 +40,8 @@ class Given:
     def start(self, memory: Memory) -> State:
         return State(torch.zeros(len(memory.table), 1, 1))
 
+    def attributes(self, memory: Memory) -> None: ...
+
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, None]:
         logits = memory.table.unsqueeze(1).expand(-1, words.shape[1], -1).clone()
         return logits, State(10 * state.written + words.unsqueeze(2)), None

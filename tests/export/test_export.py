@@ -67,6 +67,15 @@ def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam
                 assert one.attention is None
             else:
                 np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
+            np.testing.assert_allclose(one.token_log_probs, other.token_log_probs, atol=1e-4)
+            named = [[found.word for found in caption.attributes] for caption in (one, other)]
+            assert named[0] == named[1]
+            assert len(named[0]) == options.get("attributes", 0)
+            if named[0]:
+                np.testing.assert_allclose(
+                    one.attribute_attention, other.attribute_attention, atol=1e-5
+                )
+                assert 0 < one.attribute_attention.sum() < len(one.tokens)
     assert len(texts) > 1  # else the pictures would not matter
 
 

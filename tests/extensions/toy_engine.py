@@ -43,6 +43,8 @@ class ToyEngine(Engine):
 class ToyDecoding:
     """Asks the decoder about each caption alone, from its first word on."""
 
+    attributes = None  # it attends to the grid alone
+
     def __init__(self, decoder: Any, features: Features) -> None:
         self.decoder = decoder
         self.images = [features.select(slice(one, one + 1)) for one in range(len(features))]

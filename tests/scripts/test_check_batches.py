@@ -46,6 +46,8 @@ class Bigrams(Engine):
 
 
 class BigramDecoding:
+    attributes = None
+
     def __init__(self, means: np.ndarray, coupling: float) -> None:
         self.means, self.coupling = means, coupling
 

@@ -146,6 +146,7 @@ class _Batcher:
                 tokens=("a", "dog"),
                 log_prob=-1.0 - rank,
                 score=-0.5 - rank,
+                token_log_probs=(-0.5, -0.25, -0.25 - rank),
                 attention=np.full((2, 2, 2), 0.25, dtype=np.float32),
             )
             for rank in range(options.num_captions)

@@ -33,10 +33,15 @@ def caption(rank: int, tokens: list[str], *, attention: bool) -> dict[str, Any]:
         "log_prob": -2.5 - rank,
         "score": -(2.5 + rank) / len(tokens),
         "probability": 0.082085 / (rank + 1),
+        "confidence": 0.62 / (rank + 1),
+        "word_probabilities": [0.9, 0.6, 0.3, 0.08, 0.95, 0.7, *[0.5] * len(tokens)][: len(tokens)],
+        "end_probability": 0.8,
     }
     if attention:
         cells = [[float(cell == word) for cell in range(9)] for word in range(len(tokens))]
         found["attention"] = [[line[0:3], line[3:6], line[6:9]] for line in cells]
+        looks = [[0.6, 0.1] if token == "dog" else [0.05, 0.0] for token in tokens]
+        found["attribute_attention"] = looks
     return found
 
 
@@ -47,6 +52,10 @@ def answer(count: int, *, attention: bool = True) -> dict[str, Any]:
     image: dict[str, Any] = {"width": 60, "height": 40, "format": "JPEG"}
     if attention:
         image["seen"] = [0.0, 0.0, 1.0, 1.0]
+        image["attributes"] = [
+            {"word": "dog", "probability": 0.83},
+            {"word": "grass", "probability": 0.1},
+        ]
     return {
         "caption": captions[0]["text"],
         "captions": captions,

@@ -74,7 +74,14 @@ class Model:
 
 
 def _caption(text: str) -> Caption:
-    return Caption(text=text, tokens=(text,), log_prob=-1.0, score=-1.0, attention=None)
+    return Caption(
+        text=text,
+        tokens=(text,),
+        log_prob=-1.0,
+        score=-1.0,
+        attention=None,
+        token_log_probs=(-0.5, -0.5),
+    )
 
 
 def loaded(name: str, seconds_per_image: float = 0.01) -> LoadedModel:

@@ -59,6 +59,9 @@ def test_the_three_forms_of_a_body_give_the_same_answer(client: TestClient) -> N
                     "log_prob": -1.0,
                     "score": -0.5,
                     "probability": pytest.approx(0.36788, abs=1e-4),
+                    "confidence": None,
+                    "word_probabilities": pytest.approx([0.60653, 0.7788], abs=1e-4),
+                    "end_probability": pytest.approx(0.7788, abs=1e-4),
                 }
             ],
             "image": {"width": 64, "height": 48, "format": "JPEG"},
