@@ -146,8 +146,9 @@ class OnnxDecoding:
         self._outputs = [one.name for one in step.get_outputs()]
         read = {one.name for one in step.get_inputs()}
         self._images = {name: values for name, values in prepared.items() if name in read}
-        found = [prepared.get(graphs.ATTRIBUTES + name) for name in Attributes._fields]
-        self.attributes = None if found[0] is None else Attributes(*found)
+        names = [graphs.ATTRIBUTES + name for name in Attributes._fields]
+        is_known = set(names) <= prepared.keys()
+        self.attributes = Attributes(*(prepared[name] for name in names)) if is_known else None
 
     def step(
         self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray
