@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from captioner.decoders.batch import CaptionBatch
+from captioner.decoders.hard_attention import HardAttention
 from captioner.decoders.initial_weights import with_initial_weights
 from captioner.decoders.interface import (
     Decoder,
@@ -28,6 +29,7 @@ DECODERS: dict[str, type[Decoder]] = {
         SoftAttention,
         ShowTell,
         NeuralTalk,
+        HardAttention,
     )
 }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from captioner.decoders.additive_attention import additive_attention
@@ -39,6 +39,22 @@ class AttentionWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Locations:
+    """Which steps look at one position, drawn by the attention, and the numbers that draw it."""
+
+    is_drawn: Tensor  # bool [tokens]; the other steps look at the weighted mean
+    uniform: Tensor  # [tokens], in [0, 1)
+
+    def choose(self, attention: Tensor, here: slice) -> tuple[Tensor, Tensor]:
+        """Return the positions of a step's rows [rows], and what each looks at [rows, P]."""
+        cumulative = attention.cumsum(1)
+        reached = cumulative <= self.uniform[here, None] * cumulative[:, -1:]
+        chosen = reached.sum(1).clamp(max=attention.shape[1] - 1)
+        alone = nn.functional.one_hot(chosen, attention.shape[1]).to(attention.dtype)
+        return chosen, torch.where(self.is_drawn[here, None], alone, attention)
+
+
+@dataclass(frozen=True)
 class Unrolling:
     """How the recurrence walks over a batch."""
 
@@ -46,6 +62,7 @@ class Unrolling:
     keep: Sequence[float]
     detach_attention: bool
     dtype: torch.dtype | None
+    locations: Locations | None = None  # None: all steps look at the weighted mean
 
 
 class _AttentionLSTM(torch.autograd.Function):
@@ -59,7 +76,7 @@ class _AttentionLSTM(torch.autograd.Function):
         values: Tensor,
         unrolling: Unrolling,
         *weights: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         w = AttentionWeights(*weights)  # type: ignore[arg-type]
         batch, dtype = unrolling.batch, unrolling.dtype
         recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
@@ -70,6 +87,9 @@ class _AttentionLSTM(torch.autograd.Function):
         gates, asked = torch.empty_like(input_gates), new(tokens, len(ask_bias))
         outputs, before, cells, squashed = (new(tokens, size) for _ in range(4))
         attention, contexts = new(tokens, positions), new(tokens, values.shape[2])
+        locations = unrolling.locations
+        looked = attention if locations is None else torch.empty_like(attention)
+        chosen = batch.targets.new_full((0 if locations is None else tokens,), 0)
         look = additive_attention(keys, w.score, batch.num_captions)
         for step in batch.timeline:
             here = step.tokens
@@ -77,7 +97,9 @@ class _AttentionLSTM(torch.autograd.Function):
             cells[here] = cell = select_active(cell, step.survivors)
             torch.add(ask.forward(hidden), ask_bias, out=asked[here])
             torch.softmax(look.scores(asked[here, :-1], step), dim=1, out=attention[here])
-            mixed = torch.bmm(step.to_grid(attention[here]), values[: step.active_images])
+            if locations is not None:
+                chosen[here], looked[here] = locations.choose(attention[here], here)
+            mixed = torch.bmm(step.to_grid(looked[here]), values[: step.active_images])
             contexts[here] = step.from_grid(mixed)
             context = asked[here, -1:].sigmoid() * contexts[here]
             torch.add(input_gates[here], recurrent.forward(hidden), out=gates[here])
@@ -86,19 +108,21 @@ class _AttentionLSTM(torch.autograd.Function):
             outputs[here] = hidden
         ctx.unrolling = unrolling
         ctx.save_for_backward(
-            gates, before, cells, squashed, asked, attention, contexts, keys, values, *weights
+            *(gates, before, cells, squashed, asked, attention, looked, contexts, keys, values),
+            *weights,
         )
-        return outputs, attention
+        ctx.mark_non_differentiable(chosen)
+        return outputs, attention, chosen
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_outputs: Tensor, grad_attention: Tensor
+        ctx: Any, grad_outputs: Tensor, grad_attention: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
-        gates, before, cells, squashed, asked, attention, contexts, keys, values, *weights = (
+        gates, before, cells, squashed, asked, attention, looked, contexts, keys, values, *rest = (
             ctx.saved_tensors
         )
-        w = AttentionWeights(*weights)
+        w = AttentionWeights(*rest)
         unrolling: Unrolling = ctx.unrolling
         batch, dtype = unrolling.batch, unrolling.dtype
         recurrent, ask = Multiplier(w.recurrent, dtype), _ask(w, dtype)
@@ -131,7 +155,10 @@ class _AttentionLSTM(torch.autograd.Function):
             grad_weights = torch.bmm(
                 step.to_grid(grad_mixed[here]), values[: step.active_images].transpose(1, 2)
             )
-            grad_weights = step.from_grid(grad_weights) + grad_attention[here]
+            grad_weights = step.from_grid(grad_weights)
+            if unrolling.locations is not None:  # what is drawn passes no gradient on
+                grad_weights = grad_weights * ~unrolling.locations.is_drawn[here, None]
+            grad_weights = grad_weights + grad_attention[here]
             grad_scores = torch.ops.aten._softmax_backward_data(
                 grad_weights, attention[here], 1, attention.dtype
             )
@@ -151,7 +178,7 @@ class _AttentionLSTM(torch.autograd.Function):
         grad_values = None
         if ctx.needs_input_grad[4]:
             grad_values = torch.bmm(
-                batch.by_image(attention).transpose(1, 2), batch.by_image(grad_mixed)
+                batch.by_image(looked).transpose(1, 2), batch.by_image(grad_mixed)
             )
         grad_keys, grad_score = look.gradients()
         grad_ask = weight_gradient(grad_asked, before, dtype)
@@ -185,13 +212,14 @@ def attention_lstm(
     values: Tensor,
     weights: AttentionWeights,
     unrolling: Unrolling,
-) -> tuple[Tensor, Tensor]:
-    """Return the hidden state after each step of every row, and where each step looked.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the hidden state after each step of every row, its attention, and what it drew.
 
     Shapes:
         input_gates [tokens, 4H] (what words and biases add to the gates), hidden and cell
         [captions, H] before step 0, keys [B, P, A], values [B, P, D] (or [B, P, 4H] without a
         context weight)
-        -> outputs [tokens, H], attention [tokens, P], each row summing to 1.
+        -> outputs [tokens, H], attention [tokens, P], each row summing to 1, and the positions
+        drawn, int64 [tokens], or [0] without `locations`.
     """
     return _AttentionLSTM.apply(input_gates, hidden, cell, keys, values, unrolling, *weights)

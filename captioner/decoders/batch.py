@@ -150,6 +150,19 @@ class CaptionBatch:
             timeline=tuple(timeline),
         )
 
+    def captions_of_tokens(self) -> Tensor:
+        """Return the row at step 0, in image order, of each token's caption: [tokens]."""
+        row = torch.arange(self.num_captions, device=self.targets.device)
+        rows = []
+        for step in self.timeline:
+            row = row if step.survivors is None else row[step.survivors]
+            rows.append(row)
+        return torch.cat(rows)
+
+    def images_of_tokens(self) -> Tensor:
+        """Return the place of each token's image: [tokens]."""
+        return torch.cat([step.images for step in self.timeline])
+
     def by_image(self, packed: Tensor) -> Tensor:
         """Spread [tokens, size] to [images, tokens_per_image, size], zero where there is none."""
         images, tokens = len(self.image_order), self.tokens_per_image

@@ -81,6 +81,8 @@ class Decoder(nn.Module, ABC):
     has_attention: ClassVar[bool] = False
     share_names: ClassVar[tuple[str, ...]] = ()
     """What steps attend to after everything in the image, such as a sentinel: a name for each."""
+    samples_in_training: ClassVar[bool] = False
+    """Whether `forward` takes `draws` as well: a generator for what it draws but dropout."""
     Options: ClassVar[type[DecoderOptions]] = DecoderOptions
 
     def __init__(self, options: Any, vocabulary_size: int, feature_size: int) -> None:

@@ -103,7 +103,15 @@ class SoftAttention(Decoder):
         generator: torch.Generator | None = None,
         product_dtype: torch.dtype | None = None,
     ) -> DecoderOutput:
-        rate, dtype = self.options.dropout, product_dtype
+        kept = keep_values(keep, batch.steps)
+        unrolling = Unrolling(batch, kept, self.options.detach_attention, product_dtype)
+        return self.unroll(features, unrolling, generator)[0]
+
+    def unroll(
+        self, features: Features, unrolling: Unrolling, generator: torch.Generator | None
+    ) -> tuple[DecoderOutput, Tensor, Tensor]:
+        """Return the output of a training pass, and what `attention_lstm` says of attention."""
+        batch, rate, dtype = unrolling.batch, self.options.dropout, unrolling.dtype
         features = features.select(batch.image_order)
         values = self._values(features.grid, dtype)
         values = dropout(values, rate if self.embed_features else 0.0, self.training, generator)
@@ -117,7 +125,7 @@ class SoftAttention(Decoder):
         if _projecting_values_is_cheaper(batch, values):
             looked_at = linear(values, self.context_gates.weight, None, dtype)
             context_weight = None
-        outputs, attention = attention_lstm(
+        outputs, attention, chosen = attention_lstm(
             nn.functional.embedding(batch.word_index, word_gates),
             hidden.index_select(0, batch.first_images),
             cell.index_select(0, batch.first_images),
@@ -132,13 +140,12 @@ class SoftAttention(Decoder):
                 gate_bias=self.context_gate.bias,
                 context=context_weight,
             ),
-            Unrolling(
-                batch, keep_values(keep, batch.steps), self.options.detach_attention, product_dtype
-            ),
+            unrolling,
         )
         read = dropout(outputs, rate, self.training, generator)
         logits = linear(read, self.output.weight, self.output.bias, dtype)
-        return DecoderOutput(logits, self._over_positions(attention), outputs)
+        output = DecoderOutput(logits, self._over_positions(attention), outputs)
+        return output, attention, chosen
 
     def prepare(self, features: Features) -> AttentionMemory:
         values = self._values(features.grid, None)

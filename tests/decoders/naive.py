@@ -124,6 +124,7 @@ def naive_adaptive_attention(
 TWINS = {
     "soft_attention": naive_attention,
     "show_tell": naive_show_tell,
+    "hard_attention": naive_attention,  # as it captions
     "neuraltalk": naive_neuraltalk,
     "adaptive_attention": naive_adaptive_attention,
 }

@@ -32,6 +32,7 @@ DECODERS = [
     ("soft_attention", {"attention_size": 20, "attributes": 4, "attribute_detector": "mil"}),
     ("show_tell", {}),
     ("neuraltalk", {}),
+    ("hard_attention", {"attention_size": 20}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),
 ]

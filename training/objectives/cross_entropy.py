@@ -79,11 +79,6 @@ def caption_loss(
 
 
 def _uneven_attention(attention: Tensor, batch: CaptionBatch) -> Tensor:
-    row = torch.arange(batch.num_captions, device=attention.device)
-    rows = []
-    for step in batch.timeline:
-        row = row if step.survivors is None else row[step.survivors]
-        rows.append(row)
     total = attention.new_zeros(batch.num_captions, attention.shape[1])
-    total = total.index_add(0, torch.cat(rows), attention)
+    total = total.index_add(0, batch.captions_of_tokens(), attention)
     return (1.0 - total).square().sum(1).mean()

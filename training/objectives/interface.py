@@ -45,7 +45,7 @@ class DecoderPass:
     p: float  # probability to detach
     masks: torch.Generator
     dropout: torch.Generator  # on the device of the training, as the next
-    draws: torch.Generator  # of an objective that draws something
+    draws: torch.Generator  # of an objective, and of a decoder, that draws something
     product_dtype: torch.dtype | None
 
     def __call__(
@@ -53,12 +53,14 @@ class DecoderPass:
     ) -> DecoderOutput:
         """Draw a mask and return the logits of every word of the captions."""
         keep = sample_keep(captions.steps, self.p, generator=self.masks)
+        drawing = {"draws": self.draws} if decoder.samples_in_training else {}
         return decoder(
             features,
             captions,
             keep=keep,
             generator=self.dropout,
             product_dtype=self.product_dtype,
+            **drawing,
         )
 
 
