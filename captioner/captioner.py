@@ -9,9 +9,9 @@ here.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Unpack
@@ -66,8 +66,11 @@ class Caption:
     attribute_attention: np.ndarray | None = None
     """float32 [tokens, attributes], the share of each word's attention that each attribute had.
 
-    The rest of it was on the photograph, where `attention` says.
+    The rest of it was on the photograph, where `attention` says, and on what `shares` names.
     """
+    shares: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Of what is attended to beside photograph and attributes, such as adaptive attention's
+    sentinel, its share of each word's attention: float32 [tokens] by name."""
 
     @property
     def probability(self) -> float:
@@ -207,7 +210,7 @@ class Captioner:
     def _caption(self, hypothesis: "Hypothesis") -> Caption:
         tokens = tuple(self.vocabulary.decode(hypothesis.words))
         words, curve = self.vocabulary.words, self.confidence_curve
-        attention, on_attributes = self._attention(hypothesis)
+        attention, on_attributes, shares = self._attention(hypothesis)
         each = hypothesis.token_log_probs
         return Caption(
             text=" ".join(tokens),
@@ -219,19 +222,25 @@ class Captioner:
             confidence=curve.confidence(each) if curve is not None else None,
             attributes=tuple(Attribute(words[one], found) for one, found in hypothesis.attributes),
             attribute_attention=on_attributes,
+            shares=shares,
         )
 
-    def _attention(self, hypothesis: "Hypothesis") -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return where each word looked on the photograph, and how much at each attribute."""
-        looked = hypothesis.attention
+    def _attention(
+        self, hypothesis: "Hypothesis"
+    ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, np.ndarray]]:
+        """Return where each word looked on the photograph, and how much at all else."""
+        looked, names = hypothesis.attention, self.engine.share_names
         if looked is None:
-            return None, None
-        side = self.engine.grid
-        image, attributes = looked[:, : side**2], looked[:, side**2 :]
-        if not attributes.shape[1]:
-            return image.reshape(-1, side, side), None
-        share = np.maximum(image.sum(axis=1, keepdims=True), _LEAST_SHARE)
-        return (image / share).reshape(-1, side, side), attributes
+            return None, None, {}
+        side, items = self.engine.grid, looked.shape[1]
+        image, attributes, others = np.split(looked, [side**2, items - len(names)], axis=1)
+        if items > side**2:
+            image = image / np.maximum(image.sum(axis=1, keepdims=True), _LEAST_SHARE)
+        return (
+            image.reshape(-1, side, side),
+            attributes if attributes.shape[1] else None,
+            dict(zip(names, others.T, strict=True)),
+        )
 
 
 def load(

@@ -8,7 +8,7 @@ that is not installed, Pillow's own, which has the letters of English.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -60,6 +60,8 @@ class LookedCaption(Protocol):
     def tokens(self) -> Sequence[str]: ...
     @property
     def attention(self) -> Any: ...  # a grid for each token: an array, or nested sequences
+    @property
+    def shares(self) -> Mapping[str, Any]: ...  # what else was looked at: a number for each token
 
 
 def draw_attention(
@@ -89,8 +91,10 @@ def draw_attention(
     grids = np.asarray(caption.attention, np.float32)
     full = min(1.0, FULL_LIGHT / grids[0].size)
     panels = [("", _framed(photograph, box))]
-    for word, weights in zip(caption.tokens, grids, strict=True):
-        panels.append((word, _lit(photograph, weights, box, max(full, float(weights.max())))))
+    for place, (word, weights) in enumerate(zip(caption.tokens, grids, strict=True)):
+        shares = [f"{name} {of[place]:.0%}" for name, of in caption.shares.items()]
+        lit = _lit(photograph, weights, box, max(full, float(weights.max())))
+        panels.append((" · ".join([word, *shares]), lit))
     _write(_panels(caption.text, panels), out)
 
 

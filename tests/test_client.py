@@ -98,6 +98,7 @@ def test_a_path_and_bytes_get_typed_captions(
     assert (best.log_prob, best.probability) == (-2.5, 0.082085)
     assert best.attention is not None
     assert best.attention[1][0] == [0.0, 1.0, 0.0]
+    assert best.shares == {"sentinel": tuple(word / 6 for word in range(6))}
     assert (best.confidence, best.end_probability) == (0.62, 0.8)
     assert best.word_probabilities == (0.9, 0.6, 0.3, 0.08, 0.95, 0.7)
     assert best.attribute_attention is not None

@@ -22,6 +22,8 @@ class ServedCaption:
     attention: tuple[Grid, ...] | None  # a grid for each token; None if not asked for or not there
     attribute_attention: tuple[Sequence[float], ...] | None
     """For each token how much of the look was at each of the photograph's attributes."""
+    shares: Mapping[str, tuple[float, ...]]
+    """With attention: for each token the share of what else is attended to, by its name."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ServedCaption":
@@ -37,6 +39,10 @@ class ServedCaption:
             end_probability=_number_or_none(value.get("end_probability")),
             attention=None if attention is None else tuple(attention),
             attribute_attention=None if attributes is None else tuple(attributes),
+            shares={
+                str(name): tuple(map(float, of_tokens))
+                for name, of_tokens in (value.get("shares") or {}).items()
+            },
         )
 
 

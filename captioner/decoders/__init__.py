@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from captioner.decoders.adaptive_attention import AdaptiveAttention
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.hard_attention import HardAttention
 from captioner.decoders.initial_weights import with_initial_weights
@@ -29,6 +30,7 @@ DECODERS: dict[str, type[Decoder]] = {
         SoftAttention,
         ShowTell,
         NeuralTalk,
+        AdaptiveAttention,
         HardAttention,
     )
 }

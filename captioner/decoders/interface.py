@@ -42,7 +42,9 @@ class Step(NamedTuple):
 
     logits: Tensor  # [B, K, V]
     state: Any  # as the one that went in
-    attention: Tensor | None  # [B, K, P + N], over positions and attributes, each row summing to 1
+    attention: Tensor | None
+    """[B, K, P + N + S], over positions, attributes and what the decoder's `share_names` name.
+    Each row sums to 1."""
 
 
 class Attributes(NamedTuple):

@@ -5,7 +5,7 @@ decides on devices and on the library that computes; `captioner.search` decides 
 `captioner.captioner` knows photographs and how words are written.
 
 Shape letters: B images, K captions or beams per image, C candidates, Q words asked for,
-P positions of the grid, N attributes; h and w are an image's sides.
+P positions of the grid, N attributes, S shares; h and w are an image's sides.
 """
 
 from abc import ABC, abstractmethod
@@ -37,8 +37,8 @@ class Candidates(NamedTuple):
     words: np.ndarray  # int64 [B, K, C]
     wanted: np.ndarray  # float32 [B, K, Q], log-probabilities of the words that were asked for
     attention: np.ndarray | None
-    """float32 [B, K, P + N], where the next word looks: the positions of the grid, then the
-    attributes, if there are some. Each row sums to 1."""
+    """float32 [B, K, P + N + S], where the next word looks: the positions of the grid, then the
+    attributes, if there are some, then what the engine's `share_names` name. Each row sums to 1."""
 
 
 class Attributes(NamedTuple):
@@ -80,6 +80,7 @@ class Engine(ABC):
     name: ClassVar[str]  # as in `ENGINES`
     preprocessing: Preprocessing
     grid: int  # positions along each side of the grid that captions look at
+    share_names: tuple[str, ...] = ()  # what captions attend to beside the image and attributes
     encoder: "Encoder | None" = None  # the one that runs, if PyTorch can run it without the engine
 
     @classmethod

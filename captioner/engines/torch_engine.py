@@ -38,6 +38,7 @@ class TorchEngine(Engine):
         self.decoder = decoder.to(self.device).eval()
         self.preprocessing = encoder.preprocessing
         self.grid = encoder.grid
+        self.share_names = decoder.share_names
 
     @classmethod
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:

@@ -63,6 +63,12 @@ class CaptionEntry(BaseModel):
         description="Only with attention: for each token how much of the look was at each of the "
         "image's attributes, and not at the photograph; null where the model reads none.",
     )
+    shares: dict[str, list[float]] | None = Field(
+        None,
+        description="Only with attention: of what the model attends to beside photograph and "
+        "attributes, by its name, the share that it had in each token; empty where there is none.",
+        examples=[{"sentinel": [0.41, 0.2, 0.35, 0.8, 0.88, 0.31]}],
+    )
 
 
 class AttributeEntry(BaseModel):
@@ -204,6 +210,10 @@ def _entry(caption: Caption, *, attention: bool) -> dict[str, Any]:
         for name in ("attention", "attribute_attention"):
             weights = getattr(caption, name)
             entry[name] = None if weights is None else weights.round(ATTENTION_DIGITS).tolist()
+        entry["shares"] = {
+            name: of_tokens.astype(float).round(ATTENTION_DIGITS).tolist()
+            for name, of_tokens in caption.shares.items()
+        }
     return entry
 
 

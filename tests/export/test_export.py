@@ -33,6 +33,7 @@ DECODERS = [
     ("show_tell", {}),
     ("neuraltalk", {}),
     ("hard_attention", {"attention_size": 20}),
+    ("adaptive_attention", {"attention_size": 20}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),
 ]
@@ -77,6 +78,9 @@ def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam
                     one.attribute_attention, other.attribute_attention, atol=1e-5
                 )
                 assert 0 < one.attribute_attention.sum() < len(one.tokens)
+            assert list(one.shares) == list(other.shares)
+            for name, of_tokens in one.shares.items():
+                np.testing.assert_allclose(of_tokens, other.shares[name], atol=1e-5)
     assert len(texts) > 1  # else the pictures would not matter
 
 

@@ -148,6 +148,7 @@ class _Batcher:
                 score=-0.5 - rank,
                 token_log_probs=(-0.5, -0.25, -0.25 - rank),
                 attention=np.full((2, 2, 2), 0.25, dtype=np.float32),
+                shares={"sentinel": np.array([0.7, 0.123456], dtype=np.float32)},
             )
             for rank in range(options.num_captions)
         ]

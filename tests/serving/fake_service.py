@@ -42,6 +42,7 @@ def caption(rank: int, tokens: list[str], *, attention: bool) -> dict[str, Any]:
         found["attention"] = [[line[0:3], line[3:6], line[6:9]] for line in cells]
         looks = [[0.6, 0.1] if token == "dog" else [0.05, 0.0] for token in tokens]
         found["attribute_attention"] = looks
+        found["shares"] = {"sentinel": [word / len(tokens) for word in range(len(tokens))]}
     return found
 
 

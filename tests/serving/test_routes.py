@@ -87,6 +87,7 @@ def test_options_come_from_the_query_the_form_or_the_json(client: TestClient) ->
         captions = answer.json()["captions"]
         assert len(captions) == 2
         assert captions[0]["attention"] == [[[0.25, 0.25], [0.25, 0.25]]] * 2
+        assert captions[0]["shares"] == {"sentinel": [0.7, 0.12346]}
     assert len(client.post("/caption?num_captions=7", files=FORM).json()["captions"]) == 7
 
 
