@@ -1,9 +1,11 @@
-"""Benchmark of the service, beside a plain FastAPI route and LitServe around the same model.
+"""Benchmark of the service, beside plain FastAPI routes and LitServe around the same model.
 
 Each contestant captions the same photograph, sent as a form, in turns on the same machine: first as
 many as it can for clients that wait for their answers, then open loop at rising rates, which are
 shares of the service's capacity. h2load (Debian: nghttp2-client) sends, niced. Those that wait for
-their turn are stopped. LitServe may be installed into a folder of its own, named by LITSERVE.
+their turn are stopped. With the checkpoint that the model was exported from, one more route runs
+it by PyTorch with a textbook's search, as one would without this library. LitServe may be installed
+into a folder of its own, named by LITSERVE.
 
     pip install --target /tmp/litserve litserve
     LITSERVE=/tmp/litserve python scripts/bench_serving.py --model DIR --json serving.json
@@ -25,6 +27,7 @@ from serving_bench.contestants import SERVICE, Contestant, contestants, library_
 from serving_bench.load import KIND, Answers, at_a_rate, capacity, check_h2load, form_of
 from stress.client import photographs
 
+from captioner.checkpoint_folders import MODEL
 from captioner.errors import OptionError, ToolError
 from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, option, options_parser
 from captioner.program import run_program
@@ -38,6 +41,9 @@ CLIENTS = 48  # that keep a contestant busy, though they are niced
 class ServingBenchOptions(BenchOptions):
     rounds: int = option(2, "turns of each contestant", within=AT_LEAST_ONE)
     model: Path = option(Path("runs"), "exported folder or checkpoint to serve", metavar="DIR")
+    checkpoint: Path | None = option(
+        None, "what the model was exported from, for a route by PyTorch", metavar="DIR"
+    )
     photo: Path | None = option(None, "photograph to send (a made one)", metavar="FILE")
     seconds: float = option(4.0, "of each turn", within=ABOVE_ZERO)
     deadline: float = option(5.0, "seconds after which an answer is no use", within=ABOVE_ZERO)
@@ -57,6 +63,8 @@ def _bench(argv: Sequence[str] | None) -> int:
     options = ServingBenchOptions.from_json(vars(parser.parse_args(argv)))
     if not options.model.is_dir():
         raise OptionError(f"model is {str(options.model)!r}, where there is no folder")
+    if options.checkpoint is not None and not (options.checkpoint / MODEL).is_file():
+        raise OptionError(f"checkpoint is {str(options.checkpoint)!r}, which holds no {MODEL}")
     check_h2load()
     load_before = load_of_others()
     with tempfile.TemporaryDirectory(prefix="captioner-bench-") as folder:
@@ -77,7 +85,13 @@ def _figures(options: ServingBenchOptions, photo: Path, body: Path) -> dict[str,
     there: list[Contestant] = []
     starts = {}
     try:
-        every = contestants(options.model, options.threads, options.max_batch, options.workers)
+        every = contestants(
+            options.model,
+            options.checkpoint,
+            options.threads,
+            options.max_batch,
+            options.workers,
+        )
         for one in every:
             began = time.monotonic()
             try:

@@ -42,11 +42,16 @@ class Textbook:
         return lambda: [self.caption(grid) for grid in grids]
 
     @torch.no_grad()
-    def caption(self, grid: Tensor) -> list[int]:
-        """Return the words of the best caption: grid [P, D]."""
+    def caption(self, grid: Tensor, attributes: Tensor | None = None) -> list[int]:
+        """Return the words of the best caption: grid [P, D], and more to look at [N, size]."""
         rows = BEAMS
+        if "embed_features.weight" in self.weights:
+            grid = torch.relu(self._linear("embed_features", grid))
+        mean = grid.mean(0, keepdim=True).expand(rows, -1)
+        hidden, cell = torch.tanh(self._linear("initial_state", mean)).chunk(2, dim=1)
+        if attributes is not None:
+            grid = torch.cat([grid, attributes])
         grid = grid.expand(rows, *grid.shape)
-        hidden, cell = torch.tanh(self._linear("initial_state", grid.mean(1))).chunk(2, dim=1)
         captions = torch.full((rows, 1), START)
         totals = torch.zeros(rows, 1)
         ended: list[tuple[float, list[int]]] = []

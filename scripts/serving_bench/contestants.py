@@ -20,7 +20,7 @@ from captioner.errors import ToolError
 START_SECONDS = 60.0
 MIB = 1024 * 1024
 SCRIPTS = Path(__file__).resolve().parent.parent
-SERVICE, PLAIN, LITSERVE = "service", "fastapi", "litserve"
+SERVICE, PLAIN, TORCH, LITSERVE = "service", "fastapi", "torch", "litserve"
 
 
 @dataclass
@@ -96,8 +96,13 @@ class Contestant:
         return {name: round(held / MIB, 1) for name, held in sums.items()}
 
 
-def contestants(model: Path, threads: int, max_batch: int, workers: int) -> list[Contestant]:
-    """Return all of them; they compute with the same number of threads."""
+def contestants(
+    model: Path, checkpoint: Path | None, threads: int, max_batch: int, workers: int
+) -> list[Contestant]:
+    """Return all of them; they compute with the same number of threads.
+
+    Without the `checkpoint` that `model` was exported from, the one by PyTorch is not among them.
+    """
     python = sys.executable
     environ = {
         "MODEL": str(model),
@@ -111,16 +116,18 @@ def contestants(model: Path, threads: int, max_batch: int, workers: int) -> list
     beside = {"PYTHONPATH": os.pathsep.join(paths)}
     service = ["-m", "serving", "--checkpoint", str(model), "--port", "PORT"]
     service += ["--workers", str(workers), "--max-batch", str(max_batch)]
-    plain = ["-m", "uvicorn", "serving_bench.plain_route:app", "--port", "PORT"]
-    return [
-        Contestant(SERVICE, [python, *service, "--log-level", "warning"], environ),
-        Contestant(PLAIN, [python, *plain, "--log-level", "warning"], environ),
-        Contestant(
-            LITSERVE,
-            [python, "-m", "serving_bench.litserve_route", "PORT"],
-            {**environ, **beside},
-        ),
+    uvicorn, quiet = ["-m", "uvicorn", "--port", "PORT"], ["--log-level", "warning"]
+    plain, by_torch = (
+        [python, *uvicorn, f"serving_bench.{name}_route:app", *quiet] for name in ("plain", "torch")
+    )
+    found = [
+        Contestant(SERVICE, [python, *service, *quiet], environ),
+        Contestant(PLAIN, plain, environ),
     ]
+    if checkpoint is not None:
+        found.append(Contestant(TORCH, by_torch, {**environ, "CHECKPOINT": str(checkpoint)}))
+    litserve_route = [python, "-m", "serving_bench.litserve_route", "PORT"]
+    return [*found, Contestant(LITSERVE, litserve_route, {**environ, **beside})]
 
 
 def library_images_per_second(contestant: Contestant, photo: Path, seconds: float) -> float:
