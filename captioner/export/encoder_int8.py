@@ -5,7 +5,9 @@ bounds of a scale are those of nearly all numbers (percentiles), for single larg
 all others coarse. Weights take 7 of the 8 bits, see captioner/export/quantisation.py.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +57,22 @@ def quantise_for_onnxruntime(
     model = onnx.load(source / graphs.ENCODER)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     logging.getLogger().setLevel(logging.ERROR)  # it recommends what was done
-    quantize_static(
-        source / graphs.ENCODER,
-        target / graphs.ENCODER,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "Add", "Clip"],
-        # The first sees pixels, of which 8 bits are all there is.
-        nodes_to_exclude=convolutions[:1],
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.Percentile,
-        extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": at_once},
-    )
+    with _without_printing():
+        quantize_static(
+            source / graphs.ENCODER,
+            target / graphs.ENCODER,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Add", "Clip"],
+            # The first sees pixels, of which 8 bits are all there is.
+            nodes_to_exclude=convolutions[:1],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": 99.99, "CalibStridedMinMax": at_once},
+        )
     write_model(onnx.load(target / graphs.ENCODER), target / graphs.ENCODER)
 
 
@@ -77,6 +80,10 @@ def quantise_for_openvino(
     source: Path, target: Path, preprocessing: Preprocessing, photographs: Sequence[Path]
 ) -> None:
     """Write an encoder in int8 for OpenVINO, as its own tool NNCF quantises it."""
+    import logging
+
+    # NNCF loads what builds extensions of PyTorch, which warns where there is no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with needing("openvino", "int8 for OpenVINO"):
         import nncf
         import openvino
@@ -88,14 +95,22 @@ def quantise_for_openvino(
     nncf.set_log_level(40)
     model = openvino.Core().read_model(source / graphs.ENCODER)
     pixels = list(_pixels(preprocessing, photographs))
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset(pixels, lambda image: image[np.newaxis]),
-        subset_size=len(pixels),
-        preset=nncf.QuantizationPreset.MIXED,
-        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
-    )
+    with _without_printing():
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(pixels, lambda image: image[np.newaxis]),
+            subset_size=len(pixels),
+            preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+        )
     openvino.save_model(quantised, target / graphs.OPENVINO_ENCODER, compress_to_fp16=False)
+
+
+@contextmanager
+def _without_printing() -> Iterator[None]:
+    """Keep the libraries from writing of their steps among the lines of the export."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _pixels(preprocessing: Preprocessing, photographs: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -127,6 +127,10 @@ class PrecisionChooser:
                 parts.append(Part(of=ENCODER, engine=engine, precision=FLOAT16, folder=folder))
             if self._is_int8_wanted(ENCODER):
                 folder = self._assembler.new_folder(f"{ENCODER}-{engine}-{INT8}")
+                count = len(self._photographs.calibration)
+                self._announce(
+                    f"calibrating the encoder by {engine} in int8 on {count} photographs"
+                )
                 ENCODER_QUANTISERS[engine](
                     float32.folder,
                     folder,
