@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 IMAGE_MODES = ("crop", "squash", "whole")
 WHOLE_MULTIPLE = 32  # the stride of nearly every network's last feature map, in pixels
 MOST_ELONGATED = 50  # longer side to shorter; beyond it, "crop" leaves out the far ends first
-DRAFT_MARGIN = 2.0  # a JPEG is decoded at no less than this times the size it is resized to
+# A JPEG is decoded at no less than this times the size it is resized to. With it a photograph of 12
+# megapixels is decoded at an eighth; the pixels differ by 0.4 of 255 from those of the whole one on
+# average, with twice the size by 0.2 (docs/results/inference.md).
+DRAFT_MARGIN = 1.35
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -89,9 +92,8 @@ class Preprocessing(Options):
     def least_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the least size at which a picture of this one may be decoded.
 
-        It leaves the pixels as good as those of the whole picture (Pillow's `thumbnail` keeps the
-        same margin), and data sets of small photographs such as COCO exactly as they are. Turning
-        the picture turns the result.
+        It leaves the pixels nearly as those of the whole picture, and those of small photographs
+        such as COCO's exactly as they are. Turning the picture turns the result.
         """
         if max(width, height) > MOST_ELONGATED * min(width, height):
             return width, height
