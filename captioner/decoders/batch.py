@@ -6,7 +6,7 @@ ones. Only rows that still have a word take part in a step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -162,6 +162,24 @@ class CaptionBatch:
     def images_of_tokens(self) -> Tensor:
         """Return the place of each token's image: [tokens]."""
         return torch.cat([step.images for step in self.timeline])
+
+    def reversed(self) -> tuple["CaptionBatch", Tensor]:
+        """Return the same captions read from their end, and where each token is predicted there.
+
+        The end token is predicted first, from the start token, and the first word last: what is
+        predicted at token k here, is predicted there at token mirror[k]; mirror is its own inverse.
+        """
+        device, rows = self.targets.device, self.captions_of_tokens()
+        counts = torch.tensor([step.rows for step in self.timeline], device=device)
+        steps = torch.arange(self.steps, device=device).repeat_interleave(counts)
+        places = torch.zeros(self.num_captions, self.steps, dtype=torch.int64, device=device)
+        places[rows, steps] = torch.arange(self.num_tokens, device=device)
+        mirror = places[rows, torch.bincount(rows)[rows] - 1 - steps]
+        targets = self.targets[mirror]
+        inputs = targets[places[rows, (steps - 1).clamp_min(0)]].masked_fill(steps == 0, START)
+        words, word_index = inputs.unique(return_inverse=True)
+        batch = replace(self, words=words, word_index=word_index, targets=targets)
+        return batch, mirror
 
     def by_image(self, packed: Tensor) -> Tensor:
         """Spread [tokens, size] to [images, tokens_per_image, size], zero where there is none."""

@@ -20,7 +20,7 @@ from captioner.decoders.interface import (
     keep_values,
 )
 from captioner.features import Features
-from captioner.hdetach.gates import lstm_state
+from captioner.hdetach.gates import first_lstm_state, lstm_state
 from captioner.hdetach.packed_lstm import packed_lstm
 from captioner.hdetach.products import linear
 
@@ -61,7 +61,7 @@ class ShowTell(Decoder):
         rate, dtype = self.options.dropout, product_dtype
         mean = features.grid.mean(1).index_select(0, batch.image_order)
         image = dropout(self.embed_image(mean), rate, self.training, generator)
-        hidden, cell = self._read_image(image)
+        hidden, cell = first_lstm_state(self.input_gates(image))
         words = self.embedding(batch.words)
         word_gates = linear(words, self.input_gates.weight, self.input_gates.bias, dtype)
         outputs = packed_lstm(
@@ -78,7 +78,8 @@ class ShowTell(Decoder):
         return DecoderOutput(logits, None, outputs)
 
     def prepare(self, features: Features) -> ImageState:
-        return ImageState(*self._read_image(self.embed_image(features.grid.mean(1))))
+        image = self.embed_image(features.grid.mean(1))
+        return ImageState(*first_lstm_state(self.input_gates(image)))
 
     def start(self, memory: ImageState) -> LSTMState:
         return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
@@ -90,9 +91,3 @@ class ShowTell(Decoder):
 
     def word_inputs(self, words: Tensor) -> Tensor:
         return self.input_gates(self.embedding(words))
-
-    def _read_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the state after the image's step; with a zero state the forget gate is idle."""
-        into, _, candidate, out = self.input_gates(image).chunk(4, dim=1)
-        cell = into.sigmoid() * candidate.tanh()
-        return out.sigmoid() * cell.tanh(), cell

@@ -37,6 +37,17 @@ def lstm_state(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     return out.sigmoid() * cell.tanh(), cell
 
 
+def first_lstm_state(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden and cell state after a step from a zero state, where no gate forgets.
+
+    Shapes:
+        gates [..., 4 * hidden] before activation -> two of [..., hidden].
+    """
+    into, _, candidate, out = gates.chunk(4, dim=-1)
+    cell = into.sigmoid() * candidate.tanh()
+    return out.sigmoid() * cell.tanh(), cell
+
+
 def gate_gradients(
     gates: Tensor,
     cell: Tensor,
