@@ -28,6 +28,7 @@ from captioner.files import file_hash, read_json, write_json
 from captioner.hashed_folder import read_hashes
 from captioner.tensor_files import read_extra
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+from tests.decoders.attribute_words import give_attributes
 
 NAMES = ["decoder.safetensors", "encoder.safetensors", "hashes.json", "model.json"]
 
@@ -42,12 +43,14 @@ def parts(decoder: str = "soft_attention", seed: int = 0, **encoder: Any) -> dic
     sizes = {"hidden_size": 8, "embedding_size": 6, "attention_size": 5}
     return {
         "encoder": made,
-        "decoder": build_decoder(
-            decoder,
-            decoder_options(decoder, sizes),
-            vocabulary_size=len(vocabulary),
-            feature_size=made.feature_size,
-            generator=generator,
+        "decoder": give_attributes(
+            build_decoder(
+                decoder,
+                decoder_options(decoder, sizes),
+                vocabulary_size=len(vocabulary),
+                feature_size=made.feature_size,
+                generator=generator,
+            )
         ),
         "vocabulary": vocabulary,
         "summary": {"epochs": 3, "val": {"CIDEr": 0.5}},

@@ -20,6 +20,7 @@ from captioner.search import Hypothesis
 from captioner.search import search as search_batch
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, START, UNKNOWN
+from tests.decoders.attribute_words import give_attributes
 
 FORBIDDEN = (PAD, START, UNKNOWN)
 POSITIONS = 5
@@ -268,8 +269,8 @@ def test_every_word_carries_the_attention_it_was_written_with():
 def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_size: int):
     generator = torch.Generator().manual_seed(3)
     options = decoder_options(name, {"hidden_size": 10, "embedding_size": 7, "attention_size": 5})
-    decoder = build_decoder(
-        name, options, vocabulary_size=12, feature_size=6, generator=generator
+    decoder = give_attributes(
+        build_decoder(name, options, vocabulary_size=12, feature_size=6, generator=generator)
     ).eval()
     with torch.no_grad():
         decoder.output.weight.mul_(40)

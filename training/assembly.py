@@ -167,7 +167,7 @@ def _mixed(
         vocabulary,
         decoder.attribute_detector,
         config,
-        count=decoder.options.attributes,
+        count=decoder.options.attributes or decoder.attribute_detector.num_attributes,
         feature_size=engine.encoder.feature_size,
         device=engine.device,
     )

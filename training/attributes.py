@@ -23,7 +23,7 @@ INSTANCE_EPOCHS = 10
 
 def make_ready(
     detector: AttributeDetector,
-    count: int,
+    count: int | None,
     *,
     encoder: Encoder,
     vocabulary: Vocabulary,
@@ -35,7 +35,7 @@ def make_ready(
     """Give a detector its words and weights, and return what the reader should know of it.
 
     `images` and `sources` are those of training and of validation; `count` is how many attributes
-    the decoder is to read.
+    the decoder is to read, and None stands for all.
 
     Raises:
         OptionError: the encoder has no classifier of ImageNet, or there are too few words.
@@ -65,7 +65,7 @@ def make_ready(
     if isinstance(detector, ClassifierAndInstances):
         detector.join()
     known = facts["attribute_words"] = detector.num_attributes
-    if count > known:
+    if count is not None and count > known:
         raise OptionError(
             f"--attributes is {count} and the detector knows {known} words; give a smaller number"
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import OptionError
+from captioner.features import Features
 
 
 class AttributeDetector(nn.Module, ABC):
@@ -50,6 +51,22 @@ class AttributeDetector(nn.Module, ABC):
             )
         scores, places = probabilities.topk(count, dim=1)
         return places, scores
+
+    def of(self, features: Features) -> Tensor:
+        """Return the probabilities [B, A] that come with the features, or else are detected."""
+        return self(features.grid) if features.attributes is None else features.attributes
+
+    def most_probable(self, features: Features, count: int | None) -> Tensor:
+        """Return the probabilities [B, A], zero but for the `count` highest; None keeps all.
+
+        Raises:
+            OptionError: the detector knows fewer words.
+        """
+        probabilities = self.of(features)
+        if count is None:
+            return probabilities
+        places, scores = self.best(probabilities, count)
+        return torch.zeros_like(probabilities).scatter(1, places, scores)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         for name, value in self._buffers.items():

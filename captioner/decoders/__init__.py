@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from captioner.decoders.adaptive_attention import AdaptiveAttention
+from captioner.decoders.att_fcn import AttFcn
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.hard_attention import HardAttention
 from captioner.decoders.initial_weights import with_initial_weights
@@ -19,9 +20,11 @@ from captioner.decoders.interface import (
     DecoderOutput,
     Step,
 )
+from captioner.decoders.lstm_attributes import LSTMAttributes
 from captioner.decoders.neuraltalk import NeuralTalk
 from captioner.decoders.show_tell import ShowTell
 from captioner.decoders.soft_attention import SoftAttention
+from captioner.decoders.twinnet import TwinNet, TwinNetAttention
 from captioner.errors import OptionError
 
 DECODERS: dict[str, type[Decoder]] = {
@@ -32,6 +35,10 @@ DECODERS: dict[str, type[Decoder]] = {
         NeuralTalk,
         AdaptiveAttention,
         HardAttention,
+        LSTMAttributes,
+        AttFcn,
+        TwinNet,
+        TwinNetAttention,
     )
 }
 

@@ -6,6 +6,7 @@ apart from the image).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ from captioner.features import Features
 from captioner.options import NOT_NEGATIVE, option
 
 
+def detector_option(default: str) -> Any:
+    """Return the option that chooses the detector, for decoders with another default as well."""
+    return option(
+        default,
+        "what finds attribute words: classifier (the encoder's own, its classes as caption words), "
+        "mil (caption words learned on the grid) or both",
+        choices=tuple(DETECTORS),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttributeOptions(DecoderOptions):
     """The options of every decoder that reads attributes."""
@@ -23,12 +34,7 @@ class AttributeOptions(DecoderOptions):
     attributes: int = option(
         0, "most probable attribute words to attend to beside the image", within=NOT_NEGATIVE
     )
-    attribute_detector: str = option(
-        "classifier",
-        "what finds attribute words: classifier (the encoder's own, its classes as caption words), "
-        "mil (caption words learned on the grid) or both",
-        choices=tuple(DETECTORS),
-    )
+    attribute_detector: str = detector_option("classifier")
 
 
 class AttributeItems(nn.Module):

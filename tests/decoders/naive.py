@@ -6,6 +6,7 @@ from torch import Tensor
 from captioner.attributes import Classifier
 from captioner.decoders import Decoder
 from captioner.vocabulary import END, START
+from tests.decoders.naive_attributes import naive_att_fcn, naive_lstm_attributes
 
 
 def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +127,10 @@ TWINS = {
     "show_tell": naive_show_tell,
     "hard_attention": naive_attention,  # as it captions
     "neuraltalk": naive_neuraltalk,
+    "lstm_attributes": naive_lstm_attributes,
+    "att_fcn": naive_att_fcn,
+    "twinnet": naive_show_tell,
+    "twinnet_attention": naive_attention,
     "adaptive_attention": naive_adaptive_attention,
 }
 

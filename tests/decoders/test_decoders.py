@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captioner.attributes import Classifier
 from captioner.decoders import (
     DECODERS,
     CaptionBatch,
@@ -25,6 +26,7 @@ from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.hdetach.masks import sample_keep
 from captioner.vocabulary import END, START
+from tests.decoders.attribute_words import give_attributes
 from training.objectives.cross_entropy import caption_loss
 
 _spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
@@ -86,6 +88,10 @@ VARIANTS = [
         )
     ),
     ("neuraltalk", {"cell": "lstm"}),
+    *(("lstm_attributes", {"variant": variant}) for variant in (1, 2, 3, 4)),
+    ("lstm_attributes", {"attributes": 2}),
+    ("att_fcn", {"attributes": 3}),
+    ("att_fcn", {"hidden_size": 5, "embedding_size": 5}),
 ]
 DETACHABLE = [one for one in VARIANTS if one != ("neuraltalk", {})]  # the others have no cell state
 TRAINED = [
@@ -118,7 +124,7 @@ def make(name, seed=0, dtype=torch.float64, **options):
         feature_size=7,
         generator=generator,
     )
-    if decoder.attribute_detector is not None:
+    if isinstance(give_attributes(decoder).attribute_detector, Classifier):
         weight, bias = torch.randn(6, 7, generator=generator), torch.randn(6, generator=generator)
         decoder.attribute_detector.take(weight, bias, [4, 9, None, 7, 9, 5])
     decoder.to(dtype)

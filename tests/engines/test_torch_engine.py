@@ -15,6 +15,7 @@ from captioner.engines.torch_engine import TorchDecoding, packed, unpacked
 from captioner.errors import OptionError
 from captioner.features import Features
 from captioner.vocabulary import END, PAD, START, UNKNOWN
+from tests.decoders.attribute_words import give_attributes
 
 NO_WORDS = np.zeros((3, 0), np.int64)
 FIRST = np.full((3, 1), START), np.zeros((3, 1), np.int64)
@@ -103,8 +104,8 @@ def test_rows_follow_their_parents_and_images_leave() -> None:
 def test_candidates_are_the_decoders_own(name: str) -> None:
     generator = torch.Generator().manual_seed(2)
     options = decoder_options(name, {"hidden_size": 8, "embedding_size": 6, "attention_size": 5})
-    decoder = build_decoder(
-        name, options, vocabulary_size=30, feature_size=4, generator=generator
+    decoder = give_attributes(
+        build_decoder(name, options, vocabulary_size=30, feature_size=4, generator=generator)
     ).eval()
     features = Features(torch.randn(3, 4, 4, generator=generator))
     with torch.no_grad():

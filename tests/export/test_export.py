@@ -34,6 +34,10 @@ DECODERS = [
     ("neuraltalk", {}),
     ("hard_attention", {"attention_size": 20}),
     ("adaptive_attention", {"attention_size": 20}),
+    ("lstm_attributes", {}),
+    ("lstm_attributes", {"variant": 2, "attributes": 3}),
+    ("att_fcn", {"attributes": 4}),
+    ("twinnet", {}),
     ("toy", {"toy_depth": 2}),
     ("growing", {}),
 ]

@@ -21,6 +21,7 @@ from captioner.search_config import SearchConfig
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 from serving.batching import captions_of_batch
 from serving.model import LoadedModel, load_model
+from tests.decoders.attribute_words import give_attributes
 
 WORDS = tuple(f"w{number}" for number in range(299))
 
@@ -38,12 +39,14 @@ def save(folder: Path, decoder: str, image_mode: str = "crop") -> Path:
         "attention_size": 53,
         "feature_embedding_size": 97,
     }
-    built = build_decoder(
-        decoder,
-        decoder_options(decoder, sizes),
-        vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
-        feature_size=encoder.feature_size,
-        generator=generator,
+    built = give_attributes(
+        build_decoder(
+            decoder,
+            decoder_options(decoder, sizes),
+            vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
+            feature_size=encoder.feature_size,
+            generator=generator,
+        )
     )
     with torch.no_grad():
         built.output.weight.mul_(6)
