@@ -46,7 +46,8 @@ def save(folder: Path, decoder: str, image_mode: str = "crop") -> Path:
             vocabulary_size=len(SPECIAL_TOKENS) + len(WORDS),
             feature_size=encoder.feature_size,
             generator=generator,
-        )
+        ),
+        words=200,
     )
     with torch.no_grad():
         built.output.weight.mul_(6)
