@@ -42,7 +42,7 @@ def load_model(
     captioner = load(folder, device, engine, threads)
     model = LoadedModel(
         captioner=captioner,
-        name=_name_of(folder.resolve()),
+        name=name_of(folder.resolve()),
         hash=captioner.hash,
         folder=folder,
         loaded_at=time.time(),
@@ -61,7 +61,7 @@ def load_model(
     return replace(model, seconds_per_image=encoding + searching)
 
 
-def _name_of(folder: Path) -> str:
+def name_of(folder: Path) -> str:
     """Return what a model is called: its folder's name, or that of its run."""
     if folder == SHIPPED.resolve():
         return SHIPPED_NAME

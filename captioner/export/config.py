@@ -18,6 +18,12 @@ class ExportOptions(Options):
     out: Path | None = option(
         None, "folder to write; default: `deployable` beside the checkpoint", metavar="DIR"
     )
+    web: Path | None = option(
+        None,
+        "write a folder of static files, a page that captions in the browser; CHECKPOINT may then "
+        "be a folder that was exported already, or be left out for the model of the package",
+        metavar="DIR",
+    )
     precision: str = option(
         FLOAT32,
         "of the weights; auto times what is installed here and takes the quickest",

@@ -1,9 +1,9 @@
-// The caption page: takes photographs however they come, and keeps a few requests under way. The
-// service's side is in service.js, a photograph's own card in card.js, its attention in
-// attention_overlay.js.
+// The caption page: takes photographs however they come, and keeps a few requests under way. What
+// it asks is back_end.js: the service, or in a static page a worker. A photograph's own card is in
+// card.js, its attention in attention_overlay.js.
 
+import { captionsOf, Problem } from "./back_end.js";
 import { Card } from "./card.js";
-import { captionsOf, Problem } from "./service.js";
 
 const AT_ONCE = 3; // requests under way
 const SETTLE_MILLISECONDS = 350; // a slider at rest for so long means what it says

@@ -1,0 +1,85 @@
+// Answers requests of tests, one JSON value a line, with the modules that run in browsers.
+// Usage: node answering.mjs PAGE, the folder of the modules.
+
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { pathToFileURL } from "node:url";
+
+const page = pathToFileURL(`${process.argv[2]}/`);
+const load = (name) => import(new URL(name, page).href);
+const { search } = await load("captioner/beam_search.js");
+const { prepare, resize, seenBox } = await load("captioner/preprocessing.js");
+const { Model } = await load("captioner/model.js");
+const { searchOptions, tokenize } = await load("captioner/options.js");
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+const hear = async () => JSON.parse((await lines.next()).value);
+
+let model = null;
+
+// A decoding whose steps the test computes.
+const theirs = {
+  async step(words, parents, count, wanted) {
+    say({ step: { words, parents, count, wanted } });
+    const found = await hear();
+    const numbers = (values) => Float32Array.from(values, (value) => value ?? -Infinity);
+    return {
+      count: found.count,
+      logProbs: numbers(found.logProbs),
+      words: found.words,
+      wanted: numbers(found.wanted),
+      attention: numbers(found.attention),
+    };
+  },
+};
+
+function pictureOf({ file, width, height }) {
+  const pixels = readFileSync(file);
+  return { width, height, rows: (top, count) => pixels.subarray(4 * width * top, 4 * width * (top + count)) };
+}
+
+const told = (hypotheses) => hypotheses.map((one) => ({
+  ...one, attention: one.attention && one.attention.map((row) => Array.from(row)),
+}));
+
+const ANSWERS = {
+  resize({ picture, width, height, interpolation }) {
+    return Buffer.from(resize(pictureOf(picture), width, height, interpolation).pixels).toString("base64");
+  },
+  prepare({ picture, preprocessing }) {
+    return {
+      pixels: Buffer.from(prepare(pictureOf(picture), preprocessing)).toString("base64"),
+      seen: seenBox(preprocessing, picture.width, picture.height),
+    };
+  },
+  tokenize: ({ text }) => tokenize(text),
+  options: ({ options, words }) => searchOptions(options, new Map(words.map((word, place) => [word, place]))),
+  search: async ({ options }) => told(await search(theirs, options)),
+  async open({ folder, runtime, manifest }) {
+    const ort = await import(pathToFileURL(`${runtime}/ort.wasm.min.mjs`).href);
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.wasmBinary = readFileSync(`${runtime}/ort-wasm-simd-threaded.wasm`).buffer;
+    const files = Object.fromEntries(
+      Object.keys(manifest.files).map((name) => [name, Promise.resolve(new Uint8Array(readFileSync(`${folder}/${name}`)))]),
+    );
+    model = await Model.open(ort, manifest, files, { device: "wasm", threads: 1 });
+    return model.words.length;
+  },
+  async caption({ picture, options }) {
+    const pixels = prepare(pictureOf(picture), model.manifest.preprocessing);
+    const decoding = await model.begin(await model.encode(pixels));
+    return told(await search(decoding, options));
+  },
+};
+
+for (;;) {
+  const { value, done } = await lines.next();
+  if (done) break;
+  const asked = JSON.parse(value);
+  try {
+    say({ value: await ANSWERS[asked.kind](asked) });
+  } catch (error) {
+    say({ error: error.detail ?? String(error.stack) });
+  }
+}

@@ -1,0 +1,232 @@
+"""The page's modules give what the library gives: pixels, searches, captions."""
+
+import base64
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import captioner
+from captioner.control import Control
+from captioner.control_search import control_search
+from captioner.deployable import VOCABULARY, load_deployable
+from captioner.encoder.preprocessing import INTERPOLATIONS, Preprocessing
+from captioner.errors import CaptionerError
+from captioner.search import search
+from captioner.search_config import SearchConfig
+from captioner.vocabulary import tokenize
+
+from ...test_control import TableDecoding
+from .conftest import Node
+
+SEED = 7
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture with all values, edges at every pixel."""
+    values = np.random.default_rng([width, height]).integers(0, 256, (height, width, 3))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def in_javascript(config: SearchConfig, control: Control) -> dict[str, Any]:
+    return {
+        "beamSize": config.beam_size,
+        "numCaptions": config.num_captions,
+        "maxLength": config.max_length,
+        "lengthPower": config.length_power,
+        "include": list(control.include),
+        "exclude": list(control.exclude),
+        "noRepeatNgram": control.no_repeat_ngram,
+        "diverseGroups": config.diverse_groups,
+        "diversity": config.diversity,
+    }
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_pictures_are_resized_as_pillow_does_to_the_bit(node: Node, interpolation: str) -> None:
+    for before, after in (
+        ((61, 47), (24, 24)),
+        ((24, 80), (24, 31)),
+        ((200, 9), (70, 9)),
+        ((60, 150), (36, 36)),  # columns first
+        ((60, 80), (90, 40)),
+        ((5, 4), (17, 23)),
+        ((300, 200), (1, 1)),
+        ((1, 1), (8, 5)),
+    ):
+        image = noise(*before)
+        width, height = after
+        made = node.ask(
+            "resize",
+            picture=node.picture(image),
+            width=width,
+            height=height,
+            interpolation=interpolation,
+        )
+        expected = image.resize(after, INTERPOLATIONS[interpolation])
+        assert base64.b64decode(made) == expected.tobytes(), (before, after)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash"])
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.9])
+def test_photographs_are_prepared_as_the_library_does(
+    node: Node, mode: str, crop_fraction: float
+) -> None:
+    from captioner.pictures import seen_box
+
+    seen = Preprocessing(image_size=36, image_mode=mode, crop_fraction=crop_fraction)
+    for size in ((90, 61), (61, 90), (36, 36), (40, 41), (700, 7), (3, 400), (20, 30)):
+        image = noise(*size)
+        made = node.ask("prepare", picture=node.picture(image), preprocessing=seen.to_json())
+        expected = seen.resize(image)
+        assert base64.b64decode(made["pixels"]) == expected.tobytes(), size
+        left, top, right, bottom = seen_box(seen, size)
+        edges = (left / size[0], top / size[1], right / size[0], bottom / size[1])
+        assert made["seen"] == pytest.approx(edges)
+
+
+def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
+    groups = draws.choice((1, 1, 1, 2))
+    beams = groups * draws.randint(1, 4)
+    length = draws.randint(1, 5)
+    words = draws.sample((4, 5, 6, 7), 3)
+    config = SearchConfig(
+        beam_size=beams,
+        num_captions=draws.randint(1, beams),
+        max_length=length,
+        length_power=draws.choice((0.0, 0.7, 1.0)),
+        diverse_groups=groups,
+        diversity=draws.choice((0.0, 0.5, 2.0)),
+    )
+    control = Control(
+        include=tuple(words[: draws.choice((0, 0, 1, 2))][:length]),
+        exclude=tuple(words[2:]) if draws.random() < 0.3 else (),
+        no_repeat_ngram=draws.choice((0, 0, 1, 2)),
+        max_length=length,
+    )
+    return config, control
+
+
+def test_the_search_finds_the_captions_of_the_librarys(node: Node) -> None:
+    draws = random.Random(SEED)
+    for image in range(120):
+        config, control = drawn_config(draws)
+        decoding = TableDecoding([image])
+
+        def step(asked: dict[str, Any], decoding: TableDecoding = decoding) -> dict[str, Any]:
+            words, parents, wanted = (
+                np.array([asked[name]], np.int64) for name in ("words", "parents", "wanted")
+            )
+            found = decoding.step(words, parents, asked["count"], wanted)
+            return {
+                "count": found.words.shape[2],
+                "words": found.words.ravel().tolist(),
+                "logProbs": finite(found.log_probs),
+                "wanted": finite(found.wanted),
+                "attention": finite(found.attention),
+            }
+
+        try:
+            (expected,) = control_search(TableDecoding([image]), [config], [control])
+        except CaptionerError:
+            with pytest.raises(ValueError, match="No caption meets the demands"):
+                node.ask("search", step, options=in_javascript(config, control))
+            continue
+        found = node.ask("search", step, options=in_javascript(config, control))
+        if control == Control(max_length=config.max_length) and config.diverse_groups == 1:
+            (expected,) = search(TableDecoding([image]), [config])
+        assert [tuple(one["words"]) for one in found] == [one.words for one in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours["score"] == theirs.score
+            assert ours["logProb"] == theirs.log_prob
+            assert sum(ours["tokenLogProbs"]) == pytest.approx(theirs.log_prob, abs=1e-5)
+            assert theirs.attention is not None
+            assert ours["attention"] == theirs.attention.tolist()
+
+
+def finite(values: Any) -> list[float | None]:
+    return [value if value > -np.inf else None for value in values.ravel().tolist()]
+
+
+def test_words_are_split_as_the_vocabulary_was(node: Node) -> None:
+    for text in ("A man's T-shirt, red!", "  Ärger—über “alles” $5 #1 (a&b)=c", "\tx\u00a0y_z", ""):
+        assert node.ask("tokenize", text=text) == tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"beamSize": 2.5}, "beamSize is 2.5; give a whole number from 1 to 10"),
+        ({"numCaptions": 4, "beamSize": 3}, "numCaptions is 4 and beamSize 3"),
+        ({"include": ["zeppelin"]}, "which is not among the 3 words that this model knows"),
+        ({"include": ["a dog"]}, "give single words"),
+        ({"include": ["Dog"], "exclude": ["dog!"]}, "include and exclude hold the same word"),
+        ({"lengthPower": -1}, "lengthPower is -1; give a number of at least 0"),
+        ({"beamSize": 5, "diverseGroups": 2}, "give a beam that can be cut"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_a_line(
+    node: Node, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        node.ask("options", options=options, words=["a", "dog", "cat"])
+
+
+def photographs_of(shared_data: Path, many: int) -> list[Path]:
+    examples = sorted((shared_data / "data" / "examples").glob("*.jpg"))
+    flickr = sorted((shared_data / "data" / "flickr8k" / "images").glob("*.jpg"))
+    return [*examples, *random.Random(SEED).sample(flickr, many)]
+
+
+def test_captions_are_those_of_the_runtime(node: Node, runtime: Path, shared_data: Path) -> None:
+    """CAPTIONER_PARITY=200 compares as many photographs of Flickr8k beside the examples.
+
+    A few near ties fall out otherwise: the encoder adds in another order, and what differs by a
+    hundred-thousandth may be rounded to another integer.
+    """
+    many = int(os.environ.get("CAPTIONER_PARITY", "6"))
+    model = captioner.load(threads=1)
+    open_model(node, Path(captioner.__file__).with_name("model"), runtime)
+    config = SearchConfig.for_captions(3)
+    best, others = [], []  # that differ
+    paths = photographs_of(shared_data, many)
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        features = model.features_of_pixels([model.preprocessing.resize(image)])
+        (expected,) = model.captions_of_features(features, config)
+        found = node.ask(
+            "caption", picture=node.picture(image), options=in_javascript(config, Control())
+        )
+        texts = [" ".join(model.vocabulary.decode(one["words"])) for one in found]
+        wanted = [one.text for one in expected]
+        if texts != wanted:
+            told = (path.name, *zip(texts, wanted, [one.score for one in expected], strict=True))
+            (others if texts[0] == wanted[0] else best).append(told)
+            continue
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours["logProb"] == pytest.approx(theirs.log_prob, abs=0.1)
+            if theirs.attention is not None:
+                shown = np.array(ours["attention"])[:, : model.engine.grid**2]
+                assert np.abs(shown - theirs.attention.reshape(shown.shape)).max() < 0.05
+    print(f"{len(paths)} photographs: best caption differs {best}, another of three {others}")
+    assert len(best) <= max(1, len(paths) // 100), best
+    assert len(best + others) <= max(2, len(paths) // 20), others
+
+
+def open_model(node: Node, folder: Path, runtime: Path) -> None:
+    from serving.static_page import weights_of_graphs
+
+    deployable = load_deployable(folder)
+    weights = weights_of_graphs(deployable)
+    files = [*weights, *(one for own in weights.values() for one in own), VOCABULARY]
+    manifest = {
+        "preprocessing": deployable.facts["preprocessing"],
+        "vocabulary_size": len(deployable.vocabulary),
+        "graphs": weights,
+        "files": dict.fromkeys(files),
+    }
+    node.ask("open", folder=str(folder), runtime=str(runtime), manifest=manifest)
