@@ -5,7 +5,7 @@ vocabulary lacks is refused, for no caption can hold it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Control:
-    """The demands on one image's captions; as a `Constraint` of the search it knows two of three.
+    """The demands on one image's captions; as a `Constraint` of the search it knows all but one.
 
     Words that must be there need a search of their own (`control_search`): this alone vetoes.
     """
@@ -26,21 +26,27 @@ class Control:
     include: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
     no_repeat_ngram: int = 0
-    max_length: int = 0  # of a caption, in words
+    is_once: np.ndarray | None = field(default=None, compare=False)
+    """bool [vocabulary], which words come at most once."""
 
     @property
     def wanted(self) -> Sequence[int]:
         return self.include
 
-    @property
-    def spare(self) -> int:
-        """The most candidates after one caption that are vetoed."""
+    def spare(self, length: int) -> int:
+        """Return how many candidates after a caption of `length` words are vetoed at most."""
         # Each word of a caption ends at most one n-gram, whose last word may then not come again.
-        return len(self.exclude) + (self.max_length if self.no_repeat_ngram else 0)
+        is_remembered = self.no_repeat_ngram or self.is_once is not None
+        return len(self.exclude) + (length if is_remembered else 0)
 
     def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return which candidates may be written: captions [K, n], words [K, C] -> bool [K, C]."""
-        allowed = ~np.isin(words, self.exclude)
+        allowed = np.ones(words.shape, np.bool_)
+        if self.exclude:
+            allowed &= ~np.isin(words, self.exclude)
+        if self.is_once is not None and captions.shape[1]:
+            is_held = (words[:, :, None] == captions[:, None, :]).any(axis=2)
+            allowed &= ~(is_held & self.is_once[words])
         if self.no_repeat_ngram:
             for row, caption in enumerate(captions.tolist()):
                 banned = self.banned_after(caption)
@@ -65,14 +71,15 @@ def control_of(config: SearchConfig, vocabulary: Vocabulary) -> Control | None:
     Raises:
         OptionError: a word is unknown to the model or is none, or is to be there and not to be.
     """
-    if not (config.include or config.exclude or config.no_repeat_ngram):
+    is_once = None if config.repeat_words else vocabulary.is_once
+    if not (config.include or config.exclude or config.no_repeat_ngram or is_once is not None):
         return None
     include = _ids("include", config.include, vocabulary)
     exclude = _ids("exclude", config.exclude, vocabulary)
     if both := set(include) & set(exclude):
         word = vocabulary.words[min(both)]
         raise OptionError(f"include and exclude both hold {word!r}; leave it out of one of them")
-    return Control(include, exclude, config.no_repeat_ngram, config.max_length)
+    return Control(include, exclude, config.no_repeat_ngram, is_once)
 
 
 def problem_word(config: SearchConfig, vocabulary: Vocabulary) -> tuple[str, str] | None:

@@ -130,7 +130,8 @@ class _Search:
         others = self.config.beam_size if self.config.diverse_groups > 1 else 0
         # A full beam of words, each with an end between; and a group may choose for every set.
         others *= self._all + 1
-        return 2 * self._width + 1 + self.control.spare + len(self.control.include) + others
+        spare = self.control.spare(self.config.max_length)
+        return 2 * self._width + 1 + spare + len(self.control.include) + others
 
     def advance(self, step: int, found: _OfImage) -> None:
         """Add a word to every caption, and note whether all is done."""

@@ -41,7 +41,7 @@ def sample(
     if all(one.top_k for one in configs):
         # The end is no candidate at first.
         count = 1 + max(
-            one.top_k + (control.spare if control else 0)
+            one.top_k + (control.spare(one.max_length) if control else 0)
             for one, control in zip(configs, controls, strict=True)
         )
     wanted = np.zeros((images, 0), np.int64)

@@ -58,9 +58,8 @@ class Constraint(Protocol):
     def wanted(self) -> Sequence[int]:
         """Words, all different, that are candidates after every caption."""
 
-    @property
-    def spare(self) -> int:
-        """How many candidates after one caption it may veto, but for the wanted words."""
+    def spare(self, length: int) -> int:
+        """How many candidates after a caption of `length` words it may veto, but for the wanted."""
 
     def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Return which candidates may be written, the end among them.
@@ -94,7 +93,6 @@ def search(
     limits = _Limits.of(configs)
     pool, history = _Pool(configs), _History(images)
     constrained = _Constrained(constraints) if constraints and any(constraints) else None
-    count = 2 * beams + 1 + (constrained.spare if constrained else 0)
     wanted = constrained.wanted if constrained else np.zeros((images, 0), np.int64)
     rows = np.arange(images)  # the image that each row of the batch belongs to
     words, parents = np.full((images, 1), START), np.zeros((images, 1), np.int64)
@@ -103,6 +101,7 @@ def search(
     is_mixed = any(one.beam_size < beams for one in configs)
 
     for step in range(steps):
+        count = 2 * beams + 1 + (constrained.spare(step) if constrained else 0)
         found = decoding.step(words, parents, count, wanted)
         log_probs, tokens = constrained.join(found) if constrained else found[:2]
         if step == 0:
@@ -282,7 +281,6 @@ class _Constrained:
 
     def __init__(self, constraints: Sequence[Constraint | None]) -> None:
         self._constraints = list(constraints)
-        self.spare = max(one.spare for one in constraints if one)
         most = max(len(one.wanted) for one in constraints if one)
         asked = [list(one.wanted) if one else [] for one in constraints]
         # A place that is left over asks for what is never written.
@@ -300,6 +298,9 @@ class _Constrained:
             if constraint is not None:
                 log_probs[row, ~constraint.allows(self._captions[row], words[row])] = IMPOSSIBLE
         return log_probs, words
+
+    def spare(self, length: int) -> int:
+        return max((one.spare(length) for one in self._constraints if one), default=0)
 
     def write(self, words: np.ndarray, parents: np.ndarray) -> None:
         before = self._captions[np.arange(len(parents))[:, None], parents]

@@ -26,6 +26,7 @@ class ControlOptions(TypedDict, total=False):
     include: Sequence[str]
     exclude: Sequence[str]
     no_repeat_ngram: int
+    repeat_words: bool
     diverse_groups: int
     diversity: float
     sample: bool
@@ -71,6 +72,11 @@ class SearchConfig(Options):
         "so many words in a row never come twice in a caption; 0 leaves that free",
         metavar="N",
         within=NOT_NEGATIVE,
+    )
+    repeat_words: bool = option(
+        False,
+        "let a caption hold a word twice that the model takes for one of content: names of things, "
+        "of what they do and of how they look come once, unless the model knows of none",
     )
     diverse_groups: int = option(
         1,

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from captioner.errors import DataError, OptionError
 from captioner.files import read_json, write_json
 from captioner.text import holds_half_character
@@ -28,10 +30,12 @@ KEPT_PUNCTUATION = "#()&="
 class Vocabulary:
     """The known words in a fixed order: a word's place is its id."""
 
-    __slots__ = ("_ids", "words")
+    __slots__ = ("_ids", "is_once", "repeatable", "words")
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, words: Iterable[str], repeatable: Iterable[str] | None = None) -> None:
         """Take all words in order, the special tokens included.
+
+        `repeatable` are the words that a caption may hold twice; None stands for all of them.
 
         Raises:
             DataError: the special tokens do not come first, or a word is twice there or is none.
@@ -52,6 +56,13 @@ class Vocabulary:
         if len(self._ids) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
             raise DataError(f"a vocabulary holds every word once, this one holds {twice!r} twice")
+        self.repeatable = None if repeatable is None else frozenset(repeatable)
+        if unknown := (self.repeatable or frozenset()) - self._ids.keys():
+            raise DataError(
+                f"{min(map(str, unknown))!r} may come twice in a caption and is not among the "
+                "vocabulary's words; take the vocabulary.json that lies beside the weights"
+            )
+        self.is_once = self._words_that_come_once()
 
     @classmethod
     def build(cls, token_lists: Iterable[Sequence[str]], min_count: int = 5) -> "Vocabulary":
@@ -88,6 +99,18 @@ class Vocabulary:
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} words)"
 
+    def _words_that_come_once(self) -> np.ndarray | None:
+        """Return for each word whether a caption may hold it once, None where all may come again.
+
+        Shapes:
+            -> bool [words]
+        """
+        if self.repeatable is None:
+            return None
+        is_once = np.array([word not in self.repeatable for word in self.words])
+        is_once[: len(SPECIAL_TOKENS)] = False
+        return is_once
+
     def encode(self, tokens: Sequence[str]) -> list[int]:
         """Return one id per token; a word that is not known becomes `UNKNOWN`."""
         return [self._ids.get(token, UNKNOWN) for token in tokens]
@@ -114,7 +137,10 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a value that JSON can hold."""
-        return {"format": FORMAT, "words": list(self.words)}
+        value: dict[str, Any] = {"format": FORMAT, "words": list(self.words)}
+        if self.repeatable is not None:
+            value["repeatable"] = [word for word in self.words if word in self.repeatable]
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> "Vocabulary":
@@ -129,7 +155,10 @@ class Vocabulary:
             raise DataError(
                 f"the vocabulary has format {value.get('format')!r}, this program reads {FORMAT}"
             )
-        return cls(value["words"])
+        repeatable = value.get("repeatable")
+        if repeatable is not None and not isinstance(repeatable, list):
+            raise DataError(f'"repeatable" of a vocabulary is a list of words, not {repeatable!r}')
+        return cls(value["words"], repeatable)
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as JSON."""

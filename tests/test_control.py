@@ -78,6 +78,13 @@ class TableDecoding:
         self.prefixes = [self.prefixes[one] for one in images]
 
 
+ONCE = Control(is_once=np.isin(np.arange(SIZE), (A, C)))
+
+
+def is_once(control: Control, word: int) -> bool:
+    return control.is_once is not None and bool(control.is_once[word])
+
+
 def log_prob(image: int, words: Sequence[int]) -> float:
     return float(
         sum(log_probs_after(image, tuple(words[:place]))[word] for place, word in enumerate(words))
@@ -95,6 +102,7 @@ def all_captions(image: int, config: SearchConfig, control: Control) -> list[tup
                 not set(control.include) <= set(words)
                 or set(control.exclude) & set(words)
                 or len(set(grams)) < len(grams)
+                or any(is_once(control, word) and words.count(word) > 1 for word in words)
             ):
                 continue
             caption = words if length == config.max_length else (*words, END)  # cut, or ended
@@ -174,7 +182,7 @@ def test_without_demands_it_is_the_beam_search() -> None:
 
 @pytest.mark.parametrize("image", range(3))
 @pytest.mark.parametrize(
-    "control", [Control((), (A, C)), Control((), (), 1, 4), Control((), (B,), 2, 4)], ids=str
+    "control", [Control((), (A, C)), Control((), (), 1), Control((), (B,), 2), ONCE], ids=str
 )
 def test_vetoes_leave_the_best_of_the_other_captions(image: int, control: Control) -> None:
     config = a_config(num_captions=4, beam_size=400)
@@ -187,8 +195,20 @@ def test_a_narrow_beam_sees_enough_candidates_for_its_vetoes() -> None:
     for image in range(8):
         [[found]] = search(TableDecoding([image]), [a_config(beam_size=1)], [control])
         assert set(found.words) == {D}
-        [[found]] = search(TableDecoding([image]), [a_config(beam_size=1)], [Control((), (), 1, 4)])
+        [[found]] = search(TableDecoding([image]), [a_config(beam_size=1)], [Control((), (), 1)])
         assert len(set(found.words)) == len(found.words)
+    every = Control(is_once=np.ones(SIZE, bool))
+    for image in range(8):
+        [[found]] = search(TableDecoding([image]), [a_config(beam_size=1)], [every])
+        assert len(set(found.words)) == len(found.words)
+
+
+def test_words_of_content_come_once_beside_those_to_include() -> None:
+    control = Control((B, A), is_once=np.isin(np.arange(SIZE), (A, B)))
+    config = a_config(num_captions=5, beam_size=400)
+    for image in range(3):
+        [found] = control_search(TableDecoding([image]), [config], [control])
+        check(image, found, all_captions(image, config, control))
 
 
 def test_demands_that_no_caption_meets_are_an_error() -> None:
@@ -253,7 +273,7 @@ def test_the_first_of_each_group_come_before_the_second_of_any() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("control", [None, Control((), (B,), 1, 2)], ids=str)
+@pytest.mark.parametrize("control", [None, Control((), (B,), 1)], ids=str)
 def test_draws_follow_the_probabilities(options: dict[str, Any], control: Control | None) -> None:
     draws = 4000
     config = a_config(
@@ -373,8 +393,17 @@ VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs", "#1"))
 
 def test_words_become_ids_as_captions_are_written() -> None:
     config = a_config(include=("Dog", "dog,"), exclude=("RUNS!", "#1"), no_repeat_ngram=2)
-    assert control_of(config, VOCABULARY) == Control((B,), (C, D), 2, 4)
+    assert control_of(config, VOCABULARY) == Control((B,), (C, D), 2)
     assert control_of(a_config(), VOCABULARY) is None
+
+
+def test_what_may_come_twice_is_the_vocabularys_to_say() -> None:
+    vocabulary = Vocabulary(VOCABULARY.words, repeatable=["a"])
+    control = control_of(a_config(), vocabulary)
+    assert control is not None
+    assert control.is_once is not None
+    assert control.is_once.tolist() == [False] * 5 + [True] * 3
+    assert control_of(a_config(repeat_words=True), vocabulary) is None
 
 
 @pytest.mark.parametrize(

@@ -424,7 +424,9 @@ class NeverTwice:
 
     def __init__(self, last: int) -> None:
         self.wanted = (END, last)
-        self.spare = 6
+
+    def spare(self, length: int) -> int:
+        return length + 1
 
     def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
         allowed = ~(words[:, :, None] == captions[:, None, :]).any(axis=2)
@@ -468,7 +470,10 @@ def test_a_wanted_word_is_a_candidate_however_improbable():
     decoder = ConstantDecoder([0.0, 0.0, 9.0, 0.0, 9.0, 8.0, 8.0, 8.0, 8.0, -9.0])
 
     class Only:
-        wanted, spare = (9,), 0
+        wanted = (9,)
+
+        def spare(self, _: int) -> int:
+            return 0
 
         def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
             return (words == 9) if captions.shape[1] == 0 else (words != 9)
@@ -483,7 +488,10 @@ def test_so_many_more_candidates_are_asked_for_as_may_be_vetoed():
     decoder = ConstantDecoder([0.0, 0.0, 9.0, 0.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
 
     class Without:
-        wanted, spare = (), 5
+        wanted = ()
+
+        def spare(self, _: int) -> int:
+            return 5
 
         def allows(self, captions: np.ndarray, words: np.ndarray) -> np.ndarray:
             return ~np.isin(words, [4, 5, 6, 7, 8] if captions.shape[1] == 0 else [])

@@ -53,6 +53,18 @@ def test_decode_undoes_encode_when_every_word_is_known(captions):
         assert vocabulary.decode(vocabulary.encode(tokens)) == list(tokens)
 
 
+def test_words_that_may_come_twice_are_saved_with_it(tmp_path: Path) -> None:
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "and"), repeatable=["and", "a"])
+    vocabulary.save(tmp_path / "vocabulary.json")
+    found = Vocabulary.load(tmp_path / "vocabulary.json")
+    assert found.repeatable == {"a", "and"}
+    assert found.is_once is not None
+    assert found.is_once.tolist() == [False] * 5 + [True, False]
+    assert "repeatable" not in Vocabulary(vocabulary.words).to_json()
+    with pytest.raises(DataError, match="'cat' may come twice in a caption and is not among"):
+        Vocabulary(vocabulary.words, repeatable=["cat"])
+
+
 @pytest.mark.parametrize("word_id", [-1, 8])
 def test_an_id_of_another_vocabulary_is_refused(word_id):
     with pytest.raises(DataError, match=f"word id {word_id} is not in this vocabulary of 8 words"):

@@ -28,6 +28,7 @@ from training.attributes import make_ready
 from training.batches import EpochBatches
 from training.captions_alone import AloneBatches, MixedBatches
 from training.config import ENCODER_OPTIONS, TrainingConfig
+from training.content_words import with_content_words_once
 from training.feature_sources import SourceSchedule
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
@@ -87,6 +88,8 @@ def build_training_setup(
             feature_size=encoder.feature_size,
             generator=derived_generator(config.seed, "decoder"),
         )
+    if config.content_words_once:
+        vocabulary = with_content_words_once(vocabulary)
     decoder.begin_training(derived_generator(config.seed, "training part"))
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
     engine = TorchEngine(encoder, decoder, choose_device(config.device))

@@ -85,6 +85,11 @@ class TrainingConfig(ComposedOptions):
     max_caption_length: int = option(
         20, "words of a caption used in training; the rest is cut off", within=AT_LEAST_ONE
     )
+    content_words_once: bool = option(
+        False,
+        "captions of the model hold a word once that is none of English grammar, in validations "
+        "and later, unless they are asked for with repeat_words",
+    )
     captions_per_image: int = option(
         5, "most captions of an image in one batch", within=AT_LEAST_ONE
     )

@@ -106,7 +106,7 @@ _ALL = (
     Recipe(name="flickr30k", options=_SMALL_PHOTOGRAPHS, fine_tuning=_FINE_TUNED_ON_SMALL_SETS),
     Recipe(
         name=SEVERAL,
-        options={**_SMALL_PHOTOGRAPHS, **_SQUEEZED},
+        options={**_SMALL_PHOTOGRAPHS, **_SQUEEZED, "content_words_once": True},
         fine_tuning=_FINE_TUNED_ON_SMALL_SETS,
     ),
     Recipe(

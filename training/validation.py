@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from captioner.control import control_of
 from captioner.data.karpathy import CaptionedImage
 from captioner.data.shapes import named_rightly
 from captioner.engines import Engine
@@ -64,6 +65,7 @@ class Validator:
         self._indices = [index for index, image in enumerate(images) if any(image.captions)]
         self._vocabulary = vocabulary
         self._search_config = search_config
+        self._control = control_of(search_config, vocabulary)
         self._batch_size = batch_size
         self._scorer: Scorer | None = None
         self._scored: set[int] = set()  # ids that the scorer holds references of
@@ -97,7 +99,10 @@ class Validator:
                 if not read.indices:
                     continue
                 with torch.no_grad():
-                    found = engine.search(source.features(read), self._search_config)
+                    features = source.features(read)
+                    found = engine.search(
+                        features, self._search_config, [self._control] * len(features)
+                    )
                 if is_stopping():
                     return None
                 for index, best in zip(read.indices, found, strict=True):

@@ -84,6 +84,7 @@ class OptionFields(BaseModel):
     include: Words = _search_option("include", max_length=MAX_INCLUDED)
     exclude: Words = _search_option("exclude", max_length=MAX_EXCLUDED)
     no_repeat_ngram: Annotated[int, WHOLE] = _search_option("no_repeat_ngram", MAX_LENGTH)
+    repeat_words: bool = _search_option("repeat_words")
     diverse_groups: Annotated[int, WHOLE] = _search_option("diverse_groups", MAX_BEAM_SIZE)
     diversity: float = _search_option("diversity", 100.0)
     sample: bool = _search_option("sample")
@@ -96,7 +97,7 @@ class OptionFields(BaseModel):
     ] = False
 
 
-SWITCHES = ("sample", "attention")
+SWITCHES = ("repeat_words", "sample", "attention")
 
 
 def limit_caption_length(schema: Any, longest: int) -> None:
