@@ -23,9 +23,9 @@ from captioner.errors import CheckpointError, OptionError
 from captioner.features import Features
 from captioner.text import in_one_line
 
-# Microseconds. The operators of a step are so short that waking a thread for each costs a fifth of
-# the time; between steps it may sleep.
-SHORT_WAIT = 100
+# Microseconds. The operators of a step are so short that waking a thread for each costs a seventh
+# of the time; between steps it may sleep.
+SHORT_WAIT = 50
 _ERRORS_ONLY = 3  # of the library's levels of logging
 _VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 _LIMITS_WAITS = (1, 27)  # an earlier one would wait awake for much longer
