@@ -14,6 +14,7 @@ from captioner.pictures import Sample, draw_samples
 from training.assembly import TrainingSetup
 from training.averaging import WeightAverage
 from training.batches import TrainingBatch
+from training.cell_paths import MeasuredCaptions
 from training.objectives import OBJECTIVES
 from training.objectives.interface import DecoderPass, ObjectiveBatch
 from training.optimisation import (
@@ -88,6 +89,11 @@ class Captioning(Work):
             paths = map(Path, config.captions_without_photographs)
             self.fingerprint["captions_without_photographs"] = [*map(file_hash, paths)]
         self._captions: dict[int, list[str]] = {}  # of the last validation, by image id
+        self._measured: MeasuredCaptions | None = None
+        if config.gradient_lags:
+            self._measured = MeasuredCaptions.choose(
+                setup.dataset.split("val"), setup.vocabulary, max(config.gradient_lags) + 1
+            )
 
     def close(self) -> None:
         self._setup.validator.close()
@@ -141,14 +147,16 @@ class Captioning(Work):
         setup = self._setup
         self._decoder.eval()
         self._encoder.eval()
-        last_epoch = (step - 1) // self.schedule.steps_per_epoch
-        validation = setup.validator.run(
-            setup.engine, setup.sources[1].of_epoch(last_epoch), is_stopping=is_stopping
-        )
+        source = setup.sources[1].of_epoch((step - 1) // self.schedule.steps_per_epoch)
+        validation = setup.validator.run(setup.engine, source, is_stopping=is_stopping)
         if validation is None:
             return None
         self._captions = validation.captions
-        return validation.figures
+        if self._measured is None:
+            return validation.figures
+        config = self._config
+        shares = self._measured.shares(self._decoder, source, config.gradient_lags, config.p)
+        return {**validation.figures, **shares}
 
     def describe(self, figures: Figures) -> str:
         return scores_line(figures)

@@ -198,6 +198,13 @@ class TrainingConfig(ComposedOptions):
         0, "steps between validations; 0 is once an epoch", within=NOT_NEGATIVE
     )
     beam_size: int = option(1, "beam size of the validations", changeable=True, within=AT_LEAST_ONE)
+    gradient_lags: tuple[int, ...] = option(
+        (),
+        "log at each validation which share of the gradient so many words back comes along the "
+        "cell state alone, such as 1 5 10; default: none",
+        within=AT_LEAST_ONE,
+        metavar="N",
+    )
     patience: int = option(
         0,
         "stop after so many validations without a better CIDEr; 0 is never",

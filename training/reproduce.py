@@ -35,11 +35,12 @@ from captioner.program import INTERRUPTED, run_program
 from captioner.progress import duration
 from training.benchmarks.figures import draw
 from training.benchmarks.reproductions import REPRODUCTIONS, Reproduction, Run, runs_of
-from training.benchmarks.schedule import Plan, Schedule
+from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
 from training.run_folder import RunFolder, origin
+from training.schedule import Schedule
 
 NAME = "reproduce"
 _GPU_BYTES_PER_RUN = 3 << 30  # CUDA's context, a batch of 784 steps, an evaluation; an estimate
@@ -118,15 +119,17 @@ def reproduce(argv: list[str]) -> int:
     return 0
 
 
-def _plan(options: ReproduceOptions, reproduction: Reproduction, runs: Sequence[Run]) -> Plan:
+def _plan(
+    options: ReproduceOptions, reproduction: Reproduction, runs: Sequence[Run]
+) -> BenchmarkPlan:
     device = choose_device(options.device)
     machine = ("--device", str(device), "--threads", str(options.threads))
     if not options.report and any(run.setting.script == "sequential_mnist" for run in runs):
         load_mnist(options.mnist, download=options.download)  # says what is wrong, once
-    return Plan(
+    return BenchmarkPlan(
         out=options.out,
         jobs=min(options.jobs or _room(device, options.threads), len(runs)),
-        epochs=options.epochs,
+        epochs_of_all=options.epochs,
         delays=reproduction.delays,
         arguments={
             "copying": machine,
@@ -146,7 +149,7 @@ def _room(device: torch.device, threads: int) -> int:
 
 
 def _write_page(
-    name: str, reproduction: Reproduction, runs: Sequence[Run], plan: Plan, argv: list[str]
+    name: str, reproduction: Reproduction, runs: Sequence[Run], plan: BenchmarkPlan, argv: list[str]
 ) -> None:
     results = {run: plan.result(run) for run in runs}
     failures = {run: plan.failure(run) for run in runs}

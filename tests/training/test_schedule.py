@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from training.benchmarks import schedule
+from training import schedule
+from training.benchmarks import schedule as benchmark_schedule
 from training.benchmarks.reproductions import Row, Run, Setting
-from training.benchmarks.schedule import Plan, Schedule
+from training.benchmarks.schedule import BenchmarkPlan
+from training.schedule import Schedule
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SETTING = Setting("stand-in", "stand_in", (), 4, "stand_in")
 
 STAND_IN = """
@@ -73,7 +75,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setattr(schedule, "_TRAINING", scripts)
+    monkeypatch.setattr(benchmark_schedule, "_TRAINING", scripts)
     monkeypatch.setattr(schedule, "_POLL_SECONDS", 0.02)
     return scripts
 
@@ -82,13 +84,13 @@ def make(seed: int, speed: float = 1.0, model: str = "counter") -> Run:
     return Run(SETTING, Row("stand-in", model, (("speed", speed),)), 1e-3, seed)
 
 
-def standing(plan: Plan, run: Run) -> dict[str, float]:
+def standing(plan: BenchmarkPlan, run: Run) -> dict[str, float]:
     return json.loads((plan.folder(run) / "last" / "standing").read_text())
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_all_runs_come_to_their_end_and_are_then_left_alone(tmp_path: Path) -> None:
-    plan = Plan(out=tmp_path / "out", jobs=2)
+    plan = BenchmarkPlan(out=tmp_path / "out", jobs=2)
     runs = [make(seed) for seed in range(3)]
     assert Schedule(plan).carry_out(runs)
     assert [plan.result(run).epochs for run in runs] == [4, 4, 4]
@@ -99,11 +101,11 @@ def test_all_runs_come_to_their_end_and_are_then_left_alone(tmp_path: Path) -> N
 @pytest.mark.usefixtures("stand_in")
 def test_more_epochs_and_a_new_test_make_a_run_go_on(tmp_path: Path) -> None:
     run = make(0)
-    Schedule(Plan(out=tmp_path, jobs=1)).carry_out([run])
-    longer = Plan(out=tmp_path, jobs=1, epochs=6)
+    Schedule(BenchmarkPlan(out=tmp_path, jobs=1)).carry_out([run])
+    longer = BenchmarkPlan(out=tmp_path, jobs=1, epochs_of_all=6)
     Schedule(longer).carry_out([run])
     assert standing(longer, run)["epoch"] == 6
-    tested = Plan(out=tmp_path, jobs=1, epochs=6, delays=(200, 400))
+    tested = BenchmarkPlan(out=tmp_path, jobs=1, epochs_of_all=6, delays=(200, 400))
     Schedule(tested).carry_out([run])
     assert standing(tested, run) == {"epoch": 6, "seconds": 6.0, "speed": 1.0, "processes": 3}
     assert tested.result(run).transfer == {200: 1.0, 400: 1.0}
@@ -112,20 +114,21 @@ def test_more_epochs_and_a_new_test_make_a_run_go_on(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_a_budget_is_shared_and_what_one_leaves_over_goes_to_the_others(tmp_path: Path) -> None:
     quick, slow, slower = make(0, speed=1.0), make(1, speed=7.0), make(2, speed=7.0)
-    plan = Plan(out=tmp_path, jobs=1, epochs=100, budget_seconds=300.0)
+    plan = BenchmarkPlan(out=tmp_path, jobs=1, epochs_of_all=100, budget_seconds=300.0)
     Schedule(plan).carry_out([quick, slow, slower])
     assert [plan.result(run).epochs for run in (quick, slow, slower)] == [100, 15, 15]
-    brief = Plan(out=tmp_path / "brief", jobs=1, epochs=10, budget_seconds=90.0)
+    brief = BenchmarkPlan(out=tmp_path / "brief", jobs=1, epochs_of_all=10, budget_seconds=90.0)
     Schedule(brief).carry_out([quick, slow, slower])  # the first needs 10 of its 30
     assert [brief.result(run).epochs for run in (quick, slow, slower)] == [10, 6, 6]
-    Schedule(Plan(out=tmp_path / "brief", jobs=1, epochs=10)).carry_out([slow])  # no limit now
+    unlimited = BenchmarkPlan(out=tmp_path / "brief", jobs=1, epochs_of_all=10)
+    Schedule(unlimited).carry_out([slow])
     assert brief.result(slow).epochs == 10
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_run_that_breaks_off_says_why_and_does_not_stop_the_others(tmp_path: Path) -> None:
     broken, good = make(0, model="broken"), make(1)
-    plan = Plan(out=tmp_path, jobs=1)
+    plan = BenchmarkPlan(out=tmp_path, jobs=1)
     assert Schedule(plan).carry_out([broken, good])
     assert plan.failure(broken) == "the loss is nan; lower --lr"
     assert plan.failure(good) == ""
@@ -138,11 +141,12 @@ import sys
 from pathlib import Path
 from training.benchmarks import schedule
 from training.benchmarks.reproductions import Row, Run, Setting
+from training.schedule import Schedule
 schedule._TRAINING = Path(sys.argv[1])
 setting = Setting("", "stand_in", (), 4, "stand_in")
 run = Run(setting, Row("", "counter", (("speed", 1.0),)), 1e-3, 0)
-plan = schedule.Plan(out=Path(sys.argv[2]), jobs=1, epochs=100_000)
-sys.exit(0 if schedule.Schedule(plan).carry_out([run]) else 130)
+plan = schedule.BenchmarkPlan(out=Path(sys.argv[2]), jobs=1, epochs_of_all=100_000)
+sys.exit(0 if Schedule(plan).carry_out([run]) else 130)
 """
 
 
@@ -152,7 +156,7 @@ def test_when_it_is_stopped_its_runs_save_and_the_next_call_goes_on(
 ) -> None:
     if number == signal.SIGKILL and not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells a process that its parent died")
-    run, plan = make(0), Plan(out=tmp_path / "out", jobs=1, epochs=100_000)
+    run, plan = make(0), BenchmarkPlan(out=tmp_path / "out", jobs=1, epochs_of_all=100_000)
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(stand_in), str(plan.out)],
         cwd=ROOT,
@@ -165,7 +169,7 @@ def test_when_it_is_stopped_its_runs_save_and_the_next_call_goes_on(
     stopped_at = plan.result(run).epochs
     time.sleep(0.3)
     assert plan.result(run).epochs == stopped_at  # nobody is left behind
-    longer = Plan(out=plan.out, jobs=1, epochs=int(stopped_at) + 2)
+    longer = BenchmarkPlan(out=plan.out, jobs=1, epochs_of_all=int(stopped_at) + 2)
     assert Schedule(longer).carry_out([run])
     assert standing(longer, run)["processes"] == 2
     assert standing(longer, run)["epoch"] == stopped_at + 2
@@ -173,7 +177,7 @@ def test_when_it_is_stopped_its_runs_save_and_the_next_call_goes_on(
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_run_that_another_process_still_writes_is_waited_for(tmp_path: Path) -> None:
-    run, plan = make(0), Plan(out=tmp_path, jobs=1)
+    run, plan = make(0), BenchmarkPlan(out=tmp_path, jobs=1)
     plan.folder(run).mkdir(parents=True)
     holder = subprocess.Popen(
         [
