@@ -7,6 +7,10 @@ went.
 
     python training/reproduce.py figure2 --seeds 3
     python training/reproduce.py table1 --budget 60 --out runs/hour
+
+Table 3 is of captioners, has options of its own (`captioners/command.py`) and stands first:
+
+    python training/reproduce.py table3 --data DATA --p 0 0.25 0.4 --budget 120
 """
 
 from captioner.threads import wait_passively
@@ -22,6 +26,7 @@ from pathlib import Path
 import torch
 
 from captioner.devices import choose_device
+from captioner.errors import OptionError
 from captioner.files import write_atomically, write_json
 from captioner.options import (
     ABOVE_ZERO,
@@ -33,16 +38,21 @@ from captioner.options import (
 )
 from captioner.program import INTERRUPTED, run_program
 from captioner.progress import duration
+from training.background import run_in_background
 from training.benchmarks.figures import draw
 from training.benchmarks.reproductions import REPRODUCTIONS, Reproduction, Run, runs_of
 from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
+from training.benchmarks.text import read_words
+from training.captioners.command import NAME as TABLE3
+from training.captioners.command import reproduce_table3
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
 from training.run_folder import RunFolder, origin
 from training.schedule import Schedule
 
 NAME = "reproduce"
+_SCRIPT = Path(__file__).resolve()
 _GPU_BYTES_PER_RUN = 3 << 30  # CUDA's context, a batch of 784 steps, an evaluation; an estimate
 _RUNS_PER_CORE = 2  # on a GPU, where a core only launches
 
@@ -52,7 +62,7 @@ class ReproduceOptions(Options):
     seeds: int = option(3, "seeds of each method, counted from 0", within=AT_LEAST_ONE)
     epochs: int | None = option(
         None,
-        "epochs of each run; default: the paper's, 600 and 200; of ablations 12",
+        "epochs of each run; default: the paper's, 600 and 200; of what is small its own",
         within=AT_LEAST_ONE,
     )
     lr: tuple[float, ...] = option(
@@ -73,10 +83,14 @@ class ReproduceOptions(Options):
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", metavar="NAME")
     mnist: Path = option(Path("data/mnist"), "folder of MNIST", metavar="DIR")
     download: bool = option(False, "fetch MNIST into that folder")
+    text: Path | None = option(None, "of language, the text file, in UTF-8", metavar="FILE")
     out: Path = option(
         Path("runs/reproduce"), "folder of runs, pages and pictures", metavar="FOLDER"
     )
     report: bool = option(False, "train nothing, tell what is there")
+    background: bool = option(
+        False, "go on without the terminal, at the lowest priority, with a log in --out"
+    )
 
 
 def build_parser() -> OneLineParser:
@@ -86,7 +100,11 @@ def build_parser() -> OneLineParser:
         prog=f"{NAME}.py",
         description="Rerun a table or figure of the h-detach paper.",
     )
-    parser.add_argument("reproduction", choices=list(REPRODUCTIONS), help="what to rerun")
+    parser.add_argument(
+        "reproduction",
+        choices=[*REPRODUCTIONS, TABLE3],
+        help=f"what to rerun; the options of {TABLE3} are listed by {TABLE3} --help",
+    )
     return parser
 
 
@@ -98,12 +116,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def reproduce(argv: list[str]) -> int:
     """Train what is missing, and write the page of a reproduction."""
+    if argv[:1] == [TABLE3]:
+        return reproduce_table3(argv[1:], _SCRIPT)
     given = vars(build_parser().parse_args(argv))
     name = given.pop("reproduction")
+    if name == TABLE3:
+        raise OptionError(f"{TABLE3} stands first: {NAME}.py {TABLE3} --data DATA ...")
     options, reproduction = ReproduceOptions.from_json(given), REPRODUCTIONS[name]
     check_folder(options.out)
     runs = list(runs_of(reproduction, options.seeds, options.lr))
     plan = _plan(options, reproduction, runs)
+    if options.background:
+        run_in_background([sys.executable, str(_SCRIPT), *argv], options.out, name)
+        return 0
     with RunFolder(options.out).locked():
         is_whole = True
         if not options.report:
@@ -126,6 +151,13 @@ def _plan(
     machine = ("--device", str(device), "--threads", str(options.threads))
     if not options.report and any(run.setting.script == "sequential_mnist" for run in runs):
         load_mnist(options.mnist, download=options.download)  # says what is wrong, once
+    of_text: tuple[str, ...] = ()
+    if any(run.setting.script == "word_language_model" for run in runs):
+        if options.text is None and not options.report:
+            raise OptionError("--text is missing; give a text file in UTF-8, the longer the better")
+        if options.text is not None:
+            read_words(options.text)
+            of_text = ("--text", str(options.text.resolve()))
     return BenchmarkPlan(
         out=options.out,
         jobs=min(options.jobs or _room(device, options.threads), len(runs)),
@@ -134,6 +166,7 @@ def _plan(
         arguments={
             "copying": machine,
             "sequential_mnist": (*machine, "--mnist", str(options.mnist)),
+            "word_language_model": (*machine, *of_text),
         },
         budget_seconds=None if options.budget is None else 60 * options.budget,
     )

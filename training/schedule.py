@@ -13,13 +13,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from captioner.errors import TrainingError
 from captioner.progress import Progress
+from training.background import keep_niceness_in_group
 from training.interruption import Interruption
 from training.run_folder import RunFolder
 
@@ -225,15 +225,6 @@ def _is_locked(folder: Path) -> bool:
             return False
     except TrainingError:
         return True
-
-
-def keep_niceness_in_group() -> None:
-    """Give this session's scheduling group the niceness of its process, where Linux has groups.
-
-    In a group of its own, which every new session gets, a process's niceness counts for nothing.
-    """
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
 
 
 def _bound_to(parent: int) -> Callable[[], None] | None:

@@ -72,7 +72,7 @@ def bootstrap(
         OptionError: fewer than two samples are wanted, or the seed is negative.
     """
     return {
-        name: _interval(np.concatenate(values))
+        name: interval_of(np.concatenate(values))
         for name, values in _collected(
             statistics.figures(counts, meteor) for counts in drawn(len(statistics), samples, seed)
         ).items()
@@ -100,8 +100,8 @@ def compare(
         name: Comparison(
             first=float(one[name][0]),
             second=float(other[name][0]),
-            difference=_interval(np.concatenate(values)),
-            p_value=_p_value(np.concatenate(values), float(other[name][0] - one[name][0])),
+            difference=interval_of(np.concatenate(values)),
+            p_value=p_value_of(np.concatenate(values), float(other[name][0] - one[name][0])),
         )
         for name, values in differences.items()
     }
@@ -143,12 +143,14 @@ def _difference(
     return {name: second[name] - first[name] for name in first if name in second}
 
 
-def _interval(values: np.ndarray) -> Interval:
+def interval_of(values: np.ndarray) -> Interval:
+    """Return where 95 % of the values lie."""
     outside = (1 - LEVEL) / 2
     return Interval(*map(float, np.quantile(values, [outside, 1 - outside])))
 
 
-def _p_value(differences: np.ndarray, found: float) -> float:
+def p_value_of(differences: np.ndarray, found: float) -> float:
+    """Return the two-sided p-value of a difference that was found, from resampled ones."""
     # Rounding must not tell a draw with the very difference that was found from that one.
     slack = 1e-12 * max(1.0, abs(found))
     extreme = np.abs(differences - found) >= abs(found) - slack

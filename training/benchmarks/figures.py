@@ -119,7 +119,9 @@ def _beside_the_paper(reproduction: Reproduction, summaries: Sequence[Summary]) 
         for one in summaries:
             if one.column == setting.title:
                 _mark(axes, one, reproduction.rows)
-        axes.set(xlabel="test accuracy, % (bar: the paper; dots: seeds, mean)", title=setting.title)
+        measure = "test perplexity" if setting.score == "perplexity" else "test accuracy, %"
+        papers = "" if all(one.paper is None for one in summaries) else "bar: the paper; "
+        axes.set(xlabel=f"{measure} ({papers}dots: seeds, mean)", title=setting.title)
         axes.set_yticks(range(len(reproduction.rows)), [row.label for row in reproduction.rows])
         axes.set_ylim(len(reproduction.rows) - 0.5, -0.5)
     return figure

@@ -13,11 +13,11 @@ _DELAY = "delay_"  # begins the names of the tests of transfer copying
 
 @dataclass(frozen=True)
 class RunResult:
-    """Results of a run so far; accuracies are in per cent."""
+    """Results of a run so far: accuracies in per cent, or perplexities."""
 
     epochs: float = 0.0  # done; the last one may be cut short
     seconds: float = 0.0  # of training and validation
-    curve: tuple[tuple[float, float], ...] = ()  # epochs, and the validation accuracy after them
+    curve: tuple[tuple[float, float], ...] = ()  # epochs, and the score of the validation then
     validation: float | None = None  # the best
     tested_epochs: float = 0.0  # when the tests were made; the run may have gone on since
     test: float | None = None
@@ -29,17 +29,22 @@ class RunResult:
         return self.tested_epochs >= epochs and set(delays) <= set(self.transfer)
 
 
-def read_result(path: Path) -> RunResult:
+def is_better_low(score: str) -> bool:
+    return score == "perplexity"
+
+
+def read_result(path: Path, score: str = "accuracy") -> RunResult:
     """Return the results of the run in this folder, which need not exist.
+
+    `score` is the figure by which its task is measured.
 
     Raises:
         TrainingError: its result or configuration is damaged.
     """
     folder = RunFolder(path)
     lines = read_metrics(folder)
-    curve = tuple(
-        (line["epoch"], line["accuracy"]) for line in lines if line["kind"] == "validation"
-    )
+    curve = tuple((line["epoch"], line[score]) for line in lines if line["kind"] == "validation")
+    best = min if is_better_low(score) else max
     timed = [line for line in lines if "seconds" in line]
     result: dict[str, Any] = {}
     if folder.result.exists():
@@ -50,9 +55,9 @@ def read_result(path: Path) -> RunResult:
         epochs=max([result.get("epochs", 0.0), *(line["epoch"] for line in timed)]),
         seconds=max([result.get("seconds", 0.0), *(line["seconds"] for line in timed)]),
         curve=curve,
-        validation=max((accuracy for _, accuracy in curve), default=None),
+        validation=best((value for _, value in curve), default=None),
         tested_epochs=result.get("epochs", 0.0),
-        test=tests.get("test", {}).get("accuracy"),
+        test=tests.get("test", {}).get(score),
         transfer={
             int(name.removeprefix(_DELAY)): figures["accuracy"]
             for name, figures in tests.items()

@@ -24,7 +24,7 @@ class BenchmarkPlan(Plan[Run]):
         return self.epochs_of_all or run.setting.epochs
 
     def result(self, run: Run) -> RunResult:
-        return read_result(self.folder(run))
+        return read_result(self.folder(run), run.setting.score)
 
     def epochs(self, run: Run) -> float:
         return self.result(run).epochs

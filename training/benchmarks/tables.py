@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from training.benchmarks.reproductions import Reproduction, Row, Run, Setting
-from training.benchmarks.run_results import RunResult
+from training.benchmarks.run_results import RunResult, is_better_low
 
 REACHED = 90.0  # per cent of validation accuracy, for the speed of convergence
 
@@ -89,7 +89,7 @@ def _tested(
         if (score := result.test if delay is None else result.transfer.get(delay)) is not None
     }
     lr, chosen = _best_rate({run: results[run] for run in scores})
-    best = max(scores, key=lambda run: results[run].validation or 0.0, default=None)
+    best = max(scores, key=lambda run: _worth(run, results[run]), default=None)
     return Summary(
         row,
         column,
@@ -130,12 +130,16 @@ def _best_rate(results: RunResults) -> tuple[float | None, list[Run]]:
     """Return the learning rate of the best mean validation accuracy, and its runs."""
 
     def mean(rate: float) -> float:
-        return statistics.fmean(
-            one.validation or 0.0 for run, one in results.items() if run.lr == rate
-        )
+        return statistics.fmean(_worth(run, one) for run, one in results.items() if run.lr == rate)
 
     best = max(dict.fromkeys(run.lr for run in results), key=mean, default=None)
     return best, [run for run in results if run.lr == best]
+
+
+def _worth(run: Run, result: RunResult) -> float:
+    """Return the best validation as a number of which more is better."""
+    value = result.validation or 0.0
+    return -value if is_better_low(run.setting.score) else value
 
 
 def markdown(
@@ -151,7 +155,13 @@ def markdown(
     """Return the page of a reproduction. `origin` says by what command and where it was made."""
     lines = [f"# {reproduction.title}", "", f"![{reproduction.title}]({picture})", ""]
     lines += [f"The paper: {reproduction.claim}", ""]
-    lines += _table(summaries, is_curve=not (reproduction.is_table or reproduction.delays))
+    measure = (
+        "Perplexity; less is better."
+        if any(is_better_low(one.score) for one in reproduction.settings)
+        else "Accuracy in per cent."
+    )
+    is_curve = not (reproduction.is_table or reproduction.delays)
+    lines += _table(summaries, measure, is_curve=is_curve)
     lines += ["", "## How far each run went", "", _how_far(results, asked), ""]
     lines += [
         "| run | epochs of asked (paper's) | best validation | test | trained by | |",
@@ -169,7 +179,7 @@ def markdown(
     return "\n".join(lines)
 
 
-def _table(summaries: Sequence[Summary], *, is_curve: bool) -> list[str]:
+def _table(summaries: Sequence[Summary], measure: str, *, is_curve: bool) -> list[str]:
     if is_curve:
         lines = [
             "Validation accuracy in per cent: the best epoch of each run, and the last epoch "
@@ -180,7 +190,7 @@ def _table(summaries: Sequence[Summary], *, is_curve: bool) -> list[str]:
         ]
     else:
         lines = [
-            "Accuracy in per cent.",
+            measure,
             "",
             "| method | column | paper | mean | spread | best of n | learning rate |",
             "|---|---|---|---|---|---|---|",

@@ -1,0 +1,127 @@
+"""The page of Table 3 from a hand-made folder of runs, and what its command refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.captioners.hand_made import REFERENCES, write_run
+from training import reproduce
+from training.captioners.command import read_grid
+from training.captioners.resampled import Resampled, difference
+from training.captioners.runs import METRICS, PRINTED
+
+BAD = ["a plane", "a plane", "a plane", "a plane", "a plane"]
+PART = [*REFERENCES[:2], "a plane", "a plane", "a plane"]
+MOST = [*REFERENCES[:4], "a plane"]
+
+
+@pytest.fixture
+def words(tiny: list[str], tmp_path: Path) -> list[str]:
+    """The command line of a small grid on the tiny sample."""
+    at = tiny.index("--epochs")
+    kept = [*tiny[:at], *tiny[at + 2 :]]
+    own = ["--decoders", "show_tell", "--p", "0", "0.25", "--seeds", "3", "--epochs", "4"]
+    return [*own, "--bootstrap", "200", "--out", str(tmp_path / "out"), *kept]
+
+
+def test_the_page_tells_what_is_there_and_what_is_missing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = read_grid(words).plan
+    by_name = {run.name: run for run in plan.runs}
+    for name, ciders, captions in (
+        ("show_tell-p0-seed0", [0.1, 0.2, 0.3, 0.4], BAD),
+        ("show_tell-p0-seed1", [0.1, 0.2, 0.3, 0.4], PART),
+        ("show_tell-p0.25-seed0", [0.36, 0.4, 0.5, 0.6], PART),
+        ("show_tell-p0.25-seed1", [0.3, 0.36, 0.5, 0.6], MOST),
+        ("show_tell-p0.25-seed2", [0.3], ()),
+    ):
+        write_run(plan, by_name[name], ciders, captions)
+    assert reproduce.main(["table3", "--report", *words]) == 0
+    error = capsys.readouterr().err
+    assert "missing: 2 of 6 runs: show_tell-p0-seed2, show_tell-p0.25-seed2" in error
+    assert "go on with: python training/reproduce.py table3 --decoders show_tell" in error
+    assert "--report" not in error
+
+    out = tmp_path / "out"
+    figures = json.loads((out / "table3.json").read_text())
+    plain, detached = figures["findings"]
+    assert (plain["p"], plain["seeds"], plain["differences"]) == (0.0, [0, 1], {})
+    runs = {
+        name: Resampled.of_captions(plan.captions(by_name[name]), 200)
+        for name in by_name
+        if plan.is_complete(by_name[name])
+    }
+    for metric in METRICS:
+        values = [runs[f"show_tell-p0.25-seed{seed}"].found[metric] for seed in (0, 1)]
+        assert detached["scores"][metric]["mean"] == pytest.approx(sum(values) / 2)
+    cider = detached["differences"]["CIDEr"]
+    wanted = difference(
+        [runs[f"show_tell-p0-seed{seed}"] for seed in (0, 1)],
+        [runs[f"show_tell-p0.25-seed{seed}"] for seed in (0, 1)],
+        "CIDEr",
+    )
+    assert cider["mean"] == pytest.approx(wanted.mean)
+    assert cider["interval"] == pytest.approx([*wanted.interval])
+    assert detached["compared_with_p0_on_seeds"] == [0, 1]
+    # 90 % of 0.4, over the one epoch that all runs of the decoder have
+    assert detached["convergence"]["goal"] == pytest.approx(0.36)
+    assert detached["convergence"]["epochs_to_reach"] == [1.0, 2.0, None]
+    assert detached["convergence"]["mean_cider"] == pytest.approx([0.36, 0.3, 0.3])
+    assert plain["convergence"]["epochs_to_reach"] == [4.0, 4.0]
+    assert plain["cell_shares"]["cell_share/5"] == [[1, 0.125], [2, 0.25], [3, 0.375], [4, 0.5]]
+
+    page = (out / "table3.md").read_text()
+    assert "**show_tell, p = 0.25: " in page
+    assert "another data set than the paper's COCO" in page
+    for row in PRINTED["show_tell"]:
+        assert row.label in page
+    assert "| show_tell-p0-seed2 | 0 of 4 |" in page
+    assert "not run |" in page
+    assert "4 of 6 runs are complete" in page
+    for picture in ("table3.png", "table3_training.png"):
+        assert (out / picture).stat().st_size > 1000
+        assert f"({picture})" in page
+
+
+def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: Path) -> None:
+    assert reproduce.main(["table3", "--report", *words]) == 0
+    page = (tmp_path / "out" / "table3.md").read_text()
+    assert "Nothing is compared yet." in page
+    assert "0 of 6 runs are complete" in page
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--p", "1.5"], "--p is 1.5; a probability lies between 0 and 1"),
+        (["--decoders", "magic"], "argument --decoders: invalid choice: 'magic'"),
+        (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        (["--clipping", "maybe"], "argument --clipping: invalid choice: 'maybe'"),
+        (["--bootstrap", "1"], "--bootstrap is 1; draw at least 2 times"),
+        (["--report", "--background"], "--report trains nothing, so it needs no --background"),
+        (["--hiden-size", "3"], "unrecognized arguments: --hiden-size 3"),
+        (["--decoder", "show_tell"], "--decoder is not for all runs of table3"),
+        (["--lr", "-1"], "--lr is -1.0; it must be above 0"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    words: list[str],
+    more: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert reproduce.main(["table3", *words, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("reproduce.py: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_exhibit_stands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(["--seeds", "1", "table3"]) == 2
+    assert "table3 stands first" in capsys.readouterr().err
