@@ -27,7 +27,7 @@ from training.captioners.figures import draw_scores, draw_training
 from training.captioners.findings import find
 from training.captioners.page import markdown
 from training.captioners.plan import CaptionerPlan
-from training.captioners.resampled import Resampled
+from training.captioners.resampled import Resampled, Resampler
 from training.captioners.runs import CLIPPED, UNCLIPPED, CaptionerRun, runs_of
 from training.command import parse_arguments
 from training.config import TrainingConfig
@@ -212,9 +212,12 @@ def _write_results(grid: Grid, command: Sequence[str]) -> None:
     failures = {run: plan.failure(run) for run in runs}
     complete = [run for run in runs if plan.is_complete(run)]
     resampled: dict[CaptionerRun, Resampled] = {}
-    with Progress(len(complete), "scores", unit="runs") as progress:
+    with (
+        Resampler(options.bootstrap) as resampler,
+        Progress(len(complete), "scores", unit="runs") as progress,
+    ):
         for run in complete:
-            resampled[run] = Resampled.of_captions(plan.captions(run), options.bootstrap)
+            resampled[run] = resampler.resample(plan.captions(run))
             progress.advance()
     findings = find(runs, results, resampled)
     made_by = {"command": " ".join(command), **origin()}

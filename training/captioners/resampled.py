@@ -14,16 +14,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
 from captioner.errors import DataError
-from captioner.files import file_hash
+from captioner.files import file_hash, write_atomically
 from captioner.metrics import Scorer, read_pairs
 from captioner.metrics.resampling import Interval, drawn, interval_of, p_value_of
+from captioner.metrics.score_files import References
 from training.captioners.runs import METRICS
 
 _FORMAT = 1
@@ -38,45 +41,66 @@ class Resampled:
     draws: Mapping[str, np.ndarray]  # [samples]
     images: str = ""  # which they are, with their references
 
-    @classmethod
-    def of_captions(cls, captions: Path, samples: int) -> Self:
-        """Return the scores of a file of captions with their references.
 
-        They are kept beside the file, and taken from there while it is the same.
+class Resampler(AbstractContextManager["Resampler"]):
+    """Scores files of captions with their references, as they are and for draws of the images.
+
+    What it finds is kept beside each file, and taken from there while the file is the same.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._scorer: Scorer | None = None
+        self._scored = ""  # whose references the scorer holds
+
+    def __exit__(self, *_: object) -> None:
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def resample(self, captions: Path) -> Resampled:
+        """Return the scores of a file.
 
         Raises:
             DataError: the file is missing or malformed.
             ToolError: Java is missing, or METEOR failed.
         """
         kept = captions.with_suffix(".npz")
-        identity = np.array([str(_FORMAT), file_hash(captions), str(samples), str(_SEED)])
+        identity = [str(_FORMAT), file_hash(captions), str(self._samples), str(_SEED)]
         if kept.exists():
             with np.load(kept) as stored:
-                if stored["identity"].tolist() == identity.tolist():
-                    return cls(
+                if stored["identity"].tolist() == identity:
+                    return Resampled(
                         {name: float(stored[f"found/{name}"]) for name in METRICS},
                         {name: stored[f"draws/{name}"] for name in METRICS},
                         str(stored["images"]),
                     )
         references, candidates = read_pairs(captions)
         images = hashlib.sha256(json.dumps(list(references.items())).encode()).hexdigest()
-        with Scorer(references) as scorer:
-            scores = scorer.score(candidates)
-            assert scores.statistics is not None
-            chunks = [
-                scores.statistics.figures(counts, scorer.meteor.scores_of_sums)
-                for counts in drawn(len(scores.statistics), samples, _SEED)
-            ]
-        made = cls(
+        scorer = self._scorer_of(references, images)
+        scores = scorer.score(candidates)
+        assert scores.statistics is not None
+        chunks = [
+            scores.statistics.figures(counts, scorer.meteor.scores_of_sums)
+            for counts in drawn(len(scores.statistics), self._samples, _SEED)
+        ]
+        made = Resampled(
             {name: scores[name] for name in METRICS},
             {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS},
             images,
         )
         arrays = {f"found/{name}": np.array(made.found[name]) for name in METRICS}
         arrays |= {f"draws/{name}": made.draws[name] for name in METRICS}
-        with open(kept, "wb") as file:  # half written, it would not load and is made anew
-            np.savez(file, identity=identity, images=np.array(images), **arrays)
+        written = BytesIO()
+        np.savez(written, identity=np.array(identity), images=np.array(images), **arrays)
+        write_atomically(kept, written.getvalue())
         return made
+
+    def _scorer_of(self, references: References, images: str) -> Scorer:
+        """Return the scorer of these references: mostly the one that is there."""
+        if self._scorer is None or images != self._scored:
+            self.__exit__()
+            self._scorer, self._scored = Scorer(references), images
+        return self._scorer
 
 
 class Estimate(NamedTuple):

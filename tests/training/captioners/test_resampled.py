@@ -11,7 +11,13 @@ from captioner.errors import DataError
 from captioner.metrics import Scorer
 from captioner.metrics.resampling import drawn
 from training.captioners import resampled
-from training.captioners.resampled import Resampled, difference, estimate, over_seeds
+from training.captioners.resampled import (
+    Resampled,
+    Resampler,
+    difference,
+    estimate,
+    over_seeds,
+)
 from training.captioners.runs import METRICS
 
 stats = pytest.importorskip("scipy.stats")
@@ -116,7 +122,8 @@ def test_draws_are_those_of_the_scorer_and_kept_beside_the_captions(
             ]
         )
     )
-    found = Resampled.of_captions(captions, 50)
+    with Resampler(50) as resampler:
+        found = resampler.resample(captions)
     with Scorer(references) as scorer:
         scores = scorer.score(candidates)
         intervals = scorer.bootstrap(scores, samples=50)
@@ -125,8 +132,8 @@ def test_draws_are_those_of_the_scorer_and_kept_beside_the_captions(
         assert estimate([found], name).interval == pytest.approx(intervals[name])
 
     monkeypatch.setattr(resampled, "Scorer", None)  # not needed a second time
-    again = Resampled.of_captions(captions, 50)
+    again = Resampler(50).resample(captions)
     assert again.found == found.found
     assert again.images == found.images
     with pytest.raises(TypeError):
-        Resampled.of_captions(captions, 51)
+        Resampler(51).resample(captions)
