@@ -40,7 +40,13 @@ from captioner.program import INTERRUPTED, run_program
 from captioner.progress import duration
 from training.background import run_in_background
 from training.benchmarks.figures import draw
-from training.benchmarks.reproductions import REPRODUCTIONS, Reproduction, Run, runs_of
+from training.benchmarks.reproductions import (
+    REPRODUCTIONS,
+    Reproduction,
+    Run,
+    restricted,
+    runs_of,
+)
 from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
 from training.benchmarks.text import read_words
@@ -64,6 +70,9 @@ class ReproduceOptions(Options):
         None,
         "epochs of each run; default: the paper's, 600 and 200; of what is small its own",
         within=AT_LEAST_ONE,
+    )
+    only: tuple[str, ...] = option(
+        (), "tasks of the exhibit, such as copying300 or pmnist; default: all of them"
     )
     lr: tuple[float, ...] = option(
         (), "learning rates, in the place of the paper's", within=ABOVE_ZERO
@@ -122,7 +131,8 @@ def reproduce(argv: list[str]) -> int:
     name = given.pop("reproduction")
     if name == TABLE3:
         raise OptionError(f"{TABLE3} stands first: {NAME}.py {TABLE3} --data DATA ...")
-    options, reproduction = ReproduceOptions.from_json(given), REPRODUCTIONS[name]
+    options = ReproduceOptions.from_json(given)
+    reproduction = restricted(REPRODUCTIONS[name], options.only)
     check_folder(options.out)
     runs = list(runs_of(reproduction, options.seeds, options.lr))
     plan = _plan(options, reproduction, runs)

@@ -5,78 +5,24 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
+ROOT = Path(__file__).resolve().parents[2]
+
 # The interpreter is chosen when Triton is first imported, so it gets a process of its own.
 COMPARE = """
     import torch
 
-    torch.manual_seed(0)
+    from gpu.equality import CASES, errors
+
     torch.set_num_threads(1)
-
-    from captioner.lstm import hdetach_lstm
-
-
-    def differentiate(tensors, grads, masks, **options):
-        leaves = [one.clone().requires_grad_() for one in tensors]
-        results = hdetach_lstm(*leaves, *masks, **options)
-        pairs = [(r, g) for r, g in zip(results, grads) if g is not None]
-        found = torch.autograd.grad(
-            [r for r, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True,
-            materialize_grads=True,
-        )
-        return [one.detach() for one in (*results, *found)]
-
-
-    def masks_of(kind, steps, rows):
-        if kind == "shared":
-            return (torch.rand(steps) - 0.4).clamp_min(0.0), torch.rand(steps)
-        if kind == "per sample":
-            return torch.rand(steps, rows), (torch.rand(steps, rows) < 0.5).float()
-        return None, None
-
-
-    CASES = [
-        # T, B, I, H, mask, lengths, which results are differentiated
-        (1, 1, 1, 1, "shared", None, (1, 1, 1)),
-        (6, 18, 3, 7, "per sample", None, (1, 1, 1)),
-        (5, 3, 2, 70, "shared", None, (1, 0, 0)),
-        (4, 2, 2, 128, "none", None, (0, 1, 0)),
-        (7, 4, 3, 20, "shared", [7, 5, 5, 1], (1, 1, 1)),
-        (7, 4, 3, 5, "per sample", [7, 5, 5, 1], (0, 0, 1)),
-    ]
-    for steps, rows, inputs, size, kind, lengths, asked in CASES:
-        shapes = (
-            (steps, rows, inputs), (rows, size), (rows, size),
-            (4 * size, inputs), (4 * size, size), (4 * size,), (4 * size,),
-        )
-        tensors = [(torch.rand(shape).double() * 2 - 1) * size**-0.5 for shape in shapes]
-        grads = [
-            torch.randn(shape).double() if ask else None
-            for ask, shape in zip(asked, ((steps, rows, size), (rows, size), (rows, size)))
-        ]
-        masks = masks_of(kind, steps, rows)
-        lengths = None if lengths is None else torch.tensor(lengths)
-        expected = differentiate(tensors, grads, masks, backend="reference", lengths=lengths)
-        found = differentiate(
-            [one.float() for one in tensors],
-            [None if one is None else one.float() for one in grads],
-            masks,
-            backend="triton",
-            lengths=lengths,
-        )
-        for number, (one, other) in enumerate(zip(found, expected)):
-            error = (one - other).abs().max() / other.abs().max().clamp_min(1e-3)
-            assert error < 1e-5, (steps, rows, inputs, size, kind, number, error)
-        with torch.no_grad():
-            single = [one.float() for one in tensors]
-            plain = hdetach_lstm(*single, None, backend="triton", lengths=lengths)
-        for one, other in zip(plain, expected):
-            assert (one - other).abs().max() < 1e-5
+    for found in errors(CASES, torch.device("cpu")):
+        assert max(found["values"], found["gradients"]) < 1e-5, found
     print("equal")
 """
 
@@ -115,7 +61,7 @@ COMPILE = """
 def run(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}", **environment},
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,7 @@ benefit.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from captioner.errors import OptionError
@@ -281,6 +281,29 @@ class Run:
         for key, value in (*self.row.options, *self.setting.options):
             arguments += [flag(key)] if value is True else [flag(key), str(value)]
         return [*arguments, "--lr", str(self.lr), "--seed", str(self.seed)]
+
+
+def restricted(reproduction: Reproduction, only: Sequence[str]) -> Reproduction:
+    """Return a reproduction of the settings with these short names alone; of all without a name.
+
+    Raises:
+        OptionError: it has no setting of a name.
+    """
+    if not only:
+        return reproduction
+    known = {setting.short: setting for setting in reproduction.settings}
+    for name in only:
+        if name not in known:
+            raise OptionError(f"--only is {name!r}; it can be {' or '.join(known)}")
+    if reproduction.is_table and not reproduction.delays and len(only) < len(known):
+        numbers = [list(known).index(name) for name in known if name in only]
+        rows = tuple(
+            replace(row, paper=tuple(row.paper[number] for number in numbers) if row.paper else ())
+            for row in reproduction.rows
+        )
+        reproduction = replace(reproduction, rows=rows)
+    settings = tuple(setting for name, setting in known.items() if name in only)
+    return replace(reproduction, settings=settings)
 
 
 def runs_of(reproduction: Reproduction, seeds: int, rates: Sequence[float] = ()) -> Iterator[Run]:

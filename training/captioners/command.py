@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from captioner.options import (
     PROBABILITY,
     OneLineParser,
     Options,
+    flag,
     option,
     options_parser,
 )
@@ -38,7 +41,7 @@ from training.schedule import Schedule
 from training.train_coco import TrainCoco
 
 NAME = "table3"
-_OF_A_RUN = ("decoder", "p", "seed", "epochs", "beam_size", "start_from", "patience", "threads")
+_OF_A_RUN = ("decoder", "seed", "start_from", "patience")
 _LAGS = ("1", "5", "10")  # words, at which the cell's share of the gradient is measured
 
 
@@ -158,18 +161,20 @@ def read_grid(argv: Sequence[str]) -> Grid:
     runs = list(runs_of(decoders, shares, options.seeds, tuple(dict.fromkeys(options.clipping))))
     program = TrainCoco()
     training = [*_with_defaults(others)]
-    for run in runs:
-        if run.seed == 0:
-            given = parse_arguments(program, [*training, *run.arguments]).given
-            check_with_any_recipe(given, TrainingConfig.from_json)
-    of_all = parse_arguments(program, others).given
-    for name in _OF_A_RUN:
-        if name in of_all and name != "threads":
-            raise OptionError(
-                f"--{name.replace('_', '-')} is not for all runs of {NAME}; see reproduce.py "
-                f"{NAME} --help for what there is in its place"
-            )
-    configured = program.configure(parse_arguments(program, training).given)
+    # A size that a decoder lacks is left out with a note, which its run's log has as well.
+    with redirect_stderr(StringIO()):
+        for name in parse_arguments(program, others).given:
+            if name in _OF_A_RUN:
+                raise OptionError(
+                    f"{flag(name)} is not for all runs of {NAME}; see reproduce.py {NAME} --help "
+                    "for what there is in its place"
+                )
+        for run in runs:
+            if run.seed == 0:
+                given = parse_arguments(program, [*training, *run.arguments]).given
+                check_with_any_recipe(given, TrainingConfig.from_json)
+        given = parse_arguments(program, [*training, *runs[0].arguments]).given
+    configured = program.configure(given)
     dataset = configured.data
     device = choose_device(options.device)
     training += ["--data", *configured.config.data]

@@ -17,6 +17,7 @@ from training.benchmarks.pixels import (
     evaluate,
     permutation_of,
     read_permutation,
+    shrunk,
 )
 from training.methods import load_method
 from training.run_folder import RunFolder, read_metrics
@@ -76,6 +77,25 @@ def test_an_epoch_meets_every_image_once_in_an_order_of_its_own(images: Any) -> 
     assert (inputs.min().item(), inputs.max().item()) == (0.0, 1.0)
 
 
+def test_a_smaller_side_means_over_pixels(images: Any) -> None:
+    task = task_of(side=14, permute=True)
+    order = np.random.RandomState(0).permutation(196)
+    for number in (0, 59_999):
+        image = images[True][0][number].numpy().astype(float)
+        means = [
+            image[y : y + 2, x : x + 2].mean() for y in range(0, 28, 2) for x in range(0, 28, 2)
+        ]
+        part = task.training if number < 50_000 else task.validation
+        found = part[0][number % 50_000].numpy()
+        assert np.abs(found - np.array(means)[order]).max() <= 0.5
+    inputs, _ = next(task.batches(0))
+    assert inputs.shape == (196, 100, 1)
+    uneven = shrunk(images[True][0][:3], 5).float()
+    assert uneven[:, 0, 0].tolist() == pytest.approx(
+        images[True][0][:3, :6, :6].float().mean((1, 2)).tolist(), abs=0.51
+    )
+
+
 def test_permuted_pixels_come_in_numpys_order_apart_from_the_seed(images: Any) -> None:
     order = np.random.RandomState(5).permutation(784)
     rows = images[True][0].flatten(1)[:50_000]
@@ -121,17 +141,17 @@ def test_what_is_no_permutation_is_refused(text: str, message: str, tmp_path: Pa
     path = tmp_path / "order.txt"
     path.write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read_permutation(path)
+        read_permutation(path, 784)
     assert "give a text file with the numbers 0 to 783" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
-        read_permutation(tmp_path / "none.txt")
+        read_permutation(tmp_path / "none.txt", 784)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="holds no numbers"):
-        read_permutation(tmp_path / "binary")
+        read_permutation(tmp_path / "binary", 784)
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:

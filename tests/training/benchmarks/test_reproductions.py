@@ -3,12 +3,16 @@
 import pytest
 
 from captioner.errors import OptionError
-from training import copying, sequential_mnist
+from training import copying, sequential_mnist, word_language_model
 from training.benchmarks.reproductions import RATES, REPRODUCTIONS, Run, runs_of
 from training.command import build_parser
 from training.methods import load_method, method_names
 
-SCRIPTS = {"copying": copying.SCRIPT, "sequential_mnist": sequential_mnist.SCRIPT}
+SCRIPTS = {
+    "copying": copying.SCRIPT,
+    "sequential_mnist": sequential_mnist.SCRIPT,
+    "word_language_model": word_language_model.SCRIPT,
+}
 
 
 @pytest.mark.parametrize("name", REPRODUCTIONS)
@@ -32,6 +36,7 @@ def test_exhibits_share_their_runs() -> None:
 
     assert names("table1") < names("figure2")
     assert names("figure3") < names("table2")
+    assert names("table1_small") == names("figure2_small")
     assert {len(row.paper) for row in REPRODUCTIONS["table1"].rows} == {6}
 
 

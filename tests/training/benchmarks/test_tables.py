@@ -60,6 +60,16 @@ def test_the_second_table_takes_the_best_rate_and_the_run_that_validated_best() 
     assert "| zoneout | pixel MNIST |  |" in text  # the paper gives none
 
 
+def test_of_perplexities_the_lowest_is_the_best() -> None:
+    results = {}
+    for run in runs_of(REPRODUCTIONS["language"], seeds=3):
+        worth = 100.0 + run.seed + (5.0 if dict(run.row.options)["p"] else 0.0)
+        results[run] = RunResult(epochs=60, validation=worth, test=worth - 1)
+    found = find("language", results, "vanilla LSTM", "language modelling")
+    assert (found.values, found.best) == ((99.0, 100.0, 101.0), 99.0)
+    assert "Perplexity; less is better." in page("language", results)
+
+
 def test_the_first_table_stands_beside_the_papers_numbers() -> None:
     results = {
         run: RunResult(
