@@ -50,7 +50,7 @@ def errors(
         found = drawn.results(device, torch.float32, backend)
         with torch.no_grad():  # takes another way where nothing is saved
             single = [one.to(device, torch.float32) for one in drawn.tensors]
-            plain = hdetach_lstm(*single, None, backend=backend, lengths=drawn.lengths)
+            plain = run_lstm(single, (None, None), backend, drawn.lengths)
         yield {
             **case._asdict(),
             "values": max(map(_error, [*found[:3], *plain], [*expected[:3], *expected[:3]])),
@@ -72,8 +72,8 @@ class Drawn(NamedTuple):
             [one.to(device, dtype) for one in self.tensors],
             [None if one is None else one.to(device, dtype) for one in self.grads],
             [None if one is None else one.to(device) for one in self.masks],
-            backend=backend,
-            lengths=self.lengths,
+            backend,
+            self.lengths,
         )
 
 
@@ -81,11 +81,12 @@ def differentiate(
     tensors: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     masks: Sequence[Tensor | None],
-    **options: Any,
+    backend: str,
+    lengths: Tensor | None,
 ) -> list[Tensor]:
     """Return the three results, then the gradients of all operands."""
     leaves = [one.clone().requires_grad_() for one in tensors]
-    results = hdetach_lstm(*leaves, *masks, **options)
+    results = run_lstm(leaves, masks, backend, lengths)
     pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None]
     found = torch.autograd.grad(
         [r for r, _ in pairs],
@@ -95,6 +96,19 @@ def differentiate(
         materialize_grads=True,
     )
     return [one.detach() for one in (*results, *found)]
+
+
+def run_lstm(
+    tensors: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    backend: str,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, h0, c0, w_ih, w_hh, b_ih, b_hh = tensors
+    keep, cell_keep = masks
+    return hdetach_lstm(
+        *(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep, cell_keep, backend), lengths=lengths
+    )
 
 
 def _draw(case: Case, generator: torch.Generator) -> Drawn:

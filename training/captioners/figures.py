@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.captioners.findings import Finding
 from training.captioners.results import Results, grouped, mean_curve
@@ -20,6 +20,7 @@ from training.plots import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 _COLOURS = (INK, BLUE, ORANGE, GREEN, PURPLE, FAINT)  # of the values of p, from the smallest on
@@ -64,7 +65,7 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
     with matplotlib.rc_context(STYLE):
         figure = new_figure(max(3.6 * len(decoders), 7.0), 6.4)
         rows = figure.subplots(2, len(decoders), squeeze=False, sharey="row", sharex=True)
-        lines = {}
+        lines: dict[str, Artist] = {}
         for number, decoder in enumerate(decoders):
             curves, shares = rows[0, number], rows[1, number]
             for group, runs in groups.items():
@@ -84,7 +85,10 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
         rows[1, 0].set_ylabel("gradient along the cell / %")
         if lines:
             figure.legend(
-                lines.values(), lines.keys(), loc="outside lower center", ncols=min(5, len(lines))
+                list(lines.values()),
+                list(lines),
+                loc="outside lower center",
+                ncols=min(5, len(lines)),
             )
         write_picture(out, figure)
 
@@ -101,10 +105,10 @@ def _draw_shares(axes: "Axes", one: Finding, style: Mapping[str, str]) -> None:
     axes.set_title(f"{lag} words back (dotted: with h-detach)", fontsize=9, fontweight="normal")
 
 
-def _line(axes: "Axes", curve: Sequence[tuple[float, float]], **style: object) -> object:
+def _line(axes: "Axes", curve: Sequence[tuple[float, float]], **style: Any) -> "Artist":
     epochs, values = [one for one, _ in curve], [100 * one for _, one in curve]
     marker = "." if len(epochs) < 3 else None
-    (line,) = axes.plot(epochs, values, marker=marker, **style)  # type: ignore[arg-type]
+    (line,) = axes.plot(epochs, values, marker=marker, **style)
     return line
 
 

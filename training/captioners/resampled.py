@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,10 +88,11 @@ class Resampler(AbstractContextManager["Resampler"]):
             {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS},
             images,
         )
-        arrays = {f"found/{name}": np.array(made.found[name]) for name in METRICS}
+        arrays: dict[str, Any] = {"identity": np.array(identity), "images": np.array(images)}
+        arrays |= {f"found/{name}": np.array(made.found[name]) for name in METRICS}
         arrays |= {f"draws/{name}": made.draws[name] for name in METRICS}
         written = BytesIO()
-        np.savez(written, identity=np.array(identity), images=np.array(images), **arrays)
+        np.savez(written, **arrays)
         write_atomically(kept, written.getvalue())
         return made
 
