@@ -12,6 +12,7 @@ from captioner.cli import build_parser
 from captioner.decoders import DECODERS
 from serving.__main__ import build_parser as build_serving_parser
 from training import copying, sequential_mnist, train_coco, word_language_model
+from training.captioners.command import build_parser as build_table3_parser
 from training.command import build_parser as build_training_parser
 from training.evaluate_coco import build_parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser
@@ -49,6 +50,7 @@ def options_of_training() -> Iterator[str]:
 
 def options_of_benchmarks() -> Iterator[str]:
     yield from options(build_reproduce_parser())
+    yield from options(build_table3_parser())
     for script in (copying.SCRIPT, sequential_mnist.SCRIPT, word_language_model.SCRIPT):
         for model in method_names():
             yield from options(build_training_parser(script, {"model": model}))

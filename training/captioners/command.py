@@ -3,16 +3,14 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
-from captioner.errors import OptionError
-from captioner.files import write_atomically, write_json
+from captioner.errors import OptionError, TrainingError
+from captioner.files import read_json, write_atomically, write_json
 from captioner.options import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
@@ -31,7 +29,7 @@ from training.captioners.findings import find
 from training.captioners.page import markdown
 from training.captioners.plan import CaptionerPlan
 from training.captioners.resampled import Resampled, Resampler
-from training.captioners.runs import CLIPPED, UNCLIPPED, CaptionerRun, runs_of
+from training.captioners.runs import CLIPPED, UNCLIPPED, CaptionerRun, options_for, runs_of
 from training.command import parse_arguments
 from training.config import TrainingConfig
 from training.figure_tools import check_folder
@@ -112,7 +110,8 @@ def build_parser() -> OneLineParser:
         epilog=(
             "All other options are those of train_coco.py and hold for every run: --data, "
             "--encoder, --encoder-weights, --feature-store, sizes of layers, ... The encoder stays "
-            "frozen, so that all runs share stored features, unless --fine-tune-encoder is given."
+            "frozen, so that all runs share stored features, unless --fine-tune-encoder is given. "
+            "An option that some decoders lack holds for the others."
         ),
     )
 
@@ -130,6 +129,7 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
         run_in_background([sys.executable, str(script), NAME, *argv], options.out, NAME)
         return 0
     with RunFolder(options.out).locked():
+        keep_settings(plan)
         is_whole = True
         if not options.report:
             whole = f"{len(runs)} runs, {plan.jobs} at once, below {plan.out / 'runs'}"
@@ -147,6 +147,26 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
     return 0 if is_whole else INTERRUPTED
 
 
+def keep_settings(plan: CaptionerPlan) -> None:
+    """Note what all runs of a folder are trained with, which later calls must not change.
+
+    Raises:
+        OptionError: the runs that are there were trained otherwise.
+    """
+    path = plan.out / f"{NAME}_settings.json"
+    own = {"training": list(plan.training), "epochs": plan.epochs_of_all}
+    if not path.exists():
+        write_json(path, own)
+        return
+    there = read_json(path, "the settings of the runs", TrainingError)
+    if there != own:
+        before = " ".join([*there.get("training", ()), "--epochs", str(there.get("epochs"))])
+        raise OptionError(
+            f"the runs in {plan.out} are trained with {before}; give the same options, or another "
+            "--out"
+        )
+
+
 def read_grid(argv: Sequence[str]) -> Grid:
     """Return the runs that the command line asks for, all of their options checked.
 
@@ -160,20 +180,23 @@ def read_grid(argv: Sequence[str]) -> Grid:
     shares = tuple(dict.fromkeys(options.p))
     runs = list(runs_of(decoders, shares, options.seeds, tuple(dict.fromkeys(options.clipping))))
     program = TrainCoco()
-    training = [*_with_defaults(others)]
-    # A size that a decoder lacks is left out with a note, which its run's log has as well.
-    with redirect_stderr(StringIO()):
-        for name in parse_arguments(program, others).given:
-            if name in _OF_A_RUN:
-                raise OptionError(
-                    f"{flag(name)} is not for all runs of {NAME}; see reproduce.py {NAME} --help "
-                    "for what there is in its place"
-                )
-        for run in runs:
-            if run.seed == 0:
-                given = parse_arguments(program, [*training, *run.arguments]).given
-                check_with_any_recipe(given, TrainingConfig.from_json)
-        given = parse_arguments(program, [*training, *runs[0].arguments]).given
+    for word in others:
+        if word.split("=")[0] in map(flag, _OF_A_RUN):
+            raise OptionError(
+                f"{word} is not for all runs of {NAME}; see reproduce.py {NAME} --help for what "
+                "there is in its place"
+            )
+    training = _with_defaults(others)
+    for run in runs:
+        if run.seed == 0:
+            own = options_for(run.decoder, training)
+            given = parse_arguments(program, [*own, *run.arguments]).given
+            check_with_any_recipe(given, TrainingConfig.from_json)
+    for word in others:
+        if word.startswith("--") and all(word not in options_for(one, others) for one in decoders):
+            raise OptionError(f"{word} is an option of none of {', '.join(decoders)}; leave it out")
+    first = [*options_for(decoders[0], training), *runs[0].arguments]
+    given = parse_arguments(program, first).given
     configured = program.configure(given)
     dataset = configured.data
     device = choose_device(options.device)

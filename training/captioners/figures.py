@@ -58,6 +58,7 @@ def draw_scores(findings: Sequence[Finding], out: Path) -> None:
 def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> None:
     """Draw for every decoder the CIDEr of each epoch, and the share of the cell's gradient."""
     import matplotlib
+    from matplotlib.ticker import MaxNLocator
 
     decoders = list(dict.fromkeys(one.group.decoder for one in findings))
     groups = grouped(list(results))
@@ -81,6 +82,7 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
                 _draw_shares(shares, next(one for one in findings if one.group == group), style)
             curves.set(title=decoder)
             shares.set(xlabel="epoch")
+            shares.xaxis.set_major_locator(MaxNLocator(integer=True))
         rows[0, 0].set_ylabel("CIDEr × 100, greedy")
         rows[1, 0].set_ylabel("gradient along the cell / %")
         if lines:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.captioners.results import CaptionerResult, read_result
-from training.captioners.runs import CaptionerRun
+from training.captioners.runs import CaptionerRun, options_for
 from training.schedule import Plan
 
 _TRAINING = Path(__file__).resolve().parents[1]
@@ -69,7 +69,8 @@ class CaptionerPlan(Plan[CaptionerRun]):
             if folder.exists():  # killed before anything was saved
                 shutil.rmtree(folder)
             script = "train_coco.py"
-            options = ["--out", str(folder), *self.training, *run.arguments]
+            options = ["--out", str(folder), *options_for(run.decoder, self.training)]
+            options += run.arguments
             options += ["--epochs", str(self.epochs_of_all)]
         return [sys.executable, str(_TRAINING / script), *options, *self.machine]
 

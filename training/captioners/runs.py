@@ -6,9 +6,11 @@ other rows from the captioners' own papers, which had other encoders and decodin
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import NamedTuple
+
+from captioner.decoders import DECODERS
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "CIDEr")  # columns of the table
 CLIPPED, UNCLIPPED = "on", "off"
@@ -33,6 +35,21 @@ class CaptionerRun:
         unclipped = [] if self.is_clipped else ["--clip-norm", "0", "--clip-value", "0"]
         own = ["--decoder", self.decoder, "--p", f"{self.p:g}", "--seed", str(self.seed)]
         return [*own, *unclipped]
+
+
+def options_for(decoder: str, words: Sequence[str]) -> list[str]:
+    """Return the options of a command line without those that only other decoders have."""
+    known = {name: {item.name for item in fields(one.Options)} for name, one in DECODERS.items()}
+    foreign = set().union(*known.values()) - known[decoder]
+    kept: list[str] = []
+    is_kept = True
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].split("=")[0].replace("-", "_")
+            is_kept = name not in foreign and name.removeprefix("no_") not in foreign
+        if is_kept:
+            kept.append(word)
+    return kept
 
 
 class Group(NamedTuple):

@@ -19,8 +19,11 @@ MOST = [*REFERENCES[:4], "a plane"]
 @pytest.fixture
 def words(tiny: list[str], tmp_path: Path) -> list[str]:
     """The command line of a small grid on the tiny sample."""
-    at = tiny.index("--epochs")
-    kept = [*tiny[:at], *tiny[at + 2 :]]
+    dropped = {"--epochs", "--attention-size"}  # ours, and none of show_tell's
+    places = [place for place, word in enumerate(tiny) if word in dropped]
+    kept = [
+        word for place, word in enumerate(tiny) if place not in places and place - 1 not in places
+    ]
     own = ["--decoders", "show_tell", "--p", "0", "0.25", "--seeds", "3", "--epochs", "4"]
     return [*own, "--bootstrap", "200", "--out", str(tmp_path / "out"), *kept]
 
@@ -92,6 +95,19 @@ def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: P
     assert "0 of 6 runs are complete" in page
 
 
+def test_runs_of_other_settings_are_not_mixed(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main(["table3", "--report", *words]) == 0
+    assert reproduce.main(["table3", "--report", *words, "--seeds", "1"]) == 0
+    capsys.readouterr()
+    for more in (["--lr", "0.1"], ["--epochs", "5"]):
+        assert reproduce.main(["table3", "--report", *words, *more]) == 2
+        error = capsys.readouterr().err
+        assert "give the same options, or another --out" in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -103,6 +119,7 @@ def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: P
         (["--report", "--background"], "--report trains nothing, so it needs no --background"),
         (["--hiden-size", "3"], "unrecognized arguments: --hiden-size 3"),
         (["--decoder", "show_tell"], "--decoder is not for all runs of table3"),
+        (["--cell", "lstm"], "--cell is an option of none of show_tell; leave it out"),
         (["--lr", "-1"], "--lr is -1.0; it must be above 0"),
         (["--data", "nowhere"], "nowhere"),
     ],

@@ -13,7 +13,7 @@ from tests.training.captioners.hand_made import write_run
 from training import schedule
 from training.captioners import plan as captioner_plan
 from training.captioners.plan import CaptionerPlan
-from training.captioners.runs import CaptionerRun, runs_of
+from training.captioners.runs import CaptionerRun, options_for, runs_of
 from training.schedule import Schedule
 
 TRAIN = """
@@ -71,7 +71,7 @@ def _use_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_plan(folder: Path, *training: str, **more: float) -> CaptionerPlan:
-    runs = list(runs_of(["one", "other"], [0.0, 0.4], 1, ["on"]))
+    runs = list(runs_of(["show_tell", "neuraltalk"], [0.0, 0.4], 1, ["on"]))
     return CaptionerPlan(
         out=folder,
         jobs=2,
@@ -109,7 +109,7 @@ def test_another_beam_is_scored_without_training_again(tmp_path: Path) -> None:
 
 
 def test_a_run_that_breaks_off_says_why_and_is_not_scored(tmp_path: Path) -> None:
-    plan, broken = a_plan(tmp_path / "out"), CaptionerRun("one", 0.0, 7)
+    plan, broken = a_plan(tmp_path / "out"), CaptionerRun("show_tell", 0.0, 7)
     assert Schedule(plan).carry_out([broken, plan.runs[0]])
     assert plan.failure(broken) == "the loss is nan; lower --lr"
     assert not plan.captions(broken).exists()
@@ -166,6 +166,13 @@ def test_a_signal_stops_all_and_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Schedule, "_fill", filled_and_interrupted)
     assert not Schedule(plan).carry_out(plan.runs)
     assert not plan.result(plan.runs[0]).epochs
+
+
+def test_a_run_gets_the_options_that_its_decoder_has() -> None:
+    words = ["--lr", "0.1", "--cell", "lstm", "--attention-size", "8", "--no-detach-attention"]
+    assert options_for("neuraltalk", words) == ["--lr", "0.1", "--cell", "lstm"]
+    assert options_for("soft_attention", words) == [*words[:2], *words[4:]]
+    assert options_for("show_tell", ["--cell=rnn", "--lr=-1"]) == ["--lr=-1"]
 
 
 def test_what_differs_has_a_name_of_its_own_and_comes_in_order() -> None:
