@@ -1,4 +1,6 @@
-"""Demo: train a captioner on the built-in sample, score it, and draw its captions of test images.
+"""Demo: what the model in the box says of photographs; then a captioner of the built-in sample.
+
+The latter is trained and scored, and its captions of test images are drawn.
 
 The steps are the commands that a user would type, each shown before it runs. Every demo gets a new
 folder under `runs/`. Options are passed to the training script: `demo.py --epochs 2`.
@@ -28,6 +30,11 @@ def demo(training_options: Sequence[str]) -> int:
     best, scores, captions = run / "best", run / "scores_test.json", run / "captions_test.json"
     training = "training/train_coco.py --p 0.4 --data shapes --out"
     evaluation = "training/evaluate_coco.py --split test --checkpoint"
+    photographs = ROOT / "runs" / "examples.png"
+    print("What the model in the box says of photographs that it has never seen:")
+    if status := shown_and_run(["scripts/draw_examples.py", "--out", photographs]):
+        return status
+    print("\nNow a model is trained on a built-in sample of coloured shapes, which takes minutes.")
     steps: list[list[str | Path]] = [
         [*training.split(), run, *training_options],
         [*evaluation.split(), best, "--out", scores, "--captions-out", captions],
@@ -37,7 +44,8 @@ def demo(training_options: Sequence[str]) -> int:
             return status
     picture = draw_test_images(best, run / "captions_test.png")
     print(
-        f"\nThe demo took {duration(time.monotonic() - started)}. In {relative(run)}:\n"
+        f"\nThe demo took {duration(time.monotonic() - started)}. What the model in the box says "
+        f"is in {relative(photographs)}. In {relative(run)}:\n"
         f"  {picture.name:<22}what it says about {_DRAWN} test images, and what people would\n"
         f"  {scores.name:<22}the scores above\n"
         f"  {captions.name:<22}the captions of all test images\n"

@@ -33,7 +33,8 @@ def test_every_package_is_marked_as_typed(packaged: set[str]) -> None:
 
 def test_the_page_and_the_kernel_are_packaged(packaged: set[str]) -> None:
     folders = (ROOT / "serving" / "page", ROOT / "captioner" / "native" / "source")
-    files = {str(path.relative_to(ROOT)) for folder in folders for path in folder.iterdir()}
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    files = {str(path.relative_to(ROOT)) for path in paths}
     assert {name for name in files if "__" not in name} <= packaged
 
 

@@ -1,7 +1,9 @@
 // One photograph on the page: its picture, its captions as they stand, and what can be done with
-// them. A word that is pointed at, focused or pressed lays its attention over the picture.
+// them. A word that is pointed at, focused or pressed lays its attention over the picture, and on
+// what was found in it before the caption was written.
 
 import { AttentionOverlay, whereIsIt } from "./attention_overlay.js";
+import { aboutWord, certainty, isUnsure, percent } from "./certainty.js";
 
 const WHOLE = [0, 0, 1, 1];
 const SHOWN_DONE_MILLISECONDS = 1600;
@@ -24,6 +26,7 @@ export class Card {
     this.state = find(".state");
     this.captions = find(".captions");
     this.snippet = find(".snippet");
+    this.found = find(".found");
     this.facts = find(".facts");
     find("h3").textContent = this.name;
     find("h3").title = this.name;
@@ -68,6 +71,7 @@ export class Card {
     this.captions.replaceChildren();
     this.snippet.hidden = true;
     this.facts.textContent = "";
+    this.found.hidden = true;
     this.#press(null);
     this.image.alt = `${this.name}, without a caption`;
     const title = make("strong", "", sentence(problem.title));
@@ -87,10 +91,9 @@ export class Card {
     this.state.className = "state";
     this.state.textContent = "";
     this.#press(null);
-    const box = answer.image?.seen || WHOLE;
-    const most = Math.max(...answer.captions.map((caption) => caption.probability));
+    this.#showFound(answer.image?.attributes ?? []);
     this.captions.replaceChildren(
-      ...answer.captions.map((caption, rank) => this.#caption(caption, rank, most, box)),
+      ...answer.captions.map((caption, rank) => this.#caption(caption, rank, answer.image)),
     );
     const best = answer.captions[0].text;
     this.image.alt = `${this.name}: ${sentence(best)}`;
@@ -120,15 +123,12 @@ export class Card {
     this.image.src = URL.createObjectURL(this.photograph);
   }
 
-  #caption(caption, rank, most, box) {
+  #caption(caption, rank, image) {
     const words = make("p", "words");
     words.setAttribute("role", "toolbar");
     words.setAttribute("aria-label", `Caption ${rank + 1}: ${caption.text}`);
     const tokens = caption.tokens?.length ? caption.tokens : caption.text.split(" ");
-    const buttons = tokens.map((token, place) => {
-      const grid = caption.attention?.[place];
-      return this.#word(token, grid?.length ? grid : null, box);
-    });
+    const buttons = tokens.map((token, place) => this.#word(token, place, caption, image));
     buttons.forEach((button, place) => {
       button.tabIndex = place === 0 ? 0 : -1;
       words.append(place ? " " : "", button);
@@ -146,18 +146,27 @@ export class Card {
       this.#copy(this.snippet.querySelector("code").textContent, html, "The alt text");
     });
     const about = make("div", "about");
-    about.append(likelihood(caption.probability, most), copy, html);
+    about.append(certainty(caption), copy, html);
     const line = make("li", rank === 0 ? "caption best" : "caption");
     line.append(words, about);
     return line;
   }
 
-  #word(token, grid, box) {
-    const button = make("button", grid ? "word looks" : "word", token);
-    if (!grid) return button;
+  #word(token, place, caption, image) {
+    const grid = caption.attention?.[place]?.length ? caption.attention[place] : null;
+    const where = grid ? whereIsIt(grid) : "";
+    const note = aboutWord(caption, place, image?.attributes ?? [], where);
+    const button = make("button", note ? "word looks" : "word", token);
+    if (!note) return button;
+    if (isUnsure(caption.word_probabilities?.[place])) {
+      button.classList.add("unsure");
+      button.title = `only ${percent(caption.word_probabilities[place])} sure`;
+    }
     button.look = () => {
-      this.overlay.show(grid, box);
-      this.looked.textContent = `“${token}”: ${whereIsIt(grid)}`;
+      if (grid) this.overlay.show(grid, image?.seen || WHOLE);
+      else this.overlay.hide();
+      this.#weigh(caption.attribute_attention?.[place] ?? []);
+      this.looked.textContent = `“${token}”: ${note}`;
     };
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("mouseenter", button.look);
@@ -183,8 +192,25 @@ export class Card {
     else this.#darken();
   }
 
+  // Lists what was found in the picture, each with a bar for how much of a word's look it has.
+  #showFound(attributes) {
+    this.found.hidden = !attributes.length;
+    this.found.querySelector("ul").replaceChildren(...attributes.map(({ word, probability }) => {
+      const item = make("li", "", `${word} ${percent(probability)}`);
+      item.append(make("span", "share"));
+      return item;
+    }));
+  }
+
+  #weigh(shares) {
+    this.found.querySelectorAll(".share").forEach((bar, number) => {
+      bar.style.width = `${100 * (shares[number] ?? 0)}%`;
+    });
+  }
+
   #darken() {
     this.overlay.hide();
+    this.#weigh([]);
     if (!this.frame.classList.contains("unseeable")) this.looked.textContent = "";
   }
 
@@ -213,33 +239,6 @@ function walk(event, buttons) {
   const next = buttons[(places[event.key] + buttons.length) % buttons.length];
   for (const button of buttons) button.tabIndex = button === next ? 0 : -1;
   next.focus();
-}
-
-function likelihood(probability, most) {
-  const wide = Math.max(1, Math.round((100 * probability) / most));
-  const bar = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const part = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  bar.setAttribute("viewBox", "0 0 100 4");
-  bar.setAttribute("preserveAspectRatio", "none");
-  bar.setAttribute("aria-hidden", "true");
-  part.setAttribute("height", "4");
-  part.setAttribute("width", String(wide));
-  bar.append(part);
-  const line = make("span", "likely");
-  const text = make("span", "", chance(probability));
-  text.title = "The probability that the model gives to exactly this caption";
-  line.append(bar, text);
-  return line;
-}
-
-// Whole captions are improbable, however good: what no percentage can show is said as "1 in N".
-function chance(probability) {
-  const precision = { maximumSignificantDigits: 2 };
-  if (probability >= 0.001) {
-    return `${(100 * probability).toLocaleString("en", precision)} %`;
-  }
-  const rarity = { ...precision, notation: "compact", compactDisplay: "long" };
-  return probability > 0 ? `1 in ${(1 / probability).toLocaleString("en", rarity)}` : "nearly 0 %";
 }
 
 function facts({ model, image, timing_ms: timing }) {

@@ -1,22 +1,20 @@
 // The caption page: takes photographs however they come, and keeps a few requests under way. What
-// it asks is back_end.js: the service, or in a static page a worker. A photograph's own card is in
-// card.js, its attention in attention_overlay.js.
+// it asks is back_end.js: the service, or in a static page a worker; what it asks for is in
+// controls.js. A photograph's own card is in card.js, its attention in attention_overlay.js.
 
 import { captionsOf, Problem } from "./back_end.js";
 import { Card } from "./card.js";
+import { Controls } from "./controls.js";
 
 const AT_ONCE = 3; // requests under way
-const SETTLE_MILLISECONDS = 350; // a slider at rest for so long means what it says
 
 const byId = (id) => document.getElementById(id);
 const list = byId("photographs");
-const beam = byId("beam");
-const count = byId("count");
 const cards = [];
 const queue = [];
 let underWay = 0;
 let apiKey = "";
-let settling = 0;
+const controls = new Controls(() => cards.forEach(ask));
 
 function say(words) {
   byId("announcer").textContent = words;
@@ -125,7 +123,7 @@ async function attend(card) {
   try {
     const answer = await captionsOf(
       card.photograph,
-      { beamSize: beam.value, count: count.value },
+      controls.options,
       {
         apiKey,
         signal: stop.signal,
@@ -139,29 +137,29 @@ async function attend(card) {
       ? error
       : new Problem("The page failed", `Load it again; if that does not help, report this: ${error.message}`);
     card.failed(problem);
+    if (problem.parameter) controls.mark(problem.parameter);
     if (problem.code === "unauthorized") wantKey(card);
   } finally {
     if (card.stop === stop) card.stop = null;
   }
 }
 
-// Options, key and camera
+// Examples, key and camera
 
-function listenForOptions() {
-  const show = () => {
-    byId("beam-shown").textContent = beam.value;
-    byId("count-shown").textContent = count.value;
-  };
-  for (const [input, other] of [[beam, count], [count, beam]]) {
-    input.addEventListener("input", () => {
-      // A beam of N holds no more than N captions.
-      if (Number(count.value) > Number(beam.value)) other.value = input.value;
-      show();
-      clearTimeout(settling);
-      settling = setTimeout(() => cards.forEach(ask), SETTLE_MILLISECONDS);
+function listenForExamples() {
+  for (const button of document.querySelectorAll(".example")) {
+    const picture = button.querySelector("img");
+    button.addEventListener("click", async () => {
+      const name = picture.getAttribute("src").split("/").pop();
+      try {
+        const response = await fetch(picture.src);
+        if (!response.ok) throw new Error(String(response.status));
+        take([new File([await response.blob()], name, { type: "image/jpeg" })]);
+      } catch {
+        complain("The example cannot be fetched. Check the connection, or choose a photograph.");
+      }
     });
   }
-  show(); // a reloaded page keeps its sliders
 }
 
 const locked = new Set(); // cards that were refused for want of a key
@@ -234,6 +232,6 @@ function listenForCamera() {
 }
 
 listenForPhotographs();
-listenForOptions();
+listenForExamples();
 listenForKey();
 listenForCamera();

@@ -6,23 +6,25 @@ const LONGEST_WAIT_SECONDS = 60;
 const MEGABYTE = 1024 * 1024;
 
 export class Problem extends Error {
-  constructor(title, detail, { code = "", canRetry = true } = {}) {
+  constructor(title, detail, { code = "", canRetry = true, parameter = "" } = {}) {
     super(detail);
     this.title = title;
     this.detail = detail;
     this.code = code;
     this.canRetry = canRetry;
+    this.parameter = parameter; // the option that is wrong
   }
 }
 
-// Returns the service's answer for one photograph. `onWait(seconds, problem)` is told of each
+// Returns the service's answer for one photograph. The options are the service's, in camelCase, but
+// `count` for num_captions; a list of words is an array. `onWait(seconds, problem)` is told of each
 // wait before it begins. Throws a Problem, or the AbortError of `signal`.
-export async function captionsOf(photograph, { beamSize, count }, { apiKey, signal, onWait }) {
-  const query = new URLSearchParams({
-    beam_size: beamSize,
-    num_captions: count,
-    attention: "true",
-  });
+export async function captionsOf(photograph, { count, ...options }, { apiKey, signal, onWait }) {
+  const query = new URLSearchParams({ num_captions: count, attention: "true" });
+  for (const [name, value] of Object.entries(options)) {
+    const asked = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    query.set(asked, Array.isArray(value) ? value.join(",") : value);
+  }
   const isImage = photograph.type.startsWith("image/");
   const headers = {
     Accept: "application/json, application/problem+json",
@@ -71,7 +73,11 @@ async function readProblem(response) {
   return new Problem(
     told.title || `The service answered with status ${response.status}`,
     detail || (told.title ? "" : "It gave no reason."),
-    { code: told.code || (response.status === 401 ? "unauthorized" : ""), canRetry },
+    {
+      code: told.code || (response.status === 401 ? "unauthorized" : ""),
+      canRetry,
+      parameter: told.parameter,
+    },
   );
 }
 

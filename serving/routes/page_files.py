@@ -27,6 +27,7 @@ MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".jpg": "image/jpeg",
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -38,11 +39,13 @@ _ETAGS = re.compile(r'(?:W/)?("[^"]*")')
 
 
 def page_routes(folder: Path = FOLDER) -> Iterator[BaseRoute]:
-    """Yield a route for each file of the page; `index.html` is at `/` too."""
+    """Yield a route for each file of the page, its examples too; `index.html` is at `/` as well."""
     yield file_route("/", folder / "index.html")
     for path in sorted(folder.glob("*")):
         if path.suffix in MEDIA_TYPES and (path.suffix != ".html" or path.stem == "index"):
             yield file_route(f"/{path.name}", path)
+    for path in sorted(folder.glob("examples/*.jpg")):
+        yield file_route(f"/examples/{path.name}", path)
 
 
 def document_routes(schema: dict[str, Any]) -> Iterator[BaseRoute]:

@@ -21,7 +21,12 @@ POLICY = (
     "connect-src 'self'; media-src blob:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
-TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".jpg": "image/jpeg",
+}
 TOKENS = ["a", "dog", "runs", "through", "the", "grass"]
 
 
@@ -108,12 +113,22 @@ class FakeService:
         self.key, self.delay_seconds, self.most_at_once = None, 0.0, 0
 
     def refuse(
-        self, status: int, code: str, title: str, detail: str, *, retry_after: str | None = None
+        self,
+        status: int,
+        code: str,
+        title: str,
+        detail: str,
+        *,
+        retry_after: str | None = None,
+        parameter: str | None = None,
     ) -> None:
         headers = {"content-type": "application/problem+json"}
         if retry_after is not None:
             headers["retry-after"] = retry_after
-        self.script.append((status, headers, problem(status, code, title, detail)))
+        told = problem(status, code, title, detail)
+        self.script.append(
+            (status, headers, told | ({"parameter": parameter} if parameter else {}))
+        )
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -156,7 +171,7 @@ class FakeService:
 
     def _page(self, path: str) -> tuple[int, dict[str, str], bytes]:
         file = PAGE / (path.strip("/") or "index.html")
-        if file.parent != PAGE or not file.is_file():
+        if file.parent not in (PAGE, PAGE / "examples") or not file.is_file():
             return 404, {"content-type": "text/plain"}, b"there is nothing here"
         headers = {"content-type": TYPES[file.suffix], "content-security-policy": POLICY}
         return 200, headers, file.read_bytes()

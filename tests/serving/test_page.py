@@ -111,7 +111,15 @@ def test_a_chosen_photograph_gets_captions_with_probabilities(
             "a dog runs through the grass again again",
         ]
     )
-    expect(page.locator(".likely")).to_have_text(["8.2 %", "4.1 %", "2.7 %"])
+    expect(page.locator(".likely")).to_have_text(
+        [
+            "Probably as good as a person’s: 62 %",
+            "Perhaps as good as a person’s: 31 %",
+            "Unlikely to be as good as a person’s: 21 %",
+        ]
+    )
+    words = page.locator(".likely span").first.get_attribute("title")
+    assert "Exactly these words have the probability 8.2 %" in words
     (asked,) = service.asked
     assert asked["body"] == photographs[0].read_bytes()
     assert asked["query"] == {"beam_size": "3", "num_captions": "3", "attention": "true"}
@@ -185,7 +193,7 @@ def test_a_word_lays_its_attention_over_the_picture(page: Page, photographs: lis
     expect(page.locator(".frame.lit")).to_be_visible()
     assert shade(page, 2, 1) < 20
     assert min(shade(page, 0, 0), shade(page, 0, 1), shade(page, 0, 2)) > 150
-    expect(page.locator(".looked")).to_have_text("“grass”: mostly at the middle right")
+    expect(page.locator(".looked")).to_have_text("“grass”: mostly at the middle right; 70 % sure")
     best(page).get_by_role("button", name="a", exact=True).hover()
     assert shade(page, 0, 0) < 20
     assert shade(page, 2, 1) > 150
@@ -220,6 +228,105 @@ def test_a_model_without_attention_has_words_without_light(
     expect(best(page)).to_have_text("a dog runs through the grass")
 
 
+def test_words_it_is_unsure_of_are_marked_and_said(page: Page, photographs: list[Path]) -> None:
+    upload(page, photographs[0])
+    expect(best(page).locator(".unsure")).to_have_text(["through"])
+    word = best(page).get_by_role("button", name="through")
+    assert word.get_attribute("title") == "only 8 % sure"
+    assert word.evaluate("word => getComputedStyle(word).textDecorationStyle") == "dotted"
+    word.focus()
+    expect(page.locator(".looked")).to_contain_text("only 8 % sure")
+
+
+def test_what_was_found_before_is_listed_with_the_look_that_a_word_gave_it(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    upload(page, photographs[0])
+    expect(page.locator(".found li")).to_have_text(["dog 83 %", "grass 10 %"])
+    best(page).get_by_role("button", name="dog").focus()
+    said = page.locator(".looked")
+    expect(said).to_contain_text("; 60 % at the found word “dog”; 10 % at the found word “grass”")
+    part = "bar => bar.getBoundingClientRect().width / bar.parentElement.clientWidth"
+    bar = page.locator(".found .share").first
+    assert bar.evaluate(part) == pytest.approx(0.6, abs=0.03)
+    best(page).get_by_role("button", name="runs").focus()
+    expect(said).not_to_contain_text("found word")
+    plain = fake_service.answer(1)
+    del plain["image"]["attributes"], plain["captions"][0]["attribute_attention"]
+    service.script.append((200, {"content-type": "application/json"}, plain))
+    upload(page, photographs[1])
+    expect(page.locator(".found").first).to_be_hidden()
+
+
+def test_a_model_without_confidence_shows_the_probability_of_the_wording(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    plain = fake_service.answer(1)
+    plain["captions"][0] |= {"confidence": None, "probability": 0.0042}
+    service.script.append((200, {"content-type": "application/json"}, plain))
+    upload(page, photographs[0])
+    expect(page.locator(".likely")).to_have_text(["exactly these words: 0.42 %"])
+
+
+def test_an_example_is_captioned_at_a_click(page: Page, service: Any) -> None:
+    expect(page.get_by_text("No photograph at hand?")).to_be_visible()
+    page.get_by_role("button", name="Zebras in a meadow").click()
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    expect(page.locator("h3")).to_have_text("zebras.jpg")
+    assert service.asked[0]["body"] == (fake_service.PAGE / "examples/zebras.jpg").read_bytes()
+    assert service.asked[0]["headers"]["content-type"] == "image/jpeg"
+
+
+def test_captions_can_be_asked_to_hold_words_and_to_differ(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    upload(page, photographs[0])
+    expect(best(page)).to_have_count(1)
+    page.get_by_text("More", exact=True).click()
+
+    def asked(count: int) -> dict[str, str]:
+        deadline = time.monotonic() + 15
+        while len(service.asked) < count and time.monotonic() < deadline:
+            page.wait_for_timeout(50)
+        return service.asked[count - 1]["query"]
+
+    usual = {"beam_size": "3", "num_captions": "3", "attention": "true"}
+    page.get_by_label("Must hold", exact=True).fill("dog,  grass")
+    assert len(service.asked) == 1  # half a word is none
+    page.keyboard.press("Enter")
+    assert asked(2) == {**usual, "include": "dog,grass"}
+    page.get_by_label("Must not hold").fill("man")
+    page.get_by_label("Repetition").select_option("no pair of words twice")
+    assert asked(3) == {**usual, "include": "dog,grass", "exclude": "man", "no_repeat_ngram": "2"}
+    page.get_by_role("slider", name="Variety").press("ArrowRight")
+    assert asked(4)["diverse_groups"] == "2"
+    assert asked(4)["beam_size"] == "4"  # two equal groups
+    page.get_by_label("Draw by chance").check()
+    expect(page.get_by_label("Must hold", exact=True)).to_be_disabled()
+    page.get_by_role("slider", name="Temperature").press("ArrowRight")
+    drawn = asked(5)
+    assert (drawn["sample"], drawn["temperature"]) == ("true", "1.1")
+    assert not drawn.keys() & {"include", "diverse_groups"}
+
+
+def test_a_word_that_the_model_lacks_is_said_and_its_field_is_marked(
+    page: Page, service: Any, photographs: list[Path]
+) -> None:
+    service.refuse(
+        422, "invalid_parameter", "An option cannot be used", "include holds 'zyx', which the "
+        "model does not know", parameter="include",
+    )  # fmt: skip
+    upload(page, photographs[0])
+    expect(page.locator(".state.wrong")).to_contain_text("'zyx', which the model does not know")
+    field = page.get_by_label("Must hold", exact=True)
+    expect(field).to_be_visible()  # though it was folded away
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.fill("dog")
+    page.keyboard.press("Enter")
+    expect(best(page)).to_have_text("a dog runs through the grass")
+    assert field.get_attribute("aria-invalid") is None
+
+
 def test_captions_and_alt_texts_can_be_copied(page: Page, photographs: list[Path]) -> None:
     upload(page, photographs[0])
     page.get_by_role("button", name="Copy caption 1").click()
@@ -246,7 +353,7 @@ def test_what_files_and_the_service_say_is_text_never_markup(
     expect(page.locator(".snippet code")).to_have_text(
         '<img src="&quot;>&lt;img src=x onerror=alert(1)>.jpg" alt="&lt;b>bold&lt;/b> &amp;amp;.">'
     )
-    assert page.locator("img").count() == 1
+    assert page.locator("#photographs img").count() == 1
 
 
 def test_the_sliders_ask_again_and_keep_within_each_other(
@@ -344,11 +451,11 @@ def test_everything_works_from_the_keyboard(page: Page, photographs: list[Path])
     choosing = file_chooser_by_key(page)
     choosing.set_files(str(photographs[0]))
     expect(best(page)).to_have_count(1)
-    for _ in range(5):  # the camera, two sliders, Remove, and the words as one stop
+    for _ in range(9):  # camera, three examples, two sliders, More, Remove, the words as one stop
         page.keyboard.press("Tab")
     expect(best(page).get_by_role("button", name="a", exact=True)).to_be_focused()
     page.keyboard.press("ArrowRight")
-    expect(page.locator(".looked")).to_have_text("“dog”: mostly at the upper centre")
+    expect(page.locator(".looked")).to_contain_text("“dog”: mostly at the upper centre")
     assert shade(page, 1, 0) < 20
     page.keyboard.press("End")
     expect(best(page).get_by_role("button", name="grass")).to_be_focused()
@@ -471,6 +578,7 @@ def test_the_page_is_accessible_and_fits(
         expect(page.locator(".state.wrong")).to_be_visible()
         page.locator("#key-form").evaluate("form => { form.hidden = false }")
         best(page).get_by_role("button", name="dog").click()
+        page.get_by_text("More", exact=True).click()
         found = Axe().run(page).response["violations"]
         assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
         assert page.evaluate(FIND_CUT_OFF) == []
