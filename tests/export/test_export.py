@@ -75,14 +75,16 @@ def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam
             else:
                 np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
             np.testing.assert_allclose(one.token_log_probs, other.token_log_probs, atol=1e-4)
-            named = [[found.word for found in caption.attributes] for caption in (one, other)]
-            assert named[0] == named[1]
             attends = decoder_class(decoder).has_attention
-            assert len(named[0]) == (options.get("attributes", 0) if attends else 0)
-            if named[0]:
-                np.testing.assert_allclose(
-                    one.attribute_attention, other.attribute_attention, atol=1e-5
-                )
+            assert len(one.attributes) == (options.get("attributes", 0) if attends else 0)
+            if one.attributes:  # of nearly equal probabilities any may come first
+                by_word = [
+                    dict(zip(dict(each.attributes), each.attribute_attention.T, strict=True))
+                    for each in (one, other)
+                ]
+                assert by_word[0].keys() == by_word[1].keys()
+                for word, weights in by_word[0].items():
+                    np.testing.assert_allclose(weights, by_word[1][word], atol=1e-5)
                 assert 0 < one.attribute_attention.sum() < len(one.tokens)
             assert list(one.shares) == list(other.shares)
             for name, of_tokens in one.shares.items():
