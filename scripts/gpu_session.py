@@ -26,7 +26,8 @@ from captioner.options import ABOVE_ZERO, Options, option, options_parser
 from captioner.program import run_program
 from captioner.progress import duration
 
-ROOT = Path(__file__).resolve().parents[1]
+_SCRIPT = Path(__file__).resolve()
+ROOT = _SCRIPT.parents[1]
 NAME = "gpu_session"
 TOLERANCE = 1e-4  # of the largest value or gradient, for float32 sums of hundreds of steps
 _GRACE_SECONDS = 30.0  # to save, after a step was asked to stop
@@ -95,7 +96,7 @@ def has_gpu() -> bool:
 
 def run_step(options: SessionOptions, name: str, limit_seconds: float) -> str:
     """Return in words how the process of a step ended."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--step", name]
+    command = [sys.executable, str(_SCRIPT), "--step", name]
     command += ["--out", str(options.out), "--minutes", f"{limit_seconds / 60:.4f}"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH')}"}
     if options.try_out:

@@ -12,8 +12,8 @@ FLAG = "--background"
 _LOWEST_PRIORITY = 19
 
 
-def run_in_background(command: Sequence[str], out: Path, name: str) -> None:
-    """Start a command, without its `--background`, that trains in the folder `out`.
+def run_in_background(command: Sequence[str], out: Path, name: str) -> "subprocess.Popen[bytes]":
+    """Start a command, without its `--background`, that trains in the folder `out`; return it.
 
     It says how to follow and to stop it; its output goes to a log in that folder.
 
@@ -41,6 +41,7 @@ def run_in_background(command: Sequence[str], out: Path, name: str) -> None:
     print(f"in the background, process {process.pid}; it writes to {log}")
     print(f"  tail -f {log}   shows how far it is, and the time left")
     print(f"  kill {process.pid}   stops it and its trainings; the same command goes on")
+    return process
 
 
 def keep_niceness_in_group() -> None:
