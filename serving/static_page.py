@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner import graphs
+from captioner.confidence import read_confidence_curve
 from captioner.deployable import DECODER, ENCODER, VOCABULARY, Deployable, load_deployable
 from captioner.errors import CheckpointError, OptionError
 from captioner.files import folder_written_aside
@@ -110,6 +111,7 @@ def write_model(deployable: Deployable, out: Path, *, name: str, runtime: Path) 
     (out / PIECES).mkdir()
     (out / RUNTIME).mkdir()
     weights = weights_of_graphs(deployable)
+    curve = read_confidence_curve(deployable.folder)
     files: dict[str, Any] = {}
     runtimes = {}
     for device, build in BUILDS.items():
@@ -124,6 +126,8 @@ def write_model(deployable: Deployable, out: Path, *, name: str, runtime: Path) 
         "preprocessing": deployable.facts["preprocessing"],
         "grid": deployable.grid,
         "vocabulary_size": len(deployable.vocabulary),
+        "share_names": list(deployable.facts.get("share_names", ())),
+        "confidence": None if curve is None else curve.to_json(),
         "graphs": weights,
         "runtimes": runtimes,
         "files": files,

@@ -17,7 +17,8 @@ let loading = null;
  * Returns the service's answer for one photograph.
  *
  * @param {Blob} photograph
- * @param {{beamSize: string, count: string} & Record<string, any>} options
+ * @param {{beamSize: string, count: string} & Record<string, any>} options  As the page has them:
+ *   numbers may be texts.
  * @param {{signal: AbortSignal}} how
  */
 export async function captionsOf(photograph, { beamSize, count, ...others }, { signal }) {
@@ -32,12 +33,18 @@ export async function captionsOf(photograph, { beamSize, count, ...others }, { s
   }
   const { name, hash } = captioner.info;
   return {
-    captions: answer.captions.map(({ logProb, tokenLogProbs, ...caption }) => (
-      { ...caption, log_prob: logProb, token_log_probs: tokenLogProbs })),
+    captions: answer.captions.map((caption) => Object.fromEntries(
+      Object.entries(caption).map(([option, value]) => [asInService(option), value]),
+    )),
     image: answer.image,
     model: { name, hash },
     timing_ms: answer.milliseconds,
   };
+}
+
+/** @param {string} name */
+function asInService(name) {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 function load() {

@@ -21,8 +21,10 @@ const MOST_THREADS = 4; // more share little work among them
  *
  * @typedef {object} Answer  What is known of a photograph.
  * @property {Caption[]} captions  The best first.
- * @property {{format: string, width: number, height: number, seen: number[]}} image  As people see
- *   it; `seen` is the part that the model saw, as fractions: left, top, right, bottom.
+ * @property {{format: string, width: number, height: number, seen: number[],
+ *   attributes: {word: string, probability: number}[]}} image  As people see it; `seen` is the part
+ *   that the model saw, as fractions: left, top, right, bottom; `attributes` are words for what it
+ *   found there, which captions may look at.
  * @property {{decode: number, encode: number, search: number, total: number}} milliseconds
  *
  * @typedef {object} Info

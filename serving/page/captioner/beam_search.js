@@ -17,6 +17,7 @@ export const SPECIAL_TOKENS = 4;
  * @property {number[]} include  Ids of words that every caption has to hold.
  * @property {number[]} exclude  Ids of words that no caption may hold.
  * @property {number} noRepeatNgram  So many words in a row never come twice; 0 leaves that free.
+ * @property {Set<number>} once  Ids of words that come at most once in a caption.
  * @property {number} diverseGroups  Parts of the beam that are kept from the same words.
  * @property {number} diversity  What a word loses for each choice of it by an earlier part.
  *
@@ -79,7 +80,7 @@ export async function search(decoding, options, pause = async () => {}) {
 class Beams {
   /** @param {SearchOptions} options */
   constructor(options) {
-    const { beamSize, diverseGroups, include, exclude, noRepeatNgram, maxLength } = options;
+    const { beamSize, diverseGroups, include, exclude, noRepeatNgram, once, maxLength } = options;
     this.options = options;
     this.isDone = false;
     this.width = beamSize / diverseGroups;
@@ -88,7 +89,7 @@ class Beams {
     this.excluded = new Set(exclude);
     // Some words are vetoed, wanted or chosen before; and a group may choose for every set.
     const others = diverseGroups > 1 ? beamSize * (this.all + 1) : 0;
-    const spare = exclude.length + (noRepeatNgram ? maxLength : 0);
+    const spare = exclude.length + (noRepeatNgram || once.size ? maxLength : 0);
     this.candidates = 2 * this.width + 1 + spare + include.length + others;
     const groups = [...Array(diverseGroups).keys()];
     /** @type {Finished[][]} */
@@ -174,7 +175,7 @@ class Beams {
    * @returns {Generator<Live>}
    */
   * continued(caption, row, step, found, chosen) {
-    const { include } = this.options;
+    const { include, once } = this.options;
     const { count } = found;
     const rows = found.words.length / count;
     const items = found.attention ? found.attention.length / rows : 0;
@@ -191,6 +192,7 @@ class Beams {
         : found.logProbs[row * count + i];
       if (logProb === -Infinity || seen.has(word)) continue;
       if (this.excluded.has(word) || banned.has(word)) continue;
+      if (once.has(word) && caption.words.includes(word)) continue;
       if (word === END && (step === 0 || caption.held !== this.all)) continue;
       seen.add(word);
       const cost = Math.fround(this.options.diversity * (chosen.get(word) ?? 0));

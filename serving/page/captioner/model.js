@@ -1,5 +1,6 @@
 // A model in ONNX Runtime: the encoder's graph, and the decoder's two (captioner/graphs.py).
 
+import { SPECIAL_TOKENS } from "./beam_search.js";
 import { CaptionerError } from "./errors.js";
 
 /**
@@ -10,6 +11,8 @@ import { CaptionerError } from "./errors.js";
  * @property {import("./preprocessing.js").Preprocessing} preprocessing
  * @property {number} grid  Positions along each side.
  * @property {number} vocabulary_size
+ * @property {string[]} share_names  What captions attend to beside the picture and attributes.
+ * @property {{weights: {log_prob: number, tokens: number}, bias: number} | null} confidence
  * @property {Record<string, string[]>} graphs  The files of weights that each graph reads.
  * @property {Record<string, import("./pieces.js").File>} files
  * @property {Record<string, RuntimeFiles>} runtimes  By device.
@@ -22,6 +25,10 @@ import { CaptionerError } from "./errors.js";
  * @typedef {"wasm" | "webgpu"} Device
  * @typedef {{device: Device, threads: number}} Computing
  * @typedef {Record<string, any>} Tensors  Of ONNX Runtime, by name.
+ *
+ * @typedef {object} Vocabulary
+ * @property {string[]} words
+ * @property {string[]} [repeatable]  Those that may come twice in a caption; without it, all.
  */
 
 const FORMAT_VERSION = 1;
@@ -52,15 +59,21 @@ export class Model {
    * @param {any} ort  ONNX Runtime.
    * @param {Manifest} manifest
    * @param {Record<string, any>} sessions
-   * @param {string[]} words
+   * @param {Vocabulary} vocabulary
    * @param {Computing} computedBy
    */
-  constructor(ort, manifest, sessions, words, computedBy) {
+  constructor(ort, manifest, sessions, { words, repeatable }, computedBy) {
     this.ort = ort;
     this.computedBy = computedBy;
     this.manifest = manifest;
     this.sessions = sessions;
     this.words = words;
+    /** @type {Map<string, number>} */
+    this.ids = new Map();
+    words.forEach((word, id) => { if (id >= SPECIAL_TOKENS) this.ids.set(word, id); });
+    const again = new Set(repeatable ?? words);
+    /** Ids of words that come at most once in a caption. */
+    this.once = new Set([...this.ids].filter(([word]) => !again.has(word)).map(([, id]) => id));
   }
 
   /**
@@ -83,8 +96,8 @@ export class Model {
         logSeverityLevel: 3,
       });
     }
-    const { words } = JSON.parse(new TextDecoder().decode(await files[VOCABULARY]));
-    return new Model(ort, manifest, sessions, words, computedBy);
+    const vocabulary = JSON.parse(new TextDecoder().decode(await files[VOCABULARY]));
+    return new Model(ort, manifest, sessions, vocabulary, computedBy);
   }
 
   /**

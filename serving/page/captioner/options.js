@@ -19,6 +19,8 @@ const KEPT_PUNCTUATION = "#()&=";
  * @property {string[]} [include]  Words that every caption has to hold, at most 4.
  * @property {string[]} [exclude]  Words that no caption may hold.
  * @property {number} [noRepeatNgram]  So many words in a row never come twice; default: 0, free.
+ * @property {boolean} [repeatWords]  Whether a caption may hold a word of content twice; default:
+ *   false.
  * @property {number} [diverseGroups]  Parts of the beam that are kept from choosing the same words.
  * @property {number} [diversity]  What a word loses for each choice of it by an earlier part.
  */
@@ -28,9 +30,10 @@ const KEPT_PUNCTUATION = "#()&=";
  *
  * @param {CaptionOptions} options
  * @param {Map<string, number>} ids  Of the words that the model knows.
+ * @param {Set<number>} once  Ids of those that are words of content.
  * @returns {import("./beam_search.js").SearchOptions}
  */
-export function searchOptions(options, ids) {
+export function searchOptions(options, ids, once) {
   const numCaptions = whole("numCaptions", options.numCaptions ?? 1, 1, MAX_BEAM_SIZE);
   const diverseGroups = whole("diverseGroups", options.diverseGroups ?? 1, 1, MAX_BEAM_SIZE);
   const enough = Math.ceil(Math.max(numCaptions, 3) / diverseGroups) * diverseGroups;
@@ -54,7 +57,16 @@ export function searchOptions(options, ids) {
     throw invalid("include and exclude hold the same word; leave it out of one of them");
   }
   return {
-    beamSize, numCaptions, maxLength, lengthPower, include, exclude, noRepeatNgram, diverseGroups, diversity,
+    beamSize,
+    numCaptions,
+    maxLength,
+    lengthPower,
+    include,
+    exclude,
+    noRepeatNgram,
+    once: options.repeatWords ? new Set() : once,
+    diverseGroups,
+    diversity,
   };
 }
 

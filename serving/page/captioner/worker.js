@@ -1,7 +1,7 @@
 // The worker behind Captioner: it alone holds the model. Messages and answers carry the number of
 // the request that they belong to.
 
-import { search, SPECIAL_TOKENS } from "./beam_search.js";
+import { search } from "./beam_search.js";
 import { CaptionerError } from "./errors.js";
 import { checked, Model } from "./model.js";
 import { searchOptions } from "./options.js";
@@ -10,25 +10,26 @@ import { Pieces } from "./pieces.js";
 import { prepare, seenBox } from "./preprocessing.js";
 
 const MANIFEST = "model.json";
+const LEAST_SHARE = 1e-12; // of the attention that the picture has, lest its shares be no numbers
 
 /**
- * @typedef {object} Loaded
- * @property {Model} model
- * @property {Map<string, number>} ids
- *
  * @typedef {object} Caption
  * @property {string} text  The tokens joined by blanks: lower case, no punctuation.
  * @property {string[]} tokens
  * @property {number} logProb  Natural logarithm of the probability of exactly this caption.
  * @property {number} probability
  * @property {number} score  What captions are ranked by.
- * @property {number[]} tokenLogProbs  Of each token, and of the end if it was reached.
- * @property {number[][][] | null} attention  For each token rows of weights over the picture.
- * @property {Record<string, number>[] | null} attributes  For each token how much it looked at each
- *   of the words that were found in the picture beforehand; null where there are none.
+ * @property {number | null} confidence  The chance that it agrees with people's captions as well as
+ *   half of theirs do with each other; null where the model was not calibrated.
+ * @property {number[]} wordProbabilities  Of each token after those before it.
+ * @property {number | null} endProbability  That the caption ends there; null where it was cut.
+ * @property {number[][][] | null} attention  For each token rows of weights that sum to 1.
+ * @property {number[][] | null} attributeAttention  For each token how much of its look was at each
+ *   of the picture's attributes; null where the model reads none.
+ * @property {Record<string, number[]>} shares  Of what else was looked at, the share in each token.
  */
 
-/** @type {Promise<Loaded> | null} */
+/** @type {Promise<Model> | null} */
 let loading = null;
 /** @type {Promise<unknown>} */
 let turn = Promise.resolve();
@@ -58,9 +59,9 @@ addEventListener("message", ({ data }) => {
  */
 async function load(id, { url, device, threads }) {
   loading = open(id, new URL(url), device, threads);
-  const { model } = await loading;
+  const model = await loading;
   const { name, hash, preprocessing, grid } = model.manifest;
-  return { name, hash, preprocessing, grid, words: model.words.length - SPECIAL_TOKENS, ...model.computedBy };
+  return { name, hash, preprocessing, grid, words: model.ids.size, ...model.computedBy };
 }
 
 /**
@@ -100,9 +101,7 @@ async function open(id, base, asked, threads) {
   }
   delete ort.env.wasm.wasmBinary; // 14 MB that nobody reads again
   await pieces.forgetOthers(manifest.files);
-  const ids = new Map(model.words.map((word, place) => [word, place]));
-  for (const special of model.words.slice(0, SPECIAL_TOKENS)) ids.delete(special);
-  return { model, ids };
+  return model;
 }
 
 /** @param {URL} base */
@@ -142,9 +141,9 @@ async function choose(asked, manifest) {
  */
 async function caption(id, blob, options) {
   if (!loading) throw new Error("no model was loaded");
-  const { model, ids } = await loading;
+  const model = await loading;
   stopIfAborted(id);
-  const searched = searchOptions(options, ids);
+  const searched = searchOptions(options, model.ids, model.once);
   const began = performance.now();
   const picture = await openPicture(blob);
   let pixels;
@@ -163,8 +162,14 @@ async function caption(id, blob, options) {
   const done = performance.now();
   const { format, width, height } = picture;
   return {
-    captions: hypotheses.map((one) => captionOf(one, model, decoding.attributes)),
-    image: { format, width, height, seen: seenBox(model.manifest.preprocessing, width, height) },
+    captions: hypotheses.map((one) => captionOf(one, model)),
+    image: {
+      format,
+      width,
+      height,
+      seen: seenBox(model.manifest.preprocessing, width, height),
+      attributes: decoding.attributes,
+    },
     milliseconds: {
       decode: decoded - began, encode: encoded - decoded, search: done - encoded, total: done - began,
     },
@@ -174,34 +179,64 @@ async function caption(id, blob, options) {
 /**
  * @param {import("./beam_search.js").Hypothesis} hypothesis
  * @param {Model} model
- * @param {{word: string, probability: number}[]} attributes
  * @returns {Caption}
  */
-function captionOf({ words, logProb, score, tokenLogProbs, attention }, model, attributes) {
+function captionOf({ words, logProb, score, tokenLogProbs, attention }, model) {
   const tokens = words.map((word) => model.words[word]);
-  const { grid } = model.manifest;
+  const each = tokenLogProbs.map(Math.exp);
   return {
     text: tokens.join(" "),
     tokens,
     logProb,
     probability: Math.exp(logProb),
     score,
-    tokenLogProbs,
-    attention: attention && attention.map((weights) => rowsOf(weights, grid)),
-    attributes: attention && attributes.length
-      ? attention.map((weights) => Object.fromEntries(
-        attributes.map(({ word }, place) => [word, weights[grid * grid + place]]),
-      ))
-      : null,
+    confidence: confidenceOf(tokenLogProbs, model.manifest.confidence),
+    wordProbabilities: each.slice(0, tokens.length),
+    endProbability: each[tokens.length] ?? null,
+    ...looksOf(attention, model.manifest),
   };
 }
 
 /**
- * @param {Float32Array} weights
- * @param {number} grid
+ * Returns the chance that a caption is as good as a person's (captioner/confidence.py).
+ *
+ * @param {number[]} tokenLogProbs
+ * @param {import("./model.js").Manifest["confidence"]} curve
  */
-function rowsOf(weights, grid) {
-  return Array.from({ length: grid }, (_, row) => Array.from(weights.subarray(row * grid, (row + 1) * grid)));
+function confidenceOf(tokenLogProbs, curve) {
+  if (!curve) return null;
+  const sum = tokenLogProbs.reduce((before, one) => before + one, 0);
+  const logit = curve.bias + curve.weights.log_prob * sum
+    + curve.weights.tokens * tokenLogProbs.length;
+  return 1 / (1 + Math.exp(-logit));
+}
+
+/**
+ * Returns where each token looked: at the picture, at its attributes, at what has another name.
+ *
+ * @param {Float32Array[] | null} attention  Of each token, in this order.
+ * @param {import("./model.js").Manifest} manifest
+ * @returns {Pick<Caption, "attention" | "attributeAttention" | "shares">}
+ */
+function looksOf(attention, { grid, share_names: names }) {
+  if (!attention?.length) return { attention: null, attributeAttention: null, shares: {} };
+  const positions = grid * grid;
+  const items = attention[0].length;
+  const others = items - names.length;
+  return {
+    attention: attention.map((weights) => {
+      const own = Array.from(weights.subarray(0, positions));
+      const sum = items > positions ? Math.max(own.reduce((before, one) => before + one, 0), LEAST_SHARE) : 1;
+      return Array.from({ length: grid }, (_, row) => (
+        own.slice(row * grid, (row + 1) * grid).map((weight) => weight / sum)));
+    }),
+    attributeAttention: others > positions
+      ? attention.map((weights) => Array.from(weights.subarray(positions, others)))
+      : null,
+    shares: Object.fromEntries(
+      names.map((name, place) => [name, attention.map((weights) => weights[others + place])]),
+    ),
+  };
 }
 
 /** @param {number} id */

@@ -54,8 +54,9 @@ const ANSWERS = {
     };
   },
   tokenize: ({ text }) => tokenize(text),
-  options: ({ options, words }) => searchOptions(options, new Map(words.map((word, place) => [word, place]))),
-  search: async ({ options }) => told(await search(theirs, options)),
+  options: ({ options, words }) => (
+    searchOptions(options, new Map(words.map((word, place) => [word, place])), new Set())),
+  search: async ({ options }) => told(await search(theirs, { ...options, once: new Set(options.once) })),
   async open({ folder, runtime, manifest }) {
     const ort = await import(pathToFileURL(`${runtime}/ort.wasm.min.mjs`).href);
     ort.env.wasm.numThreads = 1;
@@ -69,7 +70,7 @@ const ANSWERS = {
   async caption({ picture, options }) {
     const pixels = prepare(pictureOf(picture), model.manifest.preprocessing);
     const decoding = await model.begin(await model.encode(pixels));
-    return told(await search(decoding, options));
+    return told(await search(decoding, { ...options, once: new Set(options.once) }));
   },
 };
 

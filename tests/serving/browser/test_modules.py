@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import captioner
-from captioner.control import Control
+from captioner.control import Control, control_of
 from captioner.control_search import control_search
 from captioner.deployable import VOCABULARY, load_deployable
 from captioner.encoder.preprocessing import INTERPOLATIONS, Preprocessing
@@ -41,6 +41,7 @@ def in_javascript(config: SearchConfig, control: Control) -> dict[str, Any]:
         "include": list(control.include),
         "exclude": list(control.exclude),
         "noRepeatNgram": control.no_repeat_ngram,
+        "once": [] if control.is_once is None else np.flatnonzero(control.is_once).tolist(),
         "diverseGroups": config.diverse_groups,
         "diversity": config.diversity,
     }
@@ -106,7 +107,7 @@ def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
         include=tuple(words[: draws.choice((0, 0, 1, 2))][:length]),
         exclude=tuple(words[2:]) if draws.random() < 0.3 else (),
         no_repeat_ngram=draws.choice((0, 0, 1, 2)),
-        max_length=length,
+        is_once=np.isin(np.arange(8), words) if draws.random() < 0.3 else None,
     )
     return config, control
 
@@ -137,8 +138,8 @@ def test_the_search_finds_the_captions_of_the_librarys(node: Node) -> None:
                 node.ask("search", step, options=in_javascript(config, control))
             continue
         found = node.ask("search", step, options=in_javascript(config, control))
-        if control == Control(max_length=config.max_length) and config.diverse_groups == 1:
-            (expected,) = search(TableDecoding([image]), [config])
+        if control == Control() and config.diverse_groups == 1:
+            (expected,) = search(TableDecoding([image]), [config], [control])
         assert [tuple(one["words"]) for one in found] == [one.words for one in expected]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours["score"] == theirs.score
@@ -192,6 +193,7 @@ def test_captions_are_those_of_the_runtime(node: Node, runtime: Path, shared_dat
     model = captioner.load(threads=1)
     open_model(node, Path(captioner.__file__).with_name("model"), runtime)
     config = SearchConfig.for_captions(3)
+    control = control_of(config, model.vocabulary) or Control()
     best, others = [], []  # that differ
     paths = photographs_of(shared_data, many)
     for path in paths:
@@ -199,7 +201,7 @@ def test_captions_are_those_of_the_runtime(node: Node, runtime: Path, shared_dat
         features = model.features_of_pixels([model.preprocessing.resize(image)])
         (expected,) = model.captions_of_features(features, config)
         found = node.ask(
-            "caption", picture=node.picture(image), options=in_javascript(config, Control())
+            "caption", picture=node.picture(image), options=in_javascript(config, control)
         )
         texts = [" ".join(model.vocabulary.decode(one["words"])) for one in found]
         wanted = [one.text for one in expected]
