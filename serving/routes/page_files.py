@@ -34,6 +34,12 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+OF_STATIC_PAGE = (  # which needs no service: serving/static_page.py writes it
+    "browser_back_end.js",
+    "captioner.js",
+    "photo_caption.js",
+    "service_worker.js",
+)
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 _ETAGS = re.compile(r'(?:W/)?("[^"]*")')
 
@@ -42,7 +48,8 @@ def page_routes(folder: Path = FOLDER) -> Iterator[BaseRoute]:
     """Yield a route for each file of the page, its examples too; `index.html` is at `/` as well."""
     yield file_route("/", folder / "index.html")
     for path in sorted(folder.glob("*")):
-        if path.suffix in MEDIA_TYPES and (path.suffix != ".html" or path.stem == "index"):
+        is_page = path.suffix != ".html" or path.stem == "index"
+        if path.suffix in MEDIA_TYPES and is_page and path.name not in OF_STATIC_PAGE:
             yield file_route(f"/{path.name}", path)
     for path in sorted(folder.glob("examples/*.jpg")):
         yield file_route(f"/examples/{path.name}", path)
