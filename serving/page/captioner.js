@@ -159,7 +159,7 @@ export class Captioner {
       return;
     }
     this.#waiting.delete(id);
-    if (error) waiting.reject(new CaptionerError(error.title, error.detail, error.code));
+    if (error) waiting.reject(new CaptionerError(error.title, error.detail, error.code, error.parameter));
     else waiting.resolve(value);
   }
 

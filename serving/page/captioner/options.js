@@ -132,7 +132,10 @@ function number(name, value) {
   return value;
 }
 
-/** @param {string} detail */
+/**
+ * @param {string} detail  Begins with the name of the option.
+ */
 function invalid(detail) {
-  return new CaptionerError("An option is not valid", `${detail}.`, "invalid_parameter");
+  const parameter = detail.split(" ", 1)[0].replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return new CaptionerError("An option is not valid", `${detail}.`, "invalid_parameter", parameter);
 }

@@ -260,7 +260,8 @@ async function letMessagesIn(id) {
 /** @param {unknown} error */
 function told(error) {
   if (error instanceof CaptionerError) {
-    return { title: error.title, detail: error.detail, code: error.code };
+    const { title, detail, code, parameter } = error;
+    return { title, detail, code, parameter };
   }
   if (error instanceof DOMException && error.name === "AbortError") return { isAbort: true };
   return {
