@@ -193,7 +193,9 @@ def test_a_word_lays_its_attention_over_the_picture(page: Page, photographs: lis
     expect(page.locator(".frame.lit")).to_be_visible()
     assert shade(page, 2, 1) < 20
     assert min(shade(page, 0, 0), shade(page, 0, 1), shade(page, 0, 2)) > 150
-    expect(page.locator(".looked")).to_have_text("“grass”: mostly at the middle right; 70 % sure")
+    expect(page.locator(".looked")).to_have_text(
+        "“grass”: mostly at the middle right; 83 % at its sentinel; 70 % sure"
+    )
     best(page).get_by_role("button", name="a", exact=True).hover()
     assert shade(page, 0, 0) < 20
     assert shade(page, 2, 1) > 150
