@@ -232,12 +232,13 @@ class Captioner:
         looked, names = hypothesis.attention, self.engine.share_names
         if looked is None:
             return None, None, {}
-        side, items = self.engine.grid, looked.shape[1]
-        image, attributes, others = np.split(looked, [side**2, items - len(names)], axis=1)
-        if items > side**2:
+        side, items = self.engine.grid, looked.shape[1] - len(names)
+        positions = items - len(hypothesis.attributes)  # none, where it looks at attributes alone
+        image, attributes, others = np.split(looked, [positions, items], axis=1)
+        if looked.shape[1] > positions:
             image = image / np.maximum(image.sum(axis=1, keepdims=True), _LEAST_SHARE)
         return (
-            image.reshape(-1, side, side),
+            image.reshape(-1, side, side) if positions else None,
             attributes if attributes.shape[1] else None,
             dict(zip(names, others.T, strict=True)),
         )

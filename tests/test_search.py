@@ -286,8 +286,9 @@ def test_the_decoder_itself_gives_a_caption_its_log_probability(name: str, beam_
             steps = len(hypothesis.words) + (len(hypothesis.words) < 6)
             values = output.logits.log_softmax(1).gather(1, batch.targets[:, None])[:steps]
             assert hypothesis.log_prob == pytest.approx(values.sum().item(), abs=1e-4)
-            assert (hypothesis.attention is not None) == decoder.has_attention
-            if hypothesis.attention is not None:
+            looks = decoder.has_attention or decoder.attributes(decoder.prepare(features))
+            assert (hypothesis.attention is not None) == bool(looks)
+            if decoder.has_attention:
                 expected = output.attention[: len(hypothesis.words)]
                 over = hypothesis.attention[:, :4]  # the positions, among what is attended to
                 over = over / over.sum(1, keepdims=True)

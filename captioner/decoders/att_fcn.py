@@ -20,6 +20,7 @@ from captioner.attributes import DETECTORS, AttributeDetector
 from captioner.decoders.attribute_items import detector_option
 from captioner.decoders.batch import CaptionBatch
 from captioner.decoders.interface import (
+    Attributes,
     Decoder,
     DecoderOptions,
     DecoderOutput,
@@ -61,10 +62,12 @@ class Looked(NamedTuple):
     input_values: Tensor  # [B, N, 4H], what each attribute adds to the gates
     output_keys: Tensor  # [B, N, H], what the hidden state is compared with
     output_values: Tensor  # [B, N, H], what each adds to it before the word is predicted
+    words: Tensor  # [B, N]
+    probabilities: Tensor  # [B, N]
 
 
 class AttFcn(Decoder):
-    """Decoder with attention to attributes instead of positions.
+    """Decoder with attention to attributes instead of positions; that on the output is shown.
 
     Source:
         You et al. 2016, equations 1 to 8; in the penalty, equation 10, p = 2 and q = 1/2. Unlike
@@ -126,6 +129,9 @@ class AttFcn(Decoder):
     def prepare(self, features: Features) -> Looked:
         return self._look(features)
 
+    def attributes(self, memory: Looked) -> Attributes:
+        return Attributes(memory.words, memory.probabilities)
+
     def start(self, memory: Looked) -> LSTMState:
         return LSTMState(memory.h.unsqueeze(1), memory.c.unsqueeze(1))
 
@@ -137,7 +143,7 @@ class AttFcn(Decoder):
         hidden, cell = lstm_state(gates, state.c)
         beta = (hidden @ memory.output_keys.mT).softmax(-1)
         logits = self.output(hidden + beta @ memory.output_values)
-        return Step(logits, LSTMState(hidden, cell), None)
+        return Step(logits, LSTMState(hidden, cell), beta)
 
     def word_inputs(self, words: Tensor) -> Tensor:
         embedded = self.embedding(words)
@@ -151,9 +157,11 @@ class AttFcn(Decoder):
     def _look(self, features: Features) -> Looked:
         image = self.drop(self.embed_image(mean_feature(features.grid)))
         hidden, cell = first_lstm_state(self.input_gates(image))
-        places, _ = self.detector.best(self.detector.of(features), self.options.attributes)
+        known = self.detector.of(features)
+        places, probabilities = self.detector.best(known, self.options.attributes)
+        words = self.detector.word_ids[places]
         if self._attribute_table is None:
-            attributes = self.embedding(self.detector.word_ids[places])
+            attributes = self.embedding(words)
         else:
             attributes = nn.functional.embedding(places, self._attribute_table)
         activated = torch.tanh(self.to_hidden(attributes))
@@ -164,6 +172,8 @@ class AttFcn(Decoder):
             nn.functional.linear(self.input_scale * attributes, self.input_gates.weight),
             self.output_attention(activated),
             self.output_scale * activated,
+            words,
+            probabilities,
         )
 
     def _terms(self, alpha: Tensor, beta: Tensor, batch: CaptionBatch) -> Mapping[str, Tensor]:

@@ -44,11 +44,11 @@ class Step(NamedTuple):
     state: Any  # as the one that went in
     attention: Tensor | None
     """[B, K, P + N + S], over positions, attributes and what the decoder's `share_names` name.
-    Each row sums to 1."""
+    Each row sums to 1. A decoder that attends to attributes alone has no columns for positions."""
 
 
 class Attributes(NamedTuple):
-    """The attributes that a decoder attends to beside the positions of the grid."""
+    """The attributes that a decoder attends to, mostly beside the positions of the grid."""
 
     words: Tensor  # [B, N]
     probabilities: Tensor  # [B, N], as the detector gives them
@@ -80,7 +80,7 @@ class Decoder(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    has_attention: ClassVar[bool] = False
+    has_attention: ClassVar[bool] = False  # to positions of the grid
     share_names: ClassVar[tuple[str, ...]] = ()
     """What steps attend to after everything in the image, such as a sentinel: a name for each."""
     samples_in_training: ClassVar[bool] = False

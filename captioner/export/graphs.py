@@ -156,7 +156,8 @@ def write_decoder(decoder: Decoder, grid: int, prepare: Path, step: Path) -> Non
         }
         outputs = [LOG_PROBS, CANDIDATES, WANTED_LOG_PROBS]
         outputs += [NEXT + name for name in state._fields]
-        outputs += [ATTENTION] * decoder.has_attention
+        looks = decoder.step(inputs[WORDS][:, :1], start, memory).attention is not None
+        outputs += [ATTENTION] * looks
         axes = {WORDS: {1: "K"}, PARENTS: {1: "K"}, WANTED: {1: "Q"}}
         for name, sizes in growing.items():
             axes[STATE + name] = {1: "captions", **{place: f"{name}.{place}" for place in sizes}}

@@ -6,8 +6,11 @@ import torch
 from captioner.decoders import CaptionBatch, build_decoder, decoder_options
 from captioner.decoders.att_fcn import attention_penalty
 from captioner.features import Features
+from captioner.vocabulary import START
 from tests.decoders.attribute_words import give_attributes
+from tests.decoders.naive_attributes import probabilities
 
+OPTIONS = {"hidden_size": 5, "embedding_size": 4, "attributes": 3, "dropout": 0.0}
 CAPTIONS = [[[5, 6, 7], [8]], [[4, 5, 6, 7, 8, 9], [10, 4], []]]
 
 
@@ -37,11 +40,10 @@ def test_the_penalty_is_least_where_each_step_looks_at_another_attribute() -> No
 
 
 def test_a_term_only_in_training_and_only_where_it_is_asked_for() -> None:
-    options = {"hidden_size": 5, "embedding_size": 4, "attributes": 3, "dropout": 0.0}
     features = Features(torch.randn(2, 6, 7, generator=torch.Generator().manual_seed(2)))
     batch = CaptionBatch.pack(CAPTIONS)
     for weight, is_training, expected in ((0.5, True, 1), (0.5, False, 0), (0.0, True, 0)):
-        chosen = decoder_options("att_fcn", {**options, "attribute_penalty": weight})
+        chosen = decoder_options("att_fcn", {**OPTIONS, "attribute_penalty": weight})
         decoder = build_decoder("att_fcn", chosen, vocabulary_size=11, feature_size=7)
         terms = give_attributes(decoder).train(is_training)(features, batch).terms
         assert len(terms) == expected
@@ -49,3 +51,22 @@ def test_a_term_only_in_training_and_only_where_it_is_asked_for() -> None:
             terms["attribute_penalty"].backward()
             assert decoder.input_attention.weight.grad.any()
             assert decoder.output_attention.weight.grad.any()
+
+
+def test_a_step_shows_how_much_of_the_prediction_came_from_each_attribute() -> None:
+    chosen = decoder_options("att_fcn", OPTIONS)
+    decoder = build_decoder("att_fcn", chosen, vocabulary_size=11, feature_size=7)
+    give_attributes(decoder, words=7).double().eval()
+    grid = torch.randn(2, 6, 7, generator=torch.Generator().manual_seed(2)).double()
+    with torch.no_grad():
+        memory = decoder.prepare(Features(grid))
+        found = decoder.attributes(memory)
+        step = decoder.step(torch.full((2, 1), START), decoder.start(memory), memory)
+        for image in range(2):
+            known = [float(one) for one in probabilities(decoder, grid[image])]
+            places = sorted(range(7), key=lambda place: -known[place])[:3]
+            assert found.words[image].tolist() == [4 + place for place in places]
+            assert found.probabilities[image].tolist() == pytest.approx(sorted(known)[:3:-1])
+            activated = torch.tanh(decoder.to_hidden(decoder.embedding(found.words[image])))
+            scores = activated @ decoder.output_attention.weight.t() @ step.state.h[image, 0]
+            torch.testing.assert_close(step.attention[image, 0], scores.softmax(0))

@@ -97,7 +97,8 @@ def write_checkpoint(
     )
     if built.attribute_detector is not None:
         generator = torch.Generator().manual_seed(2)
-        weight = torch.randn(9, encoder.feature_size, generator=generator)
+        # Small, so that no two probabilities are 1: which of equals comes first is open.
+        weight = 0.25 * torch.randn(9, encoder.feature_size, generator=generator)
         built.attribute_detector.take(weight, torch.full((9,), -4.0), list(range(5, 14)))
     with torch.no_grad():
         built.output.weight.mul_(12)
