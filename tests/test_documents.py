@@ -12,7 +12,7 @@ from captioner.cli import build_parser
 from captioner.decoders import DECODERS
 from serving.__main__ import build_parser as build_serving_parser
 from training import copying, sequential_mnist, train_coco, word_language_model
-from training.captioners.command import build_parser as build_table3_parser
+from training.captioners.grid import build_parser as build_table3_parser
 from training.command import build_parser as build_training_parser
 from training.evaluate_coco import build_parser as build_evaluation_parser
 from training.gradient_paths import build_parser as build_paths_parser

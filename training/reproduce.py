@@ -50,8 +50,8 @@ from training.benchmarks.reproductions import (
 from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
 from training.benchmarks.text import read_words
-from training.captioners.command import NAME as TABLE3
 from training.captioners.command import reproduce_table3
+from training.captioners.grid import NAME as TABLE3
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
 from training.run_folder import RunFolder, origin

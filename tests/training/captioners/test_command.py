@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.captioners.hand_made import REFERENCES, write_run
 from training import reproduce
-from training.captioners.command import read_grid
+from training.captioners.grid import read_grid
 from training.captioners.resampled import Resampler, difference
 from training.captioners.runs import METRICS, PRINTED
 
@@ -98,13 +98,20 @@ def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: P
 def test_runs_of_other_settings_are_not_mixed(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["table3", "--report", *words]) == 0
-    assert reproduce.main(["table3", "--report", *words, "--seeds", "1"]) == 0
+    plan = read_grid(words).plan
+    write_run(plan, plan.runs[0], [0.1])
+    config = plan.folder(plan.runs[0]) / "config.json"
+    trained = {"lr": 7e-4, "p": 0.0, "clip_norm": 5.0, "gradient_lags": [1, 5, 10], "epochs": 4}
+    config.write_text(json.dumps({"format": 1, "config": trained, "origins": []}))
+    assert reproduce.main(["table3", "--report", *words, "--lr", "7e-4", "--workers", "2"]) == 0
     capsys.readouterr()
-    for more in (["--lr", "0.1"], ["--epochs", "5"]):
+    for more, told in (
+        (["--lr", "0.1"], "--lr 0.0007, not 0.1"),
+        (["--lr", "7e-4", "--epochs", "5"], "--epochs 4, not 5"),
+    ):
         assert reproduce.main(["table3", "--report", *words, *more]) == 2
         error = capsys.readouterr().err
-        assert "give the same options, or another --out" in error
+        assert f"was trained with {told}; give the same options as before" in error
         assert error.count("\n") == 1
 
 
