@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+_COLUMNS = 4  # decoders beside each other
 _COLOURS = (INK, BLUE, ORANGE, GREEN, PURPLE, FAINT)  # of the values of p, from the smallest on
 
 
@@ -64,11 +65,22 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
     groups = grouped(list(results))
     colours = _colours(groups)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(max(3.6 * len(decoders), 7.0), 6.4)
-        rows = figure.subplots(2, len(decoders), squeeze=False, sharey="row", sharex=True)
+        columns = min(len(decoders), _COLUMNS)
+        blocks = -(-len(decoders) // columns)  # of two rows each
+        figure = new_figure(max(3.6 * columns, 7.0), 5.8 * blocks + 0.6)
+        rows = figure.subplots(2 * blocks, columns, squeeze=False, sharex=True)
+        for empty in range(len(decoders), blocks * columns):
+            for row in (-2, -1):
+                rows[row, empty % columns].set_visible(False)
         lines: dict[str, Artist] = {}
         for number, decoder in enumerate(decoders):
-            curves, shares = rows[0, number], rows[1, number]
+            block, column = divmod(number, columns)
+            curves, shares = rows[2 * block, column], rows[2 * block + 1, column]
+            curves.sharey(rows[0, 0])
+            shares.sharey(rows[1, 0])
+            if not column:
+                curves.set_ylabel("CIDEr × 100, greedy")
+                shares.set_ylabel("gradient along the cell / %")
             for group, runs in groups.items():
                 if group.decoder != decoder:
                     continue
@@ -82,9 +94,8 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
                 _draw_shares(shares, next(one for one in findings if one.group == group), style)
             curves.set(title=decoder)
             shares.set(xlabel="epoch")
+            shares.tick_params(labelbottom=True)  # a column may end before the last row
             shares.xaxis.set_major_locator(MaxNLocator(integer=True))
-        rows[0, 0].set_ylabel("CIDEr × 100, greedy")
-        rows[1, 0].set_ylabel("gradient along the cell / %")
         if lines:
             figure.legend(
                 list(lines.values()),

@@ -1,5 +1,6 @@
 """Findings of Table 3: scores, differences to p = 0 and convergence of each group of runs."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,22 +93,30 @@ def find(
     return found
 
 
+_SAYS = {
+    "better": "h-detach helps",
+    "worse": "h-detach harms",
+    "not shown": "no difference that these runs show",
+}
+
+
 def verdicts(findings: Sequence[Finding]) -> list[str]:
-    """Return in sentences whether p > 0 helps, one for each group that was compared."""
-    lines = []
-    for one in findings:
-        if "CIDEr" not in one.differences:
-            continue
+    """Return in sentences whether p > 0 helps: of all that were compared, then of each group."""
+    compared = [one for one in findings if "CIDEr" in one.differences]
+    if not compared:
+        return []
+    counts = Counter(one.differences["CIDEr"].verdict for one in compared)
+    lines = [
+        f"Of {len(compared)} comparison{'s' if len(compared) > 1 else ''} with p = 0, h-detach "
+        f"raises CIDEr in {counts['better']}, lowers it in {counts['worse']}, and in "
+        f"{counts['not shown']} the 95 % interval holds zero."
+    ]
+    for one in compared:
         found = one.differences["CIDEr"]
-        seeds = f"{len(found.by_seed)} seed" + ("s" if len(found.by_seed) > 1 else "")
-        says = {
-            "better": "h-detach helps",
-            "worse": "h-detach harms",
-            "not shown": "no difference that these runs show",
-        }[found.verdict]
         low, high = found.interval
+        seeds = f"{len(found.by_seed)} seed" + ("s" if len(found.by_seed) > 1 else "")
         lines.append(
-            f"**{one.group}: {says}.** CIDEr {100 * found.mean:+.1f} against p = 0 "
+            f"**{one.group}: {_SAYS[found.verdict]}.** CIDEr {100 * found.mean:+.1f} against p = 0 "
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}, p-value {found.p_value:.3f}, "
             f"{seeds})."
         )

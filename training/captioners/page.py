@@ -31,7 +31,10 @@ def markdown(
     """Return the page. `data` says what was learned; `origin` by what command, and where."""
     lines = [f"# Table 3: captioners with and without h-detach, on {data}", ""]
     said = verdicts(findings)
-    lines += [f"- {line}" for line in said] if said else ["Nothing is compared yet."]
+    if said:
+        lines += [said[0], "", *(f"- {line}" for line in said[1:])]
+    else:
+        lines += ["Nothing is compared yet."]
     lines += [
         "",
         f"The paper: {_CLAIM}. **{data} is another data set than the paper's COCO**: its ",
@@ -131,8 +134,12 @@ def _convergence(findings: Sequence[Finding], asked_epochs: int) -> list[str]:
 
 
 def _cell_shares(findings: Sequence[Finding]) -> list[str]:
+    lags = sorted({int(name.split("/")[1]) for one in findings for name in one.cell_shares})
     rows = [
-        (one, name, curve) for one in findings for name, curve in one.cell_shares.items() if curve
+        (one, kind, measure)
+        for one in findings
+        for kind, measure in (("plain", "cell_share"), ("with h-detach", "cell_share_detached"))
+        if any(one.cell_shares.get(f"{measure}/{lag}") for lag in lags)
     ]
     if not rows:
         return []
@@ -140,19 +147,28 @@ def _cell_shares(findings: Sequence[Finding]) -> list[str]:
         "## Gradient along the cell state",
         "",
         "Share in per cent of the gradient with respect to the cell some words back that comes "
-        "along the cell state alone, in the first 32 validation images with a caption as long "
-        "(training/cell_paths.py); mean over seeds. With h-detach, its mean over masks.",
+        "along the cell state alone, after the first, the middle and the last epoch, in the first "
+        "32 validation images with a caption as long (training/cell_paths.py); mean over seeds. "
+        "With h-detach it is that of the mean over all masks.",
         "",
-        "| captioner | gradient | words back | first epoch | middle | last |",
-        "|---|---|---|---|---|---|",
+        "| captioner | gradient | " + " | ".join(f"{_words(lag)} back" for lag in lags) + " |",
+        "|---" * (len(lags) + 2) + "|",
     ]
-    for one, name, curve in rows:
-        measure, lag = name.split("/")
-        kind = "with h-detach" if measure.endswith("detached") else "plain"
-        chosen = (curve[0], curve[len(curve) // 2], curve[-1])
-        cells = " | ".join(f"{epoch:g}: {100 * share:.1f}" for epoch, share in chosen)
-        lines.append(f"| {one.group} | {kind} | {lag} | {cells} |")
+    for one, kind, measure in rows:
+        cells = [_course(one.cell_shares.get(f"{measure}/{lag}", ())) for lag in lags]
+        lines.append(f"| {one.group} | {kind} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _words(count: int) -> str:
+    return f"{count} word" + ("s" if count > 1 else "")
+
+
+def _course(curve: Sequence[tuple[float, float]]) -> str:
+    """Return the first, the middle and the last value of a curve in per cent."""
+    values = [value for _, value in curve]
+    chosen = (values[0], values[len(values) // 2], values[-1]) if values else ()
+    return ", ".join(f"{100 * value:.1f}" for value in chosen)
 
 
 def _runs(
