@@ -4,6 +4,7 @@ const LIKELY = 0.5;
 const POSSIBLE = 0.25;
 const UNSURE = 0.2; // a word less probable than this is shown as unsure
 const NOTABLE = 0.1; // of a word's look, worth a mention
+const PERCENT = "\u00a0%"; // never at the beginning of a line
 
 // The line below a caption: how likely it is as good as a person's, as a bar, words and a figure.
 // Without a confidence it is the probability of exactly these words.
@@ -31,7 +32,7 @@ export function certainty(caption) {
 }
 
 function inWords(confidence) {
-  const figure = `${Math.round(100 * confidence)} %`;
+  const figure = percent(confidence);
   if (confidence >= LIKELY) return `Probably as good as a person’s: ${figure}`;
   if (confidence >= POSSIBLE) return `Perhaps as good as a person’s: ${figure}`;
   return `Unlikely to be as good as a person’s: ${figure}`;
@@ -65,12 +66,14 @@ export function aboutWord(caption, index, attributes, place) {
 export function chance(probability) {
   const precision = { maximumSignificantDigits: 2 };
   if (probability >= 0.001) {
-    return `${(100 * probability).toLocaleString("en", precision)} %`;
+    return `${(100 * probability).toLocaleString("en", precision)}${PERCENT}`;
   }
   const rarity = { ...precision, notation: "compact", compactDisplay: "long" };
-  return probability > 0 ? `1 in ${(1 / probability).toLocaleString("en", rarity)}` : "nearly 0 %";
+  if (probability > 0) return `1 in ${(1 / probability).toLocaleString("en", rarity)}`;
+  return `nearly 0${PERCENT}`;
 }
 
 export function percent(share) {
-  return share > 0 && share < 0.01 ? "under 1 %" : `${Math.round(100 * share)} %`;
+  if (share > 0 && share < 0.01) return `under 1${PERCENT}`;
+  return `${Math.round(100 * share)}${PERCENT}`;
 }

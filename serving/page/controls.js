@@ -5,7 +5,8 @@ const SETTLE_MILLISECONDS = 350; // a slider at rest for so long means what it s
 const WIDEST_BEAM = 10;
 const FIELDS = {
   num_captions: "count", beam_size: "beam", include: "include", exclude: "exclude",
-  no_repeat_ngram: "repeat", diverse_groups: "groups", sample: "draw", temperature: "temperature",
+  no_repeat_ngram: "repeat", repeat_words: "again", diverse_groups: "groups", sample: "draw",
+  temperature: "temperature",
 };
 
 const byId = (id) => document.getElementById(id);
@@ -15,7 +16,7 @@ export class Controls {
   constructor(onChange) {
     this.onChange = onChange;
     this.settling = 0;
-    for (const id of ["count", "beam", "groups", "temperature", "repeat", "draw"]) {
+    for (const id of ["count", "beam", "groups", "temperature", "repeat", "again", "draw"]) {
       byId(id)?.addEventListener("input", (event) => {
         this.#arrange(event.target);
         this.#changed();
@@ -36,6 +37,7 @@ export class Controls {
     if (words.include.length && !isDrawn) options.include = words.include;
     if (words.exclude.length) options.exclude = words.exclude;
     if (byId("repeat").value !== "0") options.noRepeatNgram = Number(byId("repeat").value);
+    if (byId("again").checked) options.repeatWords = true;
     if (byId("groups").value !== "1" && !isDrawn) options.diverseGroups = Number(byId("groups").value);
     if (isDrawn) Object.assign(options, { sample: true, temperature: Number(byId("temperature").value) });
     return options;

@@ -119,7 +119,7 @@ def test_a_chosen_photograph_gets_captions_with_probabilities(
         ]
     )
     words = page.locator(".likely span").first.get_attribute("title")
-    assert "Exactly these words have the probability 8.2 %" in words
+    assert "Exactly these words have the probability 8.2\u00a0%" in words
     (asked,) = service.asked
     assert asked["body"] == photographs[0].read_bytes()
     assert asked["query"] == {"beam_size": "3", "num_captions": "3", "attention": "true"}
@@ -234,7 +234,7 @@ def test_words_it_is_unsure_of_are_marked_and_said(page: Page, photographs: list
     upload(page, photographs[0])
     expect(best(page).locator(".unsure")).to_have_text(["through"])
     word = best(page).get_by_role("button", name="through")
-    assert word.get_attribute("title") == "only 8 % sure"
+    assert word.get_attribute("title") == "only 8\u00a0% sure"
     assert word.evaluate("word => getComputedStyle(word).textDecorationStyle") == "dotted"
     word.focus()
     expect(page.locator(".looked")).to_contain_text("only 8 % sure")
@@ -300,7 +300,9 @@ def test_captions_can_be_asked_to_hold_words_and_to_differ(
     page.get_by_label("Must not hold").fill("man")
     page.get_by_label("Repetition").select_option("no pair of words twice")
     assert asked(3) == {**usual, "include": "dog,grass", "exclude": "man", "no_repeat_ngram": "2"}
+    page.get_by_label("Let words return").check()
     page.get_by_role("slider", name="Variety").press("ArrowRight")
+    assert asked(4)["repeat_words"] == "true"
     assert asked(4)["diverse_groups"] == "2"
     assert asked(4)["beam_size"] == "4"  # two equal groups
     page.get_by_label("Draw by chance").check()
