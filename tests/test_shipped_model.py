@@ -35,6 +35,13 @@ def test_it_is_small_and_whole() -> None:
         verified(SHIPPED, hashes, name)
 
 
+def test_it_says_how_far_to_trust_a_caption() -> None:
+    curve = captioner.load(threads=1).confidence_curve
+    assert curve is not None, "captioner calibrate captioner/model --data DATA fits one"
+    likely, unlikely = curve.confidence([-0.3] * 10), curve.confidence([-3.0] * 10)
+    assert 0 < unlikely < likely < 1
+
+
 def test_it_tells_nothing_of_the_machine_that_trained_it() -> None:
     assert b"/work" not in (SHIPPED / "deployable.json").read_bytes()
 
