@@ -152,10 +152,15 @@ def do_step(options: SessionOptions, name: str) -> None:
 
 def equal(device: Any, is_tiny: bool) -> Iterator[dict[str, Any]]:
     """Yield errors, without TF32, and fail at the end if one is too large."""
-    from gpu.equality import CASES, OF_BENCHMARKS, errors
+    from gpu.equality import CASES, OF_BENCHMARKS, errors, errors_of_several
+
+    def figures() -> Iterator[dict[str, Any]]:
+        yield from errors(CASES if is_tiny else (*CASES, *OF_BENCHMARKS), device)
+        models, case = (2, CASES[1]) if is_tiny else (9, OF_BENCHMARKS[0])
+        yield errors_of_several(models, case, device)
 
     worst = 0.0
-    for figure in errors(CASES if is_tiny else (*CASES, *OF_BENCHMARKS), device):
+    for figure in figures():
         worst = max(worst, figure["values"], figure["gradients"])
         yield figure
     if worst > TOLERANCE:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captioner.lstm import hdetach_lstm
+from captioner.lstm.several import several_lstms
 
 _LEAST = 1e-3  # that an error is relative to
 
@@ -56,6 +57,37 @@ def errors(
             "values": max(map(_error, [*found[:3], *plain], [*expected[:3], *expected[:3]])),
             "gradients": max(map(_error, found[3:], expected[3:])),
         }
+
+
+def errors_of_several(
+    models: int, case: Case, device: torch.device, backend: str = "triton"
+) -> dict[str, Any]:
+    """Return the errors of models that share a launch, against each by itself in float64."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = [_draw(case, generator) for _ in range(models)]
+
+    def stacked(number: int, dim: int = 0) -> Tensor:
+        return torch.stack([one.tensors[number] for one in drawn], dim).to(device).float()
+
+    x, w_ih, w_hh = stacked(0, 1), stacked(3), stacked(4)
+    bias = stacked(5) + stacked(6)
+    leaves = [one.requires_grad_() for one in (x, w_ih, w_hh, bias)]
+    keep = torch.rand(case.steps, models, generator=generator, dtype=torch.float64).to(device)
+    grads = torch.rand(*x.shape[:3], case.size, generator=generator, dtype=torch.float64) - 0.5
+    outputs, _ = several_lstms(x, w_ih, w_hh, bias, keep, backend)
+    found = [outputs.detach(), *torch.autograd.grad(outputs, leaves, grads.to(device).float())]
+    worst = [0.0] * len(found)
+    for number, one in enumerate(drawn):
+        start = torch.zeros(case.rows, case.size, dtype=torch.float64)
+        tensors = [one.tensors[0], start, start, *one.tensors[3:]]
+        alone = Drawn(tensors, [grads[:, number], None, None], [keep[:, number], None], None)
+        exact = alone.results(device, torch.float64, "reference")
+        wanted = (exact[0], exact[3], exact[6], exact[7], exact[8])
+        own = (found[0][:, number], found[1][:, number], *(grad[number] for grad in found[2:]))
+        worst = list(map(max, worst, map(_error, own, wanted)))
+    values, *gradients = worst
+    named = {**case._asdict(), "mask": f"{models} models", "asked": (1, 0, 0)}
+    return {**named, "values": values, "gradients": max(gradients)}
 
 
 class Drawn(NamedTuple):

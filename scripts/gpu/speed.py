@@ -6,13 +6,14 @@ have the same setting of TF32 in each row: both may round their products' operan
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from captioner.lstm import HDetachLSTM
+from captioner.lstm.several import several_lstms
 
 WARM_UP = 3
 
@@ -68,10 +69,10 @@ def lstms(size: Size, device: torch.device) -> dict[str, nn.Module]:
 def seeds_at_once(
     device: torch.device, size: Size, counts: tuple[int, ...], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the milliseconds of a pass of so many models, one after the other and side by side.
+    """Yield the milliseconds of a pass of so many models: one after the other, and side by side.
 
-    Side by side each has a stream of its own, in one process: the kernels of a model of this size
-    fill a small part of a large GPU.
+    The kernels of a model of this size fill a small part of a large GPU. Side by side, each has a
+    stream of its own, in one process; in one launch, all steps of all models are one kernel.
     """
     for count in counts:
         modules = [lstms(size, device)["triton, p = 0.25"] for _ in range(count)]
@@ -98,8 +99,30 @@ def seeds_at_once(
                     here.wait_stream(stream)
 
             found["side by side"] = median_milliseconds(side_by_side, device, rounds)
+        in_one_launch = several_pass(modules, size, device)
+        found["in one launch"] = median_milliseconds(in_one_launch, device, rounds)
         for how, milliseconds in found.items():
             yield {"size": size.name, "models": count, "how": how, "milliseconds": milliseconds}
+
+
+def several_pass(
+    modules: Sequence[nn.Module], size: Size, device: torch.device
+) -> Callable[[], None]:
+    """Return a pass of the same LSTMs by `several_lstms`, each with a mask of p = 0.25."""
+    layers = [[one.detach() for one in module.parameters()] for module in modules]
+    w_ih, w_hh, b_ih, b_hh = (torch.stack(some) for some in zip(*layers, strict=True))
+    bias = b_ih + b_hh
+    leaves = [one.requires_grad_() for one in (w_ih, w_hh, bias)]
+    shape = (size.steps, len(modules), size.batch)
+    x = torch.randn(*shape, size.inputs, device=device)
+    grad = torch.randn(*shape, size.hidden, device=device)
+
+    def run() -> None:
+        keep = (torch.rand(size.steps, len(modules)) >= 0.25).float().to(device)
+        outputs, _ = several_lstms(x, w_ih, w_hh, bias, keep, backend="triton")
+        torch.autograd.grad(outputs, leaves, grad)
+
+    return run
 
 
 def training_pass(module: nn.Module, size: Size, device: torch.device) -> Callable[[], None]:

@@ -40,7 +40,8 @@ COMPILE = """
         "cell_keep_width": 2, "rows_at_once": ROWS_AT_ONCE, "units_at_once": UNITS_AT_ONCE,
         "depth": DEPTH, "precision": "ieee",
     }
-    TYPES = {"steps": "i32", "batch_size": "i32", "cell_stride": "i32", "lengths": "*i64"}
+    NUMBERS = ("steps", "batch_size", "model_rows", "cell_stride")
+    TYPES = {**dict.fromkeys(NUMBERS, "i32"), "lengths": "*i64"}
     for kernel in (triton_kernels.forward_kernel, triton_kernels.backward_kernel):
         names = kernel.arg_names
         signature = {

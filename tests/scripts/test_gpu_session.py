@@ -88,6 +88,8 @@ def test_errors_are_those_of_values_and_of_gradients(monkeypatch: pytest.MonkeyP
     cpu = torch.device("cpu")
     for found in equality.errors(equality.CASES, cpu, "torch"):
         assert max(found["values"], found["gradients"]) < 1e-5
+    several = equality.errors_of_several(3, equality.CASES[1], cpu, "torch")
+    assert max(several["values"], several["gradients"]) < 1e-5
     run = equality.run_lstm
 
     def without_masks(tensors, masks, backend, lengths):  # type: ignore[no-untyped-def]

@@ -61,7 +61,7 @@ def forward(operands: Operands, *, save: bool) -> ForwardResults:
     gates = linear(x, w_ih, operands.bias, operands.product_dtype)
     outputs = new_states(x, steps, size, lengths)
     cells = new_states(x, steps if save else 1, size, lengths)
-    forward_kernel[_grid(batch_size)](
+    forward_kernel[grid(batch_size)](
         gates,
         h0,
         c0,
@@ -71,10 +71,11 @@ def forward(operands: Operands, *, save: bool) -> ForwardResults:
         h0 if lengths is None else lengths.to(x.device),
         steps,
         batch_size,
+        batch_size,
         batch_size * size if save else 0,
         size=size,
         packed=lengths is not None,
-        **_tiles(size),
+        **tiles(size),
     )
     h_n = last_of(outputs, lengths)
     if save:
@@ -95,7 +96,7 @@ def backward(
     grad_hidden = torch.zeros_like(h0) if grads.h_n is None else grads.h_n.clone()
     grad_cell = torch.zeros_like(c0) if grads.c_n is None else grads.c_n.clone()
     grad_gates = new_states(x, steps, 4 * size, lengths)
-    backward_kernel[_grid(batch_size)](
+    backward_kernel[grid(batch_size)](
         saved.gates,
         c0,
         saved.cells,
@@ -109,22 +110,24 @@ def backward(
         h0 if lengths is None else lengths.to(x.device),
         steps,
         batch_size,
+        batch_size,
         size=size,
         packed=lengths is not None,
         has_grad_outputs=grads.outputs is not None,
         keep_width=0 if keep is None else keep.dim(),
         cell_keep_width=0 if cell_keep is None else cell_keep.dim(),
-        **_tiles(size),
+        **tiles(size),
     )
     found = follow_gate_gradients(grad_gates, operands, saved.outputs, needs)
     return found._replace(h0=grad_hidden, c0=grad_cell)
 
 
-def _grid(batch_size: int) -> tuple[int]:
-    return (-(-batch_size // ROWS_AT_ONCE),)
+def grid(rows: int, models: int = 1) -> tuple[int, int]:
+    """Return the programs of a launch: for the rows of a model, and for models."""
+    return -(-rows // ROWS_AT_ONCE), models
 
 
-def _tiles(size: int) -> dict[str, Any]:
+def tiles(size: int) -> dict[str, Any]:
     units = UNITS_AT_ONCE
     while units >= 2 * size and units > 16:
         units //= 2

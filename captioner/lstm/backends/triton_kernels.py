@@ -5,7 +5,9 @@ Rows need nothing from one another, so programs never wait for each other and on
 enough; inside a program, a barrier makes what its threads wrote visible to all of them. The idea
 of one launch with rows for programs is that of the LSTM kernels in pytorch/rl.
 
-Pointers are those of contiguous tensors: gates [T, B, 4H], states [T, B, H].
+Pointers are those of contiguous tensors: gates [T, B, 4H], states [T, B, H]. Several models of one
+size can share a launch: their rows lie side by side in the batch, and a second axis of the grid
+counts them. A small model fills a small part of a large GPU.
 """
 
 import triton
@@ -50,6 +52,7 @@ def forward_kernel(
     lengths: tl.tensor,
     steps: tl.tensor,
     batch_size: tl.tensor,
+    model_rows: tl.tensor,
     cell_stride: tl.tensor,
     size: tl.constexpr,
     packed: tl.constexpr,
@@ -58,10 +61,12 @@ def forward_kernel(
     depth: tl.constexpr,
     precision: tl.constexpr,
 ) -> None:
-    """Run all steps of `rows_at_once` rows. weight is w_hh transposed, [H, 4H]."""
+    """Run all steps of `rows_at_once` rows. weight is w_hh transposed, [H, 4H] of each model."""
     numbers = tl.program_id(0) * rows_at_once + tl.arange(0, rows_at_once)
-    present = numbers < batch_size
-    rows = numbers.to(tl.int64)
+    present = numbers < model_rows
+    model = tl.program_id(1).to(tl.int64)
+    rows = model * model_rows + numbers
+    weight += model * 4 * size * size
     last = tl.load(lengths + rows, mask=present, other=0) if packed else rows * 0 + steps
     for step in range(steps):
         t = tl.cast(step, tl.int64)
@@ -125,6 +130,7 @@ def backward_kernel(
     lengths: tl.tensor,
     steps: tl.tensor,
     batch_size: tl.tensor,
+    model_rows: tl.tensor,
     size: tl.constexpr,
     packed: tl.constexpr,
     has_grad_outputs: tl.constexpr,
@@ -141,8 +147,10 @@ def backward_kernel(
     first.
     """
     numbers = tl.program_id(0) * rows_at_once + tl.arange(0, rows_at_once)
-    present = numbers < batch_size
-    rows = numbers.to(tl.int64)
+    present = numbers < model_rows
+    model = tl.program_id(1).to(tl.int64)
+    rows = model * model_rows + numbers
+    weight += model * 4 * size * size
     last = tl.load(lengths + rows, mask=present, other=0) if packed else rows * 0 + steps
     keep_stride = batch_size if keep_width == 2 else 1
     cell_keep_stride = batch_size if cell_keep_width == 2 else 1
