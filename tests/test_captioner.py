@@ -95,9 +95,14 @@ def test_a_caption_s_probability_is_that_of_its_words_and_its_end(photographs: l
     assert ends == {True, False}
 
 
-@pytest.mark.parametrize("attributes", [0, 3])
-def test_word_probabilities_and_attention_are_those_of_a_plain_greedy_loop(attributes: int):
-    model = a_captioner(attributes=attributes)
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [("soft_attention", 0), ("soft_attention", 3), ("adaptive_attention", 0)],
+)
+def test_word_probabilities_and_attention_are_those_of_a_plain_greedy_loop(
+    name: str, attributes: int
+):
+    model = a_captioner(name, attributes=attributes)
     decoder = model.engine.decoder
     pixels = [np.full((32, 32, 3), shade, np.uint8) for shade in (20, 200)]
     found = model.captions_of_pixels(pixels, SearchConfig(beam_size=1, max_length=5))
@@ -125,8 +130,12 @@ def test_word_probabilities_and_attention_are_those_of_a_plain_greedy_loop(attri
             if attributes:
                 on_attributes = caption.attribute_attention[place]
                 np.testing.assert_allclose(on_attributes, looked[GRID**2 :], atol=1e-6)
+            for number, share in enumerate(decoder.share_names):
+                weight = looked[GRID**2 + attributes + number]
+                assert caption.shares[share][place] == pytest.approx(float(weight), abs=1e-6)
             place += 1
         assert len(caption.tokens) == place
+        assert tuple(caption.shares) == decoder.share_names
         assert (caption.attribute_attention is None) == (not attributes)
         scores = decoder.attribute_detector(features.grid)[0].tolist() if attributes else []
         named = sorted(zip(scores, WORDS, strict=False), reverse=True)[:attributes]
