@@ -70,10 +70,10 @@ class AttFcn(Decoder):
     """Decoder with attention to attributes instead of positions; that on the output is shown.
 
     Source:
-        You et al. 2016, equations 1 to 8; in the penalty, equation 10, p = 2 and q = 1/2. Unlike
-        there the output's weights are its own, as in the other decoders here, not those of the
-        embedding, and where hidden and embedding size differ the attributes pass a linear layer
-        before s.
+        You et al. 2016, their input and output attention models; the penalty is that of their
+        model learning, with p = 2 and q = 1/2, which they leave open. Unlike there the output's
+        weights are its own, as in the other decoders here, not those of the embedding, and where
+        hidden and embedding size differ the attributes pass a linear layer before s.
     """
 
     name = "att_fcn"
@@ -200,7 +200,7 @@ def _attend(
 
 
 def attention_penalty(attention: Tensor, batch: CaptionBatch) -> Tensor:
-    """Return You et al.'s equation 10 for attention [tokens, N], the mean over captions.
+    """Return You et al.'s penalty g for attention [tokens, N], the mean over captions.
 
     Of each caption: the p-norm of the attributes' sums over time, which grows where one has it all,
     and the sum over time of the q-norm of each step, which grows where it is spread.

@@ -94,9 +94,9 @@ class TwinNet(_Twinned, ShowTell):
     """Show and Tell, trained with a twin.
 
     Source:
-        Serdyuk et al. 2018, equations 3 to 5, with the squared distance and the weight 1.5 of their
-        experiments on captions. H-detach cuts the twin's hidden states at the same steps of its
-        own way from the end.
+        Serdyuk et al. 2018, section 2, with a squared distance, the mean over units, and the weight
+        1.5, both as in a public reproduction of their experiments on captions. H-detach cuts the
+        twin's hidden states at the same steps of its own way from the end.
     """
 
     name = "twinnet"
