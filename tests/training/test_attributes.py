@@ -25,12 +25,24 @@ def captions_file(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        ("soft_attention", "--attributes", "3", "--attribute-detector", "mil"),
+        ("att_fcn", "--attributes", "3"),
+        ("lstm_attributes",),
+    ],
+    ids=lambda words: words[0],
+)
 def test_a_run_with_captions_without_photographs(
-    tiny: list[str], train_here: TrainHere, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    decoder: tuple[str, ...],
+    tiny: list[str],
+    train_here: TrainHere,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     alone = ("--captions-without-photographs", str(captions_file(tmp_path)), "--alone-weight", "2")
-    attributes = ("--attributes", "3", "--attribute-detector", "mil")
-    assert train_here(*tiny, *attributes, *alone, "--out", "run") == 0
+    assert train_here(*tiny, "--decoder", *decoder, *alone, "--out", "run") == 0
     said = capsys.readouterr().out
     assert "of instance learning, mean average precision" in said
     assert "captions without photographs: 30 name an attribute, 0 are left out" in said
