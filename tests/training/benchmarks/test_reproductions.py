@@ -4,7 +4,7 @@ import pytest
 
 from captioner.errors import OptionError
 from training import copying, sequential_mnist, word_language_model
-from training.benchmarks.reproductions import RATES, REPRODUCTIONS, Run, runs_of
+from training.benchmarks.reproductions import RATES, REPRODUCTIONS, Run, restricted, runs_of
 from training.command import build_parser
 from training.methods import load_method, method_names
 
@@ -38,6 +38,16 @@ def test_exhibits_share_their_runs() -> None:
     assert names("figure3") < names("table2")
     assert names("table1_small") == names("figure2_small")
     assert {len(row.paper) for row in REPRODUCTIONS["table1"].rows} == {6}
+
+
+def test_a_task_alone_keeps_its_printed_numbers() -> None:
+    table = restricted(REPRODUCTIONS["table2"], ["pmnist"])
+    assert {run.setting.short for run in runs_of(table, 1)} == {"pmnist"}
+    assert [row.paper for row in table.rows[:3]] == [(91.1,), (92.3,), (82.0,)]
+    assert restricted(REPRODUCTIONS["table1"], ["copying100"]) == REPRODUCTIONS["table1"]
+    assert restricted(REPRODUCTIONS["table2"], []) == REPRODUCTIONS["table2"]
+    with pytest.raises(OptionError, match="--only is 'mnits'; it can be mnist or pmnist"):
+        restricted(REPRODUCTIONS["table2"], ["mnits"])
 
 
 def test_the_second_table_has_a_row_for_every_method() -> None:

@@ -90,6 +90,26 @@ def test_the_page_tells_what_is_there_and_what_is_missing(
         assert f"({picture})" in page
 
 
+def test_a_captioner_is_trained_scored_and_told(words: list[str], tmp_path: Path) -> None:
+    small = ["--p", "0.25", "--seeds", "1", "--epochs", "1", "--clipping", "off"]
+    assert reproduce.main(["table3", *words, *small, "--gradient-lags", "1", "3"]) == 0
+    figures = json.loads((tmp_path / "out" / "table3.json").read_text())
+    (finding,) = figures["findings"]
+    assert (finding["p"], finding["is_clipped"], finding["seeds"]) == (0.25, False, [0])
+    assert set(finding["scores"]) == set(METRICS)
+    assert set(finding["cell_shares"]) == {
+        f"{measure}/{lag}" for measure in ("cell_share", "cell_share_detached") for lag in (1, 3)
+    }
+    (run,) = figures["runs"].values()
+    assert run["epochs"] == 1.0
+    folder = tmp_path / "out" / "runs" / "show_tell-p0.25-unclipped-seed0"
+    trained = json.loads((folder / "config.json").read_text())["config"]
+    assert (trained["clip_norm"], trained["clip_value"], trained["p"]) == (0.0, 0.0, 0.25)
+    scores = json.loads((folder / "scores_test_beam3.json").read_text())
+    assert scores["signature"]["beam_size"] == 3
+    assert finding["scores"]["CIDEr"]["mean"] == pytest.approx(scores["CIDEr"])
+
+
 def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: Path) -> None:
     assert reproduce.main(["table3", "--report", *words]) == 0
     page = (tmp_path / "out" / "table3.md").read_text()
