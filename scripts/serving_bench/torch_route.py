@@ -34,8 +34,8 @@ def caption(image: Annotated[bytes, File()]) -> dict[str, str]:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
     pixels = torch.from_numpy(preprocessing.resize(upright)).permute(2, 0, 1)
     features = encoder(preprocessing.normalise(pixels).unsqueeze(0))
-    attributes = None
+    items = None
     if decoder.attribute_items is not None:
-        attributes = decoder.attribute_items(features, decoder.embedding)[0]
-    words = textbook.caption(features.grid[0], attributes)
+        items = decoder.attribute_items(features, decoder.embedding)[0][0]
+    words = textbook.caption(features.grid[0], items)
     return {"caption": " ".join(checkpoint.vocabulary.decode(words))}
