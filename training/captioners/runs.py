@@ -105,8 +105,8 @@ PRINTED: Mapping[str, tuple[PrintedRow, ...]] = MappingProxyType(
         "adaptive_attention": (
             PrintedRow("Adaptive Attention", (74.2, 58.0, 43.9, 33.2, 26.6, 108.5)),
         ),
-        "twinnet": (
-            PrintedRow("TwinNet, no attention", (72.3, 55.2, 40.4, 29.3, 25.1, 94.7)),
+        "twinnet": (PrintedRow("TwinNet, no attention", (72.3, 55.2, 40.4, 29.3, 25.1, 94.7)),),
+        "twinnet_attention": (
             PrintedRow("TwinNet, soft attention", (73.8, 56.9, 42.0, 30.6, 25.2, 97.3)),
         ),
     }
