@@ -29,7 +29,7 @@ def test_every_photograph_is_drawn_with_its_caption(
     assert [line.split()[0] for line in printed] == ["kitchen", "zebras", "drawn:"]
     with Image.open(out) as picture:
         assert picture.format == kind
-        assert len(set(picture.convert("L").getdata())) > 100
+        assert sum(count > 0 for count in picture.convert("L").histogram()) > 100
     assert [path.name for path in out.parent.iterdir()] == [name]
 
 

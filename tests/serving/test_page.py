@@ -255,9 +255,12 @@ def test_what_was_found_before_is_listed_with_the_look_that_a_word_gave_it(
     expect(said).not_to_contain_text("found word")
     plain = fake_service.answer(1)
     del plain["image"]["attributes"], plain["captions"][0]["attribute_attention"]
+    plain["captions"][0]["shares"] = {"sentinel": [0.05, 0.4, 0.1, 0.1, 0.1, 0.1]}
     service.script.append((200, {"content-type": "application/json"}, plain))
     upload(page, photographs[1])
     expect(page.locator(".found").first).to_be_hidden()
+    best(page).first.get_by_role("button", name="dog").focus()
+    expect(said.first).to_contain_text("; 40 % at its sentinel")
 
 
 def test_a_model_without_confidence_shows_the_probability_of_the_wording(
