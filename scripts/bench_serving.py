@@ -34,7 +34,6 @@ from captioner.program import run_program
 
 SHARES = (0.5, 0.8, 1.0, 1.25, 2.0, 5.0)  # of the service's capacity
 KEPT = 0.95  # of a rate must come back as captions in time, or it is beyond the knee
-CLIENTS = 48  # that keep a contestant busy, though they are niced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +146,7 @@ def _capacities(
         library.append(library_images_per_second(there[0], photo, options.seconds))
         for one in there:
             one.signal(signal.SIGCONT)
-            found[one.name].append(capacity(one.url, body, options.seconds, CLIENTS))
+            found[one.name].append(capacity(one.url, body, options.seconds, one.clients))
             one.signal(signal.SIGSTOP)
     return found, library
 

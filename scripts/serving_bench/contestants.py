@@ -30,6 +30,7 @@ class Contestant:
     name: str
     command: Sequence[str]
     environ: dict[str, str]
+    clients: int = 48  # that keep it busy, though they are niced
     port: int = 0
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
@@ -125,7 +126,9 @@ def contestants(
         Contestant(PLAIN, plain, environ),
     ]
     if checkpoint is not None:
-        found.append(Contestant(TORCH, by_torch, {**environ, "CHECKPOINT": str(checkpoint)}))
+        # With more, all threads of the pool compute at once, and none is done within a turn.
+        beside_model = {**environ, "CHECKPOINT": str(checkpoint)}
+        found.append(Contestant(TORCH, by_torch, beside_model, clients=4))
     litserve_route = [python, "-m", "serving_bench.litserve_route", "PORT"]
     return [*found, Contestant(LITSERVE, litserve_route, {**environ, **beside})]
 
