@@ -2,7 +2,7 @@
 
     import captioner
     for caption in captioner.load().caption(["dog.jpg"]):
-        print(caption.text, caption.probability)
+        print(caption.text, caption.confidence)
 
 The evaluation uses the same encoder, preprocessing and search, so its scores hold for captions made
 here.
