@@ -185,8 +185,12 @@ def _check_trained_so(path: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _with_defaults(others: Sequence[str]) -> list[str]:
-    """Return the options of all trainings: those given, and what every run needs beside them."""
-    defaults = ["--beam-size", "1", "--gradient-lags", *_LAGS]
+    """Return the options of all trainings: those given, and what every run needs beside them.
+
+    The recipes' running average of the weights, which the paper has not, would show the first
+    epochs as it makes them, whatever the training does.
+    """
+    defaults = ["--beam-size", "1", "--average-decay", "0", "--gradient-lags", *_LAGS]
     if not any(word.split("=")[0] == "--fine-tune-encoder" for word in others):
         defaults += ["--fine-tune-encoder", "none"]
     return [*defaults, *others]
