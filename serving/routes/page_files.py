@@ -37,6 +37,7 @@ POLICY = (
 OF_STATIC_PAGE = (  # which needs no service: serving/static_page.py writes it
     "browser_back_end.js",
     "captioner.js",
+    "example.css",
     "photo_caption.js",
     "service_worker.js",
 )
