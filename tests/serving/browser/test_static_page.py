@@ -273,3 +273,24 @@ def test_the_page_is_accessible_and_fits(
         found = Axe().run(page).response["violations"]
         assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_element_writes_the_alt_text_and_leaves_that_of_a_person(
+    browser: Browser, host: StaticServer, deployable: Path, photographs: list[Path]
+) -> None:
+    for page in opened(browser, host.url + PATH + "example.html"):
+        texts = [expected(deployable, path, num_captions=1)[0] for path in photographs[:2]]
+        field = page.get_by_label("Alt text")
+        page.set_input_files("#photo", str(photographs[0]))
+        expect(field).to_have_value(texts[0].capitalize() + ".")
+        page.set_input_files("#photo", str(photographs[1]))
+        expect(field).to_have_value(texts[1].capitalize() + ".")
+        field.fill("My own words")
+        heard = """new Promise(resolve => document.querySelector("photo-caption")
+            .addEventListener("captions", event => resolve(event.detail[0].text)))"""
+        page.evaluate(f"globalThis.heard = {heard}; null")
+        page.set_input_files("#photo", str(photographs[0]))
+        assert page.evaluate("globalThis.heard") == texts[0]
+        expect(field).to_have_value("My own words")
+        page.set_input_files("#photo", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": b"x"})
+        expect(page.locator("photo-caption output")).to_contain_text("The format is not supported")
