@@ -57,7 +57,7 @@ function load() {
 
 async function open() {
   const asked = new URLSearchParams(location.search);
-  const device = /** @type {"auto" | "wasm" | "webgpu"} */ (asked.get("device") ?? "auto");
+  const device = asked.get("device") === "webgpu" ? "webgpu" : "wasm";
   const threads = Number(asked.get("threads")) || undefined;
   bar.hidden = false;
   bar.removeAttribute("value");

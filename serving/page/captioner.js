@@ -70,11 +70,12 @@ export class Captioner {
    * @param {object} [options]
    * @param {(progress: Progress) => void} [options.onProgress]  Told of the download.
    * @param {AbortSignal} [options.signal]
-   * @param {"auto" | "wasm" | "webgpu"} [options.device]  "auto" takes WebGPU where there is one.
+   * @param {"wasm" | "webgpu"} [options.device]  "webgpu" runs the encoder there if the browser can,
+   *   and else is "wasm"; default: "wasm".
    * @param {number} [options.threads]  Default: up to 4, on pages that are isolated from others.
    * @returns {Promise<Captioner>}
    */
-  static async load(url, { onProgress, signal, device = "auto", threads } = {}) {
+  static async load(url, { onProgress, signal, device = "wasm", threads } = {}) {
     signal?.throwIfAborted();
     const captioner = new Captioner();
     const folder = new URL(url, document.baseURI);

@@ -55,7 +55,7 @@ addEventListener("message", ({ data }) => {
 
 /**
  * @param {number} id
- * @param {{url: string, device: import("./model.js").Device | "auto", threads: number}} asked
+ * @param {{url: string, device: import("./model.js").Device, threads: number}} asked
  */
 async function load(id, { url, device, threads }) {
   loading = open(id, new URL(url), device, threads);
@@ -67,7 +67,7 @@ async function load(id, { url, device, threads }) {
 /**
  * @param {number} id
  * @param {URL} base
- * @param {import("./model.js").Device | "auto"} asked
+ * @param {import("./model.js").Device} asked
  * @param {number} threads
  */
 async function open(id, base, asked, threads) {
@@ -121,17 +121,17 @@ async function fetchManifest(base) {
 }
 
 /**
- * @param {import("./model.js").Device | "auto"} asked
+ * Returns the device that is asked for, if this browser has it and the model its runtime.
+ *
+ * @param {import("./model.js").Device} asked
  * @param {import("./model.js").Manifest} manifest
  * @returns {Promise<import("./model.js").Device>}
  */
 async function choose(asked, manifest) {
-  if (asked === "wasm" || !manifest.runtimes.webgpu) return "wasm";
+  if (asked !== "webgpu" || !manifest.runtimes.webgpu) return "wasm";
+  if (!("Suspending" in WebAssembly)) return "wasm"; // the runtime waits for the GPU so
   const gpu = /** @type {any} */ (globalThis.navigator)?.gpu;
-  const suspends = "Suspending" in WebAssembly; // the runtime for WebGPU waits for it so
-  const adapter = suspends ? await gpu?.requestAdapter().catch(() => null) : null;
-  const isSoftware = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter ?? false;
-  return adapter && (asked === "webgpu" || !isSoftware) ? "webgpu" : "wasm";
+  return await gpu?.requestAdapter().catch(() => null) ? "webgpu" : "wasm";
 }
 
 /**
