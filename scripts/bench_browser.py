@@ -13,6 +13,7 @@ import http.server
 import itertools
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from serving.static_page import export_static_page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+BLOCK = re.compile(r"(<!-- measured -->).*(<!-- /measured -->)", re.DOTALL)
 MANY = 50  # photographs, after which the memory should be what it was
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -62,13 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="default: the package's")
     parser.add_argument("--many", type=int, default=MANY, metavar="N", help="for the memory")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="whose table to renew")
     arguments = parser.parse_args(argv)
     try:
         found = measure(arguments.photographs, arguments.checkpoint, arguments.many)
     except CaptionerError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return BAD_INPUT
-    print("\n".join(table(found)))
+    lines = "\n".join(table(found))
+    print(lines)
+    if arguments.document is not None:
+        text = arguments.document.read_text(encoding="utf-8")
+        arguments.document.write_text(BLOCK.sub(rf"\1\n{lines}\n\2", text), encoding="utf-8")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -112,6 +119,7 @@ def measure(photographs: Path, checkpoint: Path | None, many: int) -> dict[str, 
                     found[name] = measure_setting(browser, url, viewport, names, count)
                 browser.close()
         found["chromium"] = program_version(program)
+        found["processor"] = processor()
     return found
 
 
@@ -224,9 +232,16 @@ def program_version(program: str) -> str:
     return done.stdout.strip()
 
 
+def processor() -> str:
+    """Return the name of this machine's processor and how many cores it has."""
+    named = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{named[1] if named else 'a processor'}, {os.cpu_count()} cores"
+
+
 def table(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a table."""
-    yield f"{found['site_bytes'] / 1e6:.1f} MB in all, {found['chromium']}"
+    yield f"{found['site_bytes'] / 1e6:.1f} MB in all. {found['chromium']}, {found['processor']}:"
+    yield ""
     yield "| setting | first visit | first caption after | each further | decode, encode, search |"
     yield "|---|---|---|---|---|"
     for name in ("one thread", "threads", "phone"):
@@ -236,8 +251,9 @@ def table(found: dict[str, Any]) -> Iterator[str]:
             f"| {name} ({one['threads']}) | {one['first_visit_seconds']} s "
             f"| {one['first_caption_seconds']} s | {one['caption_seconds']} s | {parts} s |"
         )
-    for point in found["one thread"]["memory"]:
-        yield f"memory after {point['photographs']} photographs: {point['megabytes']} MB"
+    points = (f"{one['megabytes']} ({one['photographs']})" for one in found["one thread"]["memory"])
+    yield ""
+    yield f"Megabytes of the page's process after so many photographs: {', '.join(points)}."
 
 
 if __name__ == "__main__":

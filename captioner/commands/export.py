@@ -26,7 +26,7 @@ examples:
   captioner export runs/flickr8k/best --out flickr8k
   captioner export runs/flickr8k/best --out flickr8k --precision auto --data data/flickr8k
   captioner caption dog.jpg --checkpoint flickr8k
-  captioner export --web site && python -m http.server --directory site
+  captioner export --web site && python -m http.server -d site
 """
 
 

@@ -189,7 +189,8 @@ def test_captions_can_be_aborted_and_the_module_closed(page: Page, photographs: 
         """async bytes => {
             const { captioner } = globalThis;
             const blob = new Blob([new Uint8Array(bytes)]);
-            const ends = (work) => work.then(() => "done", (error) => error.title ? error.code : error.name);
+            const named = (error) => error.title ? error.code : error.name;
+            const ends = (work) => work.then(() => "done", named);
             const stop = new AbortController();
             const { signal } = stop;
             const both = [captioner.caption(blob, { signal }), captioner.caption(blob)];
