@@ -10,6 +10,7 @@ from captioner.decoders import DECODERS, Decoder, build_decoder
 from captioner.features import Features
 from captioner.lstm.path_gradients import gradient_paths
 from captioner.vocabulary import START
+from tests.decoders.attribute_words import give_attributes
 from training.cell_paths import cell_gradients, cell_shares
 
 SIZES = {"hidden_size": 5, "embedding_size": 4, "attention_size": 3, "dropout": 0.0}
@@ -37,7 +38,7 @@ def decoder(name: str) -> Decoder:
         feature_size=7,
         generator=torch.Generator().manual_seed(3),
     )
-    return made.double().eval()
+    return give_attributes(made).double().eval()
 
 
 def gates_and_cells(model: Decoder, features: Features, words: Tensor) -> list[Sequence[Tensor]]:
