@@ -23,7 +23,7 @@ RIGHT = {  # a word for the main thing of each
     "street": "street",
     "tennis": "tennis",
     "train": "train",
-    "zebras": "zebras",
+    "zebras": "zebra",
 }
 
 
