@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     always: str | None  # beside every word
 
 
+_FIRST = 0.01  # bound of the attributes' first embeddings, a tenth of the words'
 _IMAGE, _ATTRIBUTES = "image", "attributes"
 PLANS: Mapping[int, Plan] = {
     1: Plan((_ATTRIBUTES,), None),
@@ -102,7 +103,9 @@ class LSTMAttributes(Decoder):
         self.embed_image = None
         if _IMAGE in (*self.plan.first, self.plan.always):
             self.embed_image = nn.Linear(feature_size, size)
-        self.attribute_embedding = nn.Embedding(vocabulary_size, size)
+        # Small at first: many attributes are summed, and added to words they would drown these.
+        first = torch.empty(vocabulary_size, size).uniform_(-_FIRST, _FIRST)
+        self.attribute_embedding = nn.Parameter(first)
         self.embedding = nn.Embedding(vocabulary_size, size)
         self.input_gates = nn.Linear(size, 4 * hidden)
         self.recurrent_gates = nn.Linear(hidden, 4 * hidden, bias=False)
@@ -159,7 +162,7 @@ class LSTMAttributes(Decoder):
     def fold_words(self) -> None:
         super().fold_words()
         with torch.no_grad():
-            self._attribute_table = self.attribute_embedding(self.detector.word_ids)
+            self._attribute_table = self.attribute_embedding[self.detector.word_ids]
 
     def _encode(self, features: Features) -> Encoded:
         inputs = {_ATTRIBUTES: self.drop(self._embedded_attributes(features))}
@@ -179,7 +182,7 @@ class LSTMAttributes(Decoder):
         """Return T_a A: [B, size]."""
         table = self._attribute_table
         if table is None:
-            table = self.attribute_embedding(self.detector.word_ids)
+            table = self.attribute_embedding[self.detector.word_ids]
         return self.detector.most_probable(features, self.options.attributes) @ table
 
 

@@ -40,7 +40,7 @@ def naive_lstm_attributes(
     attributes = features.new_zeros(d.options.embedding_size)
     for place in best(found, d.options.attributes or len(found)):
         word = d.attribute_detector.word_ids[place]
-        attributes = attributes + found[place] * d.attribute_embedding(word)
+        attributes = attributes + found[place] * d.attribute_embedding[word]
     image = None if d.options.variant == 1 else d.embed_image(features.mean(0))
     h = c = features.new_zeros(d.options.hidden_size)
     always = torch.zeros_like(attributes)
