@@ -28,10 +28,29 @@ class Control:
     no_repeat_ngram: int = 0
     is_once: np.ndarray | None = field(default=None, compare=False)
     """bool [vocabulary], which words come at most once."""
+    attribute_threshold: float = field(default=1.0, compare=False)
+    vocabulary: Vocabulary | None = field(default=None, compare=False)
 
     @property
     def wanted(self) -> Sequence[int]:
         return self.include
+
+    @property
+    def vetoes(self) -> bool:
+        """Whether there are words that may not be written."""
+        return bool(self.exclude or self.no_repeat_ngram or self.is_once is not None)
+
+    def must_name(self, word: int, probability: float, caption: Sequence[int]) -> bool:
+        """Return whether an attribute of this probability has to be in a caption that lacks it.
+
+        Its plural, or its singular, counts as the word.
+        """
+        if probability < self.attribute_threshold or self.attribute_threshold == 1:
+            return False
+        if self.vocabulary is None or word in self.exclude:
+            return False
+        forms = _forms(self.vocabulary.words[word])
+        return forms.isdisjoint(self.vocabulary.words[one] for one in caption)
 
     def spare(self, length: int) -> int:
         """Return how many candidates after a caption of `length` words are vetoed at most."""
@@ -68,18 +87,22 @@ class Control:
 def control_of(config: SearchConfig, vocabulary: Vocabulary) -> Control | None:
     """Return the demands of a configuration, None where there are none.
 
+    A threshold for attributes is a demand, though most models have none.
+
     Raises:
         OptionError: a word is unknown to the model or is none, or is to be there and not to be.
     """
     is_once = None if config.repeat_words else vocabulary.is_once
-    if not (config.include or config.exclude or config.no_repeat_ngram or is_once is not None):
+    threshold = config.attribute_threshold
+    words = config.include or config.exclude
+    if not (words or config.no_repeat_ngram or is_once is not None or threshold < 1):
         return None
     include = _ids("include", config.include, vocabulary)
     exclude = _ids("exclude", config.exclude, vocabulary)
     if both := set(include) & set(exclude):
         word = vocabulary.words[min(both)]
         raise OptionError(f"include and exclude both hold {word!r}; leave it out of one of them")
-    return Control(include, exclude, config.no_repeat_ngram, is_once)
+    return Control(include, exclude, config.no_repeat_ngram, is_once, threshold, vocabulary)
 
 
 def problem_word(config: SearchConfig, vocabulary: Vocabulary) -> tuple[str, str] | None:
@@ -89,6 +112,16 @@ def problem_word(config: SearchConfig, vocabulary: Vocabulary) -> tuple[str, str
     except OptionError as problem:
         return ("exclude" if str(problem).startswith("exclude") else "include"), str(problem)
     return None
+
+
+def _forms(word: str) -> frozenset[str]:
+    """Return the singular and the plural that a noun may have."""
+    forms = {word, f"{word}s", f"{word}es"}
+    if word.endswith("y"):
+        forms.add(f"{word[:-1]}ies")
+    if word.endswith("s"):
+        forms.add(word[:-1])
+    return frozenset(forms)
 
 
 def _ids(option: str, words: Iterable[str], vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ class ControlOptions(TypedDict, total=False):
     exclude: Sequence[str]
     no_repeat_ngram: int
     repeat_words: bool
+    attribute_threshold: float
     diverse_groups: int
     diversity: float
     sample: bool
@@ -77,6 +78,13 @@ class SearchConfig(Options):
         False,
         "let a caption hold a word twice that the model takes for one of content: names of things, "
         "of what they do and of how they look come once, unless the model knows of none",
+    )
+    attribute_threshold: float = option(
+        0.7,
+        "probability from which the most probable attribute has to be named, where the encoder's "
+        "own classifier found it; 1 leaves captions free",
+        metavar="X",
+        within=_ABOVE_ZERO_TO_ONE,
     )
     diverse_groups: int = option(
         1,

@@ -12,6 +12,7 @@ from captioner.features import Features
 from captioner.sampling import sample
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
+from captioner.sure_attributes import with_sure_attributes
 
 if TYPE_CHECKING:
     from captioner.engines.interface import Decoding
@@ -26,8 +27,13 @@ def captions_of(
     features: Features,
     configs: Sequence[SearchConfig],
     controls: Sequence[Control | None],
+    *,
+    names_attributes: bool = False,
 ) -> list[list[Hypothesis]]:
-    """Return the captions of every image; images that are searched alike share a batch."""
+    """Return the captions of every image; images that are searched alike share a batch.
+
+    With `names_attributes`, those of plain searches name an attribute that is sure.
+    """
     groups: dict[Strategy, list[int]] = {}
     for image, (config, control) in enumerate(zip(configs, controls, strict=True)):
         groups.setdefault(_strategy(config, control), []).append(image)
@@ -35,15 +41,21 @@ def captions_of(
     for strategy, images in groups.items():
         some = features if len(images) == len(configs) else features.select(np.array(images))
         decoding = begin(some)
+        # A control that vetoes nothing would only cost time.
+        own = [controls[image] for image in images]
+        if strategy is search:
+            own = [one if one is not None and one.vetoes else None for one in own]
         attributes = decoding.attributes
-        found = strategy(
-            decoding, [configs[image] for image in images], [controls[image] for image in images]
-        )
+        found = strategy(decoding, [configs[image] for image in images], own)
         for place, (image, hypotheses) in enumerate(zip(images, found, strict=True)):
             result[image] = hypotheses
             if attributes is not None:
                 known = tuple(zip(*(part[place].tolist() for part in attributes), strict=True))
                 result[image] = [replace(one, attributes=known) for one in hypotheses]
+    if names_attributes:
+        plain = set(groups.get(search, ()))
+        asked = [one if image in plain else None for image, one in enumerate(controls)]
+        result = with_sure_attributes(begin, features, configs, asked, result)
     return result
 
 

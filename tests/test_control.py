@@ -15,12 +15,14 @@ import pytest
 
 from captioner.control import Control, control_of
 from captioner.control_search import control_search
-from captioner.engines.interface import Candidates
+from captioner.engines.interface import Attributes, Candidates
 from captioner.errors import CaptionerError, OptionError
+from captioner.features import Features
 from captioner.sampling import sample
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
 from captioner.strategies import captions_of
+from captioner.sure_attributes import LARGEST_LOSS
 from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary
 
 A, B, C, D = 4, 5, 6, 7
@@ -388,13 +390,68 @@ def test_every_image_of_a_batch_is_searched_as_it_asks() -> None:
     ]
 
 
+class WithAttributes(TableDecoding):
+    """The same with one attribute for each image: the word A, with a probability of its own."""
+
+    def __init__(self, features: Features) -> None:
+        images = features.grid[:, 0, 0].astype(int).tolist()
+        super().__init__(images)
+        self.attributes = Attributes(
+            np.full((len(images), 1), A), np.array([[SURE[image]] for image in images])
+        )
+
+
+SURE = [0.9, 0.71, 0.69, 0.7, 0.95, 0.2, 0.8, 0.99]
+
+
+@pytest.mark.parametrize("num_captions", [1, 3])
+def test_a_sure_attribute_is_named_where_the_caption_loses_little(num_captions: int) -> None:
+    features = Features(grid=np.arange(len(SURE), dtype=np.float32)[:, None, None])
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "dog", "dogs", "cat", "runs"))
+    config = a_config(num_captions=num_captions, beam_size=400, max_length=3)
+    controls = [control_of(config, vocabulary)] * len(SURE)
+    found = captions_of(WithAttributes, features, [config] * len(SURE), controls)
+    named = captions_of(
+        WithAttributes, features, [config] * len(SURE), controls, names_attributes=True
+    )
+    changed = 0
+    for image, sure in enumerate(SURE):
+        free = all_captions(image, config, Control())
+        with_word = all_captions(image, config, Control((A,)))
+        lacks = not {A, B} & set(free[0][1])  # B is the plural
+        is_named = sure >= 0.7 and lacks and with_word[0][0] >= free[0][0] - LARGEST_LOSS
+        changed += is_named
+        check(image, found[image], free)
+        check(image, named[image], with_word if is_named else free)
+        assert named[image][0].attributes == ((A, sure),)
+    assert 0 < changed < sum(one >= 0.7 for one in SURE)
+
+
+@pytest.mark.parametrize("options", [{"exclude": ("dog",)}, {"attribute_threshold": 1}], ids=str)
+def test_an_attribute_may_be_left_out_by_wish(options: dict[str, Any]) -> None:
+    features = Features(grid=np.arange(len(SURE), dtype=np.float32)[:, None, None])
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "dog", "dogs", "cat", "runs"))
+    config = a_config(max_length=3, **options)
+    controls = [control_of(config, vocabulary)] * len(SURE)
+    free, named = (
+        captions_of(
+            WithAttributes, features, [config] * len(SURE), controls, names_attributes=is_asked
+        )
+        for is_asked in (False, True)
+    )
+    assert [one[0].words for one in named] == [one[0].words for one in free]
+
+
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs", "#1"))
 
 
 def test_words_become_ids_as_captions_are_written() -> None:
     config = a_config(include=("Dog", "dog,"), exclude=("RUNS!", "#1"), no_repeat_ngram=2)
     assert control_of(config, VOCABULARY) == Control((B,), (C, D), 2)
-    assert control_of(a_config(), VOCABULARY) is None
+    free = control_of(a_config(), VOCABULARY)
+    assert free is not None
+    assert not free.vetoes
+    assert control_of(a_config(attribute_threshold=1), VOCABULARY) is None
 
 
 def test_what_may_come_twice_is_the_vocabularys_to_say() -> None:
@@ -403,7 +460,7 @@ def test_what_may_come_twice_is_the_vocabularys_to_say() -> None:
     assert control is not None
     assert control.is_once is not None
     assert control.is_once.tolist() == [False] * 5 + [True] * 3
-    assert control_of(a_config(repeat_words=True), vocabulary) is None
+    assert control_of(a_config(repeat_words=True, attribute_threshold=1), vocabulary) is None
 
 
 @pytest.mark.parametrize(

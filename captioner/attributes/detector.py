@@ -11,7 +11,7 @@ regions, Fang et al. 2015, section 3.1.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from captioner.features import Features
 class AttributeDetector(nn.Module, ABC):
     """A map from the grid [B, P, D] to the probabilities [B, A] of A words."""
 
+    name: ClassVar[str]  # as in `--attribute-detector`
     word_ids: Tensor  # [A], the words' places in the caption vocabulary
 
     def __init__(self) -> None:
@@ -79,6 +80,7 @@ class AttributeDetector(nn.Module, ABC):
 class Classifier(AttributeDetector):
     """The encoder's own classifier, its classes summed where they share a caption word."""
 
+    name = "classifier"
     weight: Tensor  # [C, D]
     bias: Tensor  # [C]
     words_of_classes: Tensor  # [C, A], 1 where the class counts for the word
@@ -112,6 +114,7 @@ class Classifier(AttributeDetector):
 class InstanceDetector(AttributeDetector):
     """Multiple instance learning: a word is there if any position of the grid shows it."""
 
+    name = "mil"
     weight: Tensor  # [A, D]
     bias: Tensor  # [A]
 
@@ -133,6 +136,7 @@ class InstanceDetector(AttributeDetector):
 class ClassifierAndInstances(AttributeDetector):
     """Both, a word that both know having the higher of its two probabilities."""
 
+    name = "both"
     sources: Tensor  # [A, 2], the word's places among both outputs, one after the other
 
     def __init__(self) -> None:
@@ -162,7 +166,5 @@ def noisy_or(logits: Tensor) -> Tensor:
 
 
 DETECTORS: dict[str, type[AttributeDetector]] = {
-    "classifier": Classifier,
-    "mil": InstanceDetector,
-    "both": ClassifierAndInstances,
+    kind.name: kind for kind in (Classifier, InstanceDetector, ClassifierAndInstances)
 }

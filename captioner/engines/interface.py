@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from captioner.search import Hypothesis
 
 
+CLASSIFIER = "classifier"  # one of things, whose probabilities add up to 1 at most
+
+
 class Candidates(NamedTuple):
     """What may follow each caption: its most probable next words, the best first.
 
@@ -81,6 +84,7 @@ class Engine(ABC):
     preprocessing: Preprocessing
     grid: int  # positions along each side of the grid that captions look at
     share_names: tuple[str, ...] = ()  # what captions attend to beside the image and attributes
+    attribute_detector: str = ""  # what finds its attributes, as in `--attribute-detector`
     encoder: "Encoder | None" = None  # the one that runs, if PyTorch can run it without the engine
 
     @classmethod
@@ -121,7 +125,13 @@ class Engine(ABC):
 
         count = len(features)
         configs = [config] * count if isinstance(config, SearchConfig) else config
-        return captions_of(self.begin, features, configs, controls or [None] * count)
+        return captions_of(
+            self.begin,
+            features,
+            configs,
+            controls or [None] * count,
+            names_attributes=self.attribute_detector == CLASSIFIER,
+        )
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

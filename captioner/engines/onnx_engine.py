@@ -46,6 +46,7 @@ class OnnxEngine(Engine):
         self.preprocessing = deployable.preprocessing
         self.grid = deployable.grid
         self.share_names = tuple(deployable.facts.get("share_names", ()))
+        self.attribute_detector = deployable.facts.get("attribute_detector", "")
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.encoder_graph = self.load_encoder()
         self._encoder_of_one_thread: onnxruntime.InferenceSession | None = None  # for batches

@@ -39,6 +39,8 @@ class TorchEngine(Engine):
         self.preprocessing = encoder.preprocessing
         self.grid = encoder.grid
         self.share_names = decoder.share_names
+        detector = decoder.attribute_detector
+        self.attribute_detector = "" if detector is None else detector.name
 
     @classmethod
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:

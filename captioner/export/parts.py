@@ -43,6 +43,7 @@ class Part:
 
 def facts_of(checkpoint: Checkpoint, encoder: Part, decoder: Part) -> dict[str, Any]:
     """Return what `deployable.json` says of a captioner of these parts."""
+    detector = checkpoint.decoder.attribute_detector
     return {
         "format_version": FORMAT_VERSION,
         "engine": encoder.engine,
@@ -54,6 +55,7 @@ def facts_of(checkpoint: Checkpoint, encoder: Part, decoder: Part) -> dict[str, 
         "encoder": checkpoint.encoder.config.name,
         "decoder": checkpoint.decoder.name,
         "share_names": checkpoint.decoder.share_names,
+        "attribute_detector": "" if detector is None else detector.name,
         "opset": OPSET,
         "checkpoint_hash": checkpoint.hash,
         "summary": checkpoint.summary,

@@ -85,6 +85,7 @@ class OptionFields(BaseModel):
     exclude: Words = _search_option("exclude", max_length=MAX_EXCLUDED)
     no_repeat_ngram: Annotated[int, WHOLE] = _search_option("no_repeat_ngram", MAX_LENGTH)
     repeat_words: bool = _search_option("repeat_words")
+    attribute_threshold: float = _search_option("attribute_threshold", 1.0)
     diverse_groups: Annotated[int, WHOLE] = _search_option("diverse_groups", MAX_BEAM_SIZE)
     diversity: float = _search_option("diversity", 100.0)
     sample: bool = _search_option("sample")
