@@ -12,8 +12,10 @@ from captioner.hashed_folder import read_hashes, verified
 EXAMPLES = Path(os.environ.get("CAPTIONER_SHARED", "/nowhere")) / "data" / "examples"
 RIGHT = {  # a word for the main thing of each
     "bear": "bear",
+    "birds": "bird",
     "bus": "bus",
     "cat": "cat",
+    "coffee": "coffee",
     "dog": "dog",
     "kitchen": "kitchen",
     "pizza": "pizza",
