@@ -63,10 +63,10 @@ def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam
         by_graphs.captions(images, num_captions=beam_size, beam_size=beam_size, max_length=9),
         strict=True,
     )
-    texts = set()
+    log_probs = set()
     for expected, found in pairs:
         assert [one.text for one in found] == [one.text for one in expected]
-        texts.add(found[0].text)
+        log_probs.add(round(found[0].log_prob, 2))
         for one, other in zip(found, expected, strict=True):
             assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
             if other.attention is None:
@@ -88,7 +88,7 @@ def test_captions_equal_those_of_the_checkpoint(tmp_path, decoder, options, beam
             assert list(one.shares) == list(other.shares)
             for name, of_tokens in one.shares.items():
                 np.testing.assert_allclose(of_tokens, other.shares[name], atol=1e-5)
-    assert len(texts) > 1  # else the pictures would not matter
+    assert len(log_probs) > 1  # else the pictures would not matter
 
 
 def test_the_folder_says_what_it_is(tmp_path):

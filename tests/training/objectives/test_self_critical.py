@@ -221,6 +221,8 @@ def test_captions_without_photographs_teach_by_cross_entropy_alone() -> None:
     assert not SelfCriticalOptions().uses_captions_alone
 
     class Blind(torch.nn.Module):
+        samples_in_training = False
+
         def forward(self, _: Features, captions: CaptionBatch, **__: Any) -> Any:
             logits = torch.zeros(captions.num_tokens, 6, dtype=torch.float64)
             return self_critical.DecoderOutput(logits, None)
