@@ -127,6 +127,7 @@ def write_model(deployable: Deployable, out: Path, *, name: str, runtime: Path) 
         "grid": deployable.grid,
         "vocabulary_size": len(deployable.vocabulary),
         "share_names": list(deployable.facts.get("share_names", ())),
+        "attribute_detector": deployable.facts.get("attribute_detector", ""),
         "confidence": None if curve is None else curve.to_json(),
         "graphs": weights,
         "runtimes": runtimes,

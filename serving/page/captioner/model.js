@@ -12,6 +12,7 @@ import { CaptionerError } from "./errors.js";
  * @property {number} grid  Positions along each side.
  * @property {number} vocabulary_size
  * @property {string[]} share_names  What captions attend to beside the picture and attributes.
+ * @property {string} [attribute_detector]  What finds the picture's attributes; empty for nothing.
  * @property {{weights: {log_prob: number, tokens: number}, bias: number} | null} confidence
  * @property {Record<string, string[]>} graphs  The files of weights that each graph reads.
  * @property {Record<string, import("./pieces.js").File>} files
@@ -34,6 +35,7 @@ import { CaptionerError } from "./errors.js";
 const FORMAT_VERSION = 1;
 const [ENCODER, PREPARE, STEP] = ["encoder.onnx", "prepare.onnx", "step.onnx"];
 const VOCABULARY = "vocabulary.json";
+const CLASSIFIER = "classifier"; // the detector whose probabilities are to be relied on
 const STATE = "state.";
 const NEXT = "next.";
 
@@ -147,13 +149,21 @@ class GraphDecoding {
    */
   constructor(model, prepared) {
     this.model = model;
-    this.held = prepared;
+    this.prepared = prepared;
+    this.held = { ...prepared };
     const [words, probabilities] = [prepared["attributes.words"], prepared["attributes.probabilities"]];
     /** @type {{word: string, probability: number}[]} */
     this.attributes = words
       ? Array.from(words.data, (id, place) => (
         { word: model.words[Number(id)], probability: probabilities.data[place] }))
       : [];
+    const isReliable = model.manifest.attribute_detector === CLASSIFIER;
+    this.surest = isReliable ? this.attributes[0] ?? null : null;
+  }
+
+  /** Returns a decoding of the same photograph that has read no word. */
+  again() {
+    return new GraphDecoding(this.model, this.prepared);
   }
 
   /**

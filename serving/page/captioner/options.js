@@ -21,6 +21,9 @@ const KEPT_PUNCTUATION = "#()&=";
  * @property {number} [noRepeatNgram]  So many words in a row never come twice; default: 0, free.
  * @property {boolean} [repeatWords]  Whether a caption may hold a word of content twice; default:
  *   false.
+ * @property {number} [attributeThreshold]  Probability from which the most probable attribute has
+ *   to be named in a caption, where the encoder's classifier found it; 1 leaves captions free;
+ *   default: 0.7.
  * @property {number} [diverseGroups]  Parts of the beam that are kept from choosing the same words.
  * @property {number} [diversity]  What a word loses for each choice of it by an earlier part.
  */
@@ -31,7 +34,7 @@ const KEPT_PUNCTUATION = "#()&=";
  * @param {CaptionOptions} options
  * @param {Map<string, number>} ids  Of the words that the model knows.
  * @param {Set<number>} once  Ids of those that are words of content.
- * @returns {import("./beam_search.js").SearchOptions}
+ * @returns {import("./sure_attributes.js").Options}
  */
 export function searchOptions(options, ids, once) {
   const numCaptions = whole("numCaptions", options.numCaptions ?? 1, 1, MAX_BEAM_SIZE);
@@ -42,6 +45,7 @@ export function searchOptions(options, ids, once) {
   const noRepeatNgram = whole("noRepeatNgram", options.noRepeatNgram ?? 0, 0, MAX_LENGTH);
   const lengthPower = number("lengthPower", options.lengthPower ?? 0.7);
   const diversity = number("diversity", options.diversity ?? 0.5);
+  const attributeThreshold = share("attributeThreshold", options.attributeThreshold ?? 0.7);
   const include = known("include", options.include ?? [], ids, MAX_INCLUDED);
   const exclude = known("exclude", options.exclude ?? [], ids, MAX_EXCLUDED);
   if (numCaptions > beamSize) {
@@ -65,6 +69,7 @@ export function searchOptions(options, ids, once) {
     exclude,
     noRepeatNgram,
     once: options.repeatWords ? new Set() : once,
+    attributeThreshold,
     diverseGroups,
     diversity,
   };
@@ -128,6 +133,17 @@ function whole(name, value, least, most) {
 function number(name, value) {
   if (typeof value !== "number" || !(value >= 0) || value === Infinity) {
     throw invalid(`${name} is ${value}; give a number of at least 0`);
+  }
+  return value;
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ */
+function share(name, value) {
+  if (typeof value !== "number" || !(value > 0 && value <= 1)) {
+    throw invalid(`${name} is ${value}; give a number above 0, at most 1`);
   }
   return value;
 }

@@ -1,13 +1,13 @@
 // The worker behind Captioner: it alone holds the model. Messages and answers carry the number of
 // the request that they belong to.
 
-import { search } from "./beam_search.js";
 import { CaptionerError } from "./errors.js";
 import { checked, Model } from "./model.js";
 import { searchOptions } from "./options.js";
 import { openPicture } from "./pictures.js";
 import { Pieces } from "./pieces.js";
 import { prepare, seenBox } from "./preprocessing.js";
+import { searchNaming } from "./sure_attributes.js";
 
 const MANIFEST = "model.json";
 const LEAST_SHARE = 1e-12; // of the attention that the picture has, lest its shares be no numbers
@@ -158,7 +158,9 @@ async function caption(id, blob, options) {
   await letMessagesIn(id);
   const encoded = performance.now();
   const decoding = await model.begin(features);
-  const hypotheses = await search(decoding, searched, () => letMessagesIn(id));
+  const hypotheses = await searchNaming(
+    decoding, searched, model.ids, () => letMessagesIn(id),
+  );
   const done = performance.now();
   const { format, width, height } = picture;
   return {

@@ -11,6 +11,7 @@ const { search } = await load("captioner/beam_search.js");
 const { prepare, resize, seenBox } = await load("captioner/preprocessing.js");
 const { Model } = await load("captioner/model.js");
 const { searchOptions, tokenize } = await load("captioner/options.js");
+const { searchNaming } = await load("captioner/sure_attributes.js");
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
@@ -57,6 +58,11 @@ const ANSWERS = {
   options: ({ options, words }) => (
     searchOptions(options, new Map(words.map((word, place) => [word, place])), new Set())),
   search: async ({ options }) => told(await search(theirs, { ...options, once: new Set(options.once) })),
+  async searchNaming({ options, words, surest }) {
+    const decoding = { ...theirs, surest, again: () => decoding }; // START begins anew
+    const ids = new Map(words.map((word, id) => [word, id]));
+    return told(await searchNaming(decoding, { ...options, once: new Set(options.once) }, ids));
+  },
   async open({ folder, runtime, manifest }) {
     const ort = await import(pathToFileURL(`${runtime}/ort.wasm.min.mjs`).href);
     ort.env.wasm.numThreads = 1;
@@ -70,7 +76,7 @@ const ANSWERS = {
   async caption({ picture, options }) {
     const pixels = prepare(pictureOf(picture), model.manifest.preprocessing);
     const decoding = await model.begin(await model.encode(pixels));
-    return told(await search(decoding, { ...options, once: new Set(options.once) }));
+    return told(await searchNaming(decoding, { ...options, once: new Set(options.once) }, model.ids));
   },
 };
 

@@ -35,6 +35,8 @@ def test_the_pieces_make_the_files_of_the_model(site: Path, deployable: Path) ->
     assert named == {f"pieces/{path.name}" for path in (site / "pieces").iterdir()}
     weights = {one for own in manifest["graphs"].values() for one in own}
     assert {*manifest["graphs"], *weights, "vocabulary.json"} < manifest["files"].keys()
+    facts = json.loads((deployable / "deployable.json").read_text())
+    assert manifest["attribute_detector"] == facts["attribute_detector"]
 
 
 def test_a_policy_allows_the_own_host_alone_and_no_file_names_another(site: Path) -> None:

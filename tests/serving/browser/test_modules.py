@@ -3,6 +3,8 @@
 import base64
 import os
 import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from captioner.control import Control, control_of
 from captioner.control_search import control_search
 from captioner.deployable import VOCABULARY, load_deployable
 from captioner.encoder.preprocessing import INTERPOLATIONS, Preprocessing
+from captioner.engines.interface import Attributes
 from captioner.errors import CaptionerError
-from captioner.search import search
+from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
-from captioner.vocabulary import tokenize
+from captioner.strategies import captions_of
+from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary, tokenize
 
-from ...test_control import TableDecoding
-from .conftest import Node
+from ...test_control import Numbers, TableDecoding
+from .conftest import Node, Step
 
 SEED = 7
 
@@ -42,6 +46,7 @@ def in_javascript(config: SearchConfig, control: Control) -> dict[str, Any]:
         "exclude": list(control.exclude),
         "noRepeatNgram": control.no_repeat_ngram,
         "once": [] if control.is_once is None else np.flatnonzero(control.is_once).tolist(),
+        "attributeThreshold": config.attribute_threshold,
         "diverseGroups": config.diverse_groups,
         "diversity": config.diversity,
     }
@@ -112,25 +117,30 @@ def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
     return config, control
 
 
+def stepping(decoding: TableDecoding) -> Step:
+    """Return what computes steps for the page's modules by a decoding of one image."""
+
+    def step(asked: dict[str, Any]) -> dict[str, Any]:
+        words, parents, wanted = (
+            np.array([asked[name]], np.int64) for name in ("words", "parents", "wanted")
+        )
+        found = decoding.step(words, parents, asked["count"], wanted)
+        return {
+            "count": found.words.shape[2],
+            "words": found.words.ravel().tolist(),
+            "logProbs": finite(found.log_probs),
+            "wanted": finite(found.wanted),
+            "attention": finite(found.attention),
+        }
+
+    return step
+
+
 def test_the_search_finds_the_captions_of_the_librarys(node: Node) -> None:
     draws = random.Random(SEED)
     for image in range(120):
         config, control = drawn_config(draws)
-        decoding = TableDecoding([image])
-
-        def step(asked: dict[str, Any], decoding: TableDecoding = decoding) -> dict[str, Any]:
-            words, parents, wanted = (
-                np.array([asked[name]], np.int64) for name in ("words", "parents", "wanted")
-            )
-            found = decoding.step(words, parents, asked["count"], wanted)
-            return {
-                "count": found.words.shape[2],
-                "words": found.words.ravel().tolist(),
-                "logProbs": finite(found.log_probs),
-                "wanted": finite(found.wanted),
-                "attention": finite(found.attention),
-            }
-
+        step = stepping(TableDecoding([image]))
         try:
             (expected,) = control_search(TableDecoding([image]), [config], [control])
         except CaptionerError:
@@ -147,6 +157,54 @@ def test_the_search_finds_the_captions_of_the_librarys(node: Node) -> None:
             assert sum(ours["tokenLogProbs"]) == pytest.approx(theirs.log_prob, abs=1e-5)
             assert theirs.attention is not None
             assert ours["attention"] == theirs.attention.tolist()
+
+
+# With regular plurals among the words of the tables, which have the ids 4 to 7.
+NOUNS = Vocabulary((*SPECIAL_TOKENS, "pony", "ponies", "dogs", "dog"))
+
+
+def found_by_library(
+    image: int, config: SearchConfig, control: Control, attribute: tuple[int, float] | None
+) -> list[Hypothesis]:
+    def begin(images: Any) -> Any:
+        decoding: Any = TableDecoding(images)
+        if attribute is not None:
+            word, probability = attribute
+            decoding.attributes = Attributes(np.array([[word]]), np.array([[probability]]))
+        return decoding
+
+    numbers: Any = Numbers([image])
+    return captions_of(begin, numbers, [config], [control], names_attributes=True)[0]
+
+
+def test_captions_name_a_sure_attribute_where_the_librarys_do(node: Node) -> None:
+    draws = random.Random(SEED)
+    outcomes: Counter[str] = Counter()
+    for image in range(240):
+        config, control = drawn_config(draws)
+        if image % 5:  # a plain search; in others nothing is to be named
+            config, control = replace(config, diverse_groups=1), replace(control, include=())
+        threshold = draws.choice((0.5, 0.75, 1.0))
+        config = replace(config, attribute_threshold=threshold)
+        control = replace(control, attribute_threshold=threshold, vocabulary=NOUNS)
+        word, probability = draws.randint(4, 7), draws.choice((0.6, 0.75, 0.9, 1.0))
+        try:
+            free = found_by_library(image, config, control, None)
+        except CaptionerError:
+            continue
+        expected = found_by_library(image, config, control, (word, probability))
+        found = node.ask(
+            "searchNaming",
+            stepping(TableDecoding([image])),
+            options=in_javascript(config, control),
+            words=NOUNS.words,
+            surest={"word": NOUNS.words[word], "probability": probability},
+        )
+        assert [tuple(one["words"]) for one in found] == [one.words for one in expected]
+        assert [one["score"] for one in found] == [one.score for one in expected]
+        is_free = [one.words for one in expected] == [one.words for one in free]
+        outcomes["free" if is_free else "named"] += 1
+    assert min(outcomes["named"], outcomes["free"]) > 20, outcomes
 
 
 def finite(values: Any) -> list[float | None]:
@@ -166,6 +224,8 @@ def test_words_are_split_as_the_vocabulary_was(node: Node) -> None:
         ({"include": ["zeppelin"]}, "which is not among the 3 words that this model knows"),
         ({"include": ["a dog"]}, "give single words"),
         ({"include": ["Dog"], "exclude": ["dog!"]}, "include and exclude hold the same word"),
+        ({"attributeThreshold": 0}, "attributeThreshold is 0; give a number above 0, at most 1"),
+        ({"attributeThreshold": 1.1}, "attributeThreshold is 1.1; give a number above 0"),
         ({"lengthPower": -1}, "lengthPower is -1; give a number of at least 0"),
         ({"beamSize": 5, "diverseGroups": 2}, "give a beam that can be cut"),
     ],
@@ -228,6 +288,7 @@ def open_model(node: Node, folder: Path, runtime: Path) -> None:
     manifest = {
         "preprocessing": deployable.facts["preprocessing"],
         "vocabulary_size": len(deployable.vocabulary),
+        "attribute_detector": deployable.facts.get("attribute_detector", ""),
         "graphs": weights,
         "files": dict.fromkeys(files),
     }
