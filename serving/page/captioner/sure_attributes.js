@@ -4,7 +4,6 @@
 // (captioner/sure_attributes.py).
 
 import { search } from "./beam_search.js";
-import { CaptionerError } from "./errors.js";
 
 const LARGEST_LOSS = 0.55; // of the score, for a word of the classifier
 
@@ -34,13 +33,7 @@ export async function searchNaming(decoding, options, ids, pause) {
   const forms = formsOf(word, ids);
   if (found[0].words.some((id) => forms.has(id))) return found;
   const include = [/** @type {number} */ (ids.get(word))];
-  let others;
-  try {
-    others = await search(decoding.again(), { ...options, include }, pause);
-  } catch (error) {
-    if (error instanceof CaptionerError && error.code === "no_caption") return found;
-    throw error;
-  }
+  const others = await search(decoding.again(), { ...options, include }, pause);
   return others[0].score >= found[0].score - LARGEST_LOSS ? others : found;
 }
 
