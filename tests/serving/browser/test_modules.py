@@ -282,7 +282,8 @@ def test_captions_are_those_of_the_runtime(node: Node, runtime: Path, shared_dat
             assert ours["logProb"] == pytest.approx(theirs.log_prob, abs=0.1)
             if theirs.attention is not None:
                 shown = np.array(ours["attention"])[:, : model.engine.grid**2]
-                assert np.abs(shown - theirs.attention.reshape(shown.shape)).max() < 0.1
+                shown = shown / shown.sum(axis=1, keepdims=True)  # attributes have the rest
+                assert np.abs(shown - theirs.attention.reshape(shown.shape)).max() < 0.05
     print(f"{len(paths)} photographs: best caption differs {best}, another of three {others}")
     assert len(best) <= max(1, len(paths) // 100), best
     assert len(best + others) <= max(2, len(paths) // 20), others
