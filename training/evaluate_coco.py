@@ -39,7 +39,13 @@ from training.config import TrainingConfig
 from training.feature_sources import ImageSource, LiveImages, StoredFeatures
 from training.validation import SHAPES_NAMED, Validation, Validator, write_captions
 
-_SEARCH_OPTIONS = ("beam_size", "length_power", "max_length")
+_SEARCH_OPTIONS = (
+    "beam_size",
+    "length_power",
+    "max_length",
+    "repeat_words",
+    "attribute_threshold",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

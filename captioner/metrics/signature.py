@@ -56,6 +56,8 @@ def signature_line(signature: Mapping[str, Any]) -> str:
         text("beam_size", "beam {}"),
         text("length_power", "length power {:g}"),
         text("max_length", "at most {} words"),
+        "words repeated" if signature.get("repeat_words") else "",
+        text("attribute_threshold", "attributes from {:g}"),
         f"model {model}" if model else "",
         text("engine", "engine {}"),
         text("meteor", "{}"),

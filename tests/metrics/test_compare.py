@@ -91,6 +91,8 @@ def test_a_signature_counts_for_the_captions_it_was_written_with(tmp_path):
     write_signature(captions, {"beam_size": 5})
     assert read_signature(captions) == {"beam_size": 5}
     assert signature_line({"beam_size": 5, "split": None}) == "signature: beam 5"
+    plain = {"beam_size": 3, "repeat_words": True, "attribute_threshold": 1.0}
+    assert signature_line(plain) == "signature: beam 3 | words repeated | attributes from 1"
     captions.write_text("[ ]")
     assert read_signature(captions) == {}
 
