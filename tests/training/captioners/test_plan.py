@@ -157,10 +157,12 @@ def test_what_still_trains_at_the_end_of_the_time_is_stopped_and_goes_on_later(
 def test_a_signal_stops_all_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = a_plan(tmp_path / "out", "--pace", "60")
     fill = Schedule._fill
+    sent: list[int] = []  # a second signal would end this process
 
     def filled_and_interrupted(self: Schedule[CaptionerRun]) -> None:
         fill(self)
-        if (plan.folder(plan.runs[0]) / "processes").exists():
+        if not sent and (plan.folder(plan.runs[0]) / "processes").exists():
+            sent.append(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Schedule, "_fill", filled_and_interrupted)
