@@ -26,4 +26,3 @@ def copy_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calla
     threads = torch.get_num_threads()
     yield lambda *words: main([str(word) for word in words])
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)

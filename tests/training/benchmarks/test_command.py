@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from training import copying, sequential_mnist
 from training.command import build_parser
@@ -64,7 +63,6 @@ def test_the_same_of_mnist(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert sequential_mnist.main(words.split()) == 2
-    torch.set_flush_denormal(False)
     complaint = capsys.readouterr().err
     assert complaint.startswith("sequential_mnist.py: ")
     assert message in complaint
