@@ -32,6 +32,7 @@ from bench_turns import BenchOptions, load_of_others, record
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from captioner.cores import available_cores
 from captioner.decoders import CaptionBatch, build_decoder
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.features import Features
@@ -39,7 +40,6 @@ from captioner.hdetach.masks import sample_keep
 from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, PROBABILITY, option, options_parser
 from captioner.program import run_program
 from captioner.vocabulary import END, PAD, START
-from serving.cores import available_cores
 from training.objectives.cross_entropy import caption_loss
 
 CLIP_NORM = 5.0

@@ -4,20 +4,18 @@ Each has its own class, so that `problems.py` can give it a status. Messages hol
 words and numbers only, nothing from an uploaded file.
 """
 
-from typing import Literal
-
 from captioner.errors import CaptionerError
+from captioner.sandbox.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 
-ImageCode = Literal["corrupt_image", "unsupported_format", "image_too_large"]
-
-
-class ImageRejected(CaptionerError):  # noqa: N818
-    """An upload is no picture that is accepted here."""
-
-    def __init__(self, code: ImageCode, detail: str) -> None:
-        super().__init__(detail)
-        self.code: ImageCode = code
-        self.detail = detail
+__all__ = [
+    "CaptioningFailed",
+    "ClientGone",
+    "DeadlineExceeded",
+    "ImageCode",
+    "ImageRejected",
+    "NotReady",
+    "Overloaded",
+]
 
 
 class Overloaded(CaptionerError):  # noqa: N818
@@ -26,20 +24,6 @@ class Overloaded(CaptionerError):  # noqa: N818
     def __init__(self, detail: str, retry_after_seconds: int) -> None:
         super().__init__(detail)
         self.retry_after_seconds = retry_after_seconds
-
-
-class DeadlineExceeded(CaptionerError):  # noqa: N818
-    """The request's deadline passed before its answer was there."""
-
-    def __init__(self, detail: str = "the request's deadline passed before its captions") -> None:
-        super().__init__(detail)
-
-
-class NotReady(CaptionerError):  # noqa: N818
-    """The service is starting, draining or closed."""
-
-    def __init__(self, detail: str = "the service is starting or shutting down") -> None:
-        super().__init__(detail)
 
 
 class CaptioningFailed(CaptionerError):  # noqa: N818

@@ -13,10 +13,10 @@ import structlog
 
 from captioner.engines import engine_for
 from captioner.errors import CaptionerError, CheckpointError
+from captioner.sandbox.decode_pool import DecodePool
+from captioner.sandbox.limits import FORMATS, ImageLimits
 from serving.batching import MicroBatcher, Ticket
 from serving.errors import NotReady, Overloaded
-from serving.images.decode_pool import DecodePool
-from serving.images.limits import FORMATS, ImageLimits
 from serving.model import LoadedModel, load_model
 from serving.refusals import Refusals
 from serving.settings import Settings

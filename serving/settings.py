@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.checkpoint_folders import shipped_model
+from captioner.cores import available_cores
 from captioner.options import Options, between, option, variable
 from captioner.search_config import MAX_LENGTH
 from serving.api_keys import KeyHash, hash_key, hashes_in_file
-from serving.cores import available_cores
 from serving.origins import normal_origin
 
 PREFIX = "CAPTIONER_"

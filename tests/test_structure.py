@@ -41,7 +41,7 @@ FORBIDDEN = {
     "serving": ("training", "captioner.commands"),
     "serving/middleware": ("serving.app", "serving.routes", "serving.service"),
     "serving/batching.py": ("serving.routes", "serving.service", "starlette", "fastapi"),
-    "serving/images": ("serving.routes", "serving.service", "starlette", "fastapi"),
+    "captioner/sandbox": ("serving.routes", "serving.service", "starlette", "fastapi"),
     "captioner/decoders": (
         "captioner.data",
         "captioner.encoder",

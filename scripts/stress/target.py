@@ -28,7 +28,7 @@ from stress import StressOptions
 START_SECONDS = 180.0
 END_SECONDS = 60.0
 MIB = 1 << 20
-DECODER, WORKER = "serving.images.decode_worker", "multiprocessing.forkserver"
+DECODER, WORKER = "captioner.sandbox.decode_worker", "multiprocessing.forkserver"
 
 
 class Levels(NamedTuple):

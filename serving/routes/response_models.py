@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from captioner.captioner import Caption
 from captioner.pictures import seen_box
+from captioner.sandbox.decode_pool import DecodedImage
 from serving.batching import Outcome
-from serving.images.decode_pool import DecodedImage
 from serving.model import LoadedModel
 
 ATTENTION_DIGITS = 5

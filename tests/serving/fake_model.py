@@ -79,8 +79,8 @@ class _Pool:
         return 0.0
 
     async def decode(self, data: bytes, *, preprocessing: Any, deadline: float) -> Any:  # noqa: ARG002
-        from serving.images.decode_pool import DecodedImage
-        from serving.images.upload_checks import opened_picture
+        from captioner.sandbox.decode_pool import DecodedImage
+        from captioner.sandbox.upload_checks import opened_picture
 
         with opened_picture(data, self.limits) as (_, header):
             pass

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from captioner.encoder.preprocessing import Preprocessing
-from serving.errors import DeadlineExceeded, ImageRejected, NotReady
-from serving.images.decode_pool import DecodedImage, DecodePool
-from serving.images.decode_process import DecodeProcess
-from serving.images.limits import ImageLimits
+from captioner.sandbox.decode_pool import DecodedImage, DecodePool
+from captioner.sandbox.decode_process import DecodeProcess
+from captioner.sandbox.errors import DeadlineExceeded, ImageRejected, NotReady
+from captioner.sandbox.limits import ImageLimits
 
 LIMITS = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))
 PREPROCESSING = Preprocessing(image_size=48)
@@ -369,8 +369,8 @@ def test_a_process_that_stands_still_is_killed_and_one_that_is_kept_waiting_is_n
 def test_processes_die_with_their_parent():
     code = (
         "import asyncio, sys\n"
-        "from serving.images.decode_pool import DecodePool\n"
-        "from serving.images.limits import ImageLimits\n"
+        "from captioner.sandbox.decode_pool import DecodePool\n"
+        "from captioner.sandbox.limits import ImageLimits\n"
         "async def main():\n"
         "    pool = DecodePool(workers=2, limits=ImageLimits())\n"
         "    await pool.start()\n"

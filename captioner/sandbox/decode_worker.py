@@ -24,9 +24,9 @@ from PIL import AvifImagePlugin, ExifTags, Image, WebPImagePlugin
 
 from captioner.data.images import decode_picture
 from captioner.encoder.preprocessing import Preprocessing
-from serving.errors import ImageRejected
-from serving.images.limits import ImageLimits
-from serving.images.upload_checks import ImageHeader, limit_pillow, opened_picture
+from captioner.sandbox.errors import ImageRejected
+from captioner.sandbox.limits import ImageLimits
+from captioner.sandbox.upload_checks import ImageHeader, limit_pillow, opened_picture
 
 FRAME = struct.Struct(">II")  # bytes of JSON, bytes that follow it
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

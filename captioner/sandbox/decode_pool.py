@@ -17,10 +17,10 @@ import numpy as np
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ToolError
-from serving.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
-from serving.images.decode_process import DecodeProcess, ProcessLost
-from serving.images.limits import DECODABLE, ImageLimits
-from serving.images.upload_checks import ImageHeader, format_of
+from captioner.sandbox.decode_process import DecodeProcess, ProcessLost
+from captioner.sandbox.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
+from captioner.sandbox.limits import DECODABLE, ImageLimits
+from captioner.sandbox.upload_checks import ImageHeader, format_of
 
 START_SECONDS = 60.0  # to import Pillow, on a machine with better things to do
 UPLOADS_PER_PROCESS = 2000  # then a fresh one takes over, for what hostile bytes may have left
@@ -93,7 +93,7 @@ class DecodePool:
             await asyncio.gather(*(process.end() for process in whole))
             raise ToolError(
                 f"{self._count - len(whole)} of {self._count} decode processes ended before they "
-                "were ready; `python -m serving.images.decode_worker < /dev/null` says why"
+                "were ready; `python -m captioner.sandbox.decode_worker < /dev/null` says why"
             )
         self._is_open = True
         for process in whole:

@@ -10,10 +10,10 @@ from io import BytesIO
 import pytest
 from PIL import Image, PngImagePlugin, features
 
-from serving.errors import ImageRejected
-from serving.images.jpeg_scans import check_scans
-from serving.images.limits import ImageLimits
-from serving.images.upload_checks import ImageHeader, format_of, limit_pillow, opened_picture
+from captioner.sandbox.errors import ImageRejected
+from captioner.sandbox.jpeg_scans import check_scans
+from captioner.sandbox.limits import ImageLimits
+from captioner.sandbox.upload_checks import ImageHeader, format_of, limit_pillow, opened_picture
 
 EVERY_FORMAT = ImageLimits(formats=("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"))
 LIMITS = ImageLimits()

@@ -8,7 +8,7 @@ error. After it the walk just stops, because the decoder has a picture then and 
 
 import re
 
-from serving.images.limits import ImageLimits, corrupt, too_large
+from captioner.sandbox.limits import ImageLimits, corrupt, too_large
 
 # Anything but a stuffed zero, a restart marker, or another fill byte.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from serving.errors import ImageRejected
+from captioner.sandbox.errors import ImageRejected
 
 DECODABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # without asking for more

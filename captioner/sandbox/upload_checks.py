@@ -14,9 +14,9 @@ from io import BytesIO
 from PIL import Image, PngImagePlugin
 
 from captioner.data.image_formats import recognised
-from serving.errors import ImageRejected
-from serving.images.jpeg_scans import check_scans
-from serving.images.limits import ImageLimits, corrupt, too_large
+from captioner.sandbox.errors import ImageRejected
+from captioner.sandbox.jpeg_scans import check_scans
+from captioner.sandbox.limits import ImageLimits, corrupt, too_large
 
 _ADVICE = {
     "HEIC": "convert it to JPEG; an iPhone takes JPEG with Settings, Camera, Formats, Most "

@@ -55,7 +55,7 @@ class DecodeProcess(asyncio.Protocol):
         with theirs:
             try:
                 process._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "serving.images.decode_worker"],
+                    [sys.executable, "-P", "-m", "captioner.sandbox.decode_worker"],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

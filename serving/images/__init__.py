@@ -1,1 +1,0 @@
-"""Decoding of uploads: their bytes are checked first, then decoded in separate processes."""
