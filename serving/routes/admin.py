@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from serving.access import Access, access
-from serving.routes.captions import service_of
+from serving.routes.captioning import service_of
 from serving.routes.openapi_responses import problems, route_name
 from serving.routes.response_models import ModelEntry, model_entry
 
@@ -27,8 +27,9 @@ class Reloaded(BaseModel):
 async def reload(request: Request) -> Reloaded:
     """Read the checkpoint's folder anew and swap models between two batches.
 
-    Without a checkpoint in the settings it is the newest of `runs/*/best`. No request fails; if the
-    new one is damaged, the old one serves on and the answer says why. Other workers follow.
+    Without a checkpoint in the settings it is the model that comes with captioner. No request
+    fails; if the new one is damaged, the old one serves on and the answer says why. Other workers
+    follow.
     """
     service = service_of(request)
     old = service.model

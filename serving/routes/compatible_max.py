@@ -4,6 +4,8 @@ Source: IBM/MAX-Image-Caption-Generator, api/predict.py and api/metadata.py. Unl
 image's content decides its format, and an image that cannot be decoded is the client's error.
 """
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
@@ -11,7 +13,7 @@ from starlette.responses import JSONResponse
 from captioner.search_config import SearchConfig
 from serving.access import Access, access
 from serving.header_gate import takes_places
-from serving.routes.captions import caption_upload, deadline_of, receive_upload, service_of
+from serving.routes.captioning import caption_upload, deadline_of, receive, service_of
 from serving.routes.openapi_responses import (
     BINARY,
     COMMON_CODES,
@@ -20,6 +22,7 @@ from serving.routes.openapi_responses import (
     max_problems,
     route_name,
 )
+from serving.routes.uploads import read_upload
 
 PREDICTIONS = 3  # as the original gives
 router = APIRouter(prefix="/model", tags=["IBM MAX"], generate_unique_id_function=route_name)
@@ -77,7 +80,7 @@ class Metadata(BaseModel):
 async def predict(request: Request) -> JSONResponse:
     """Send the image as the field `image` of a form; the three best captions come back."""
     deadline = deadline_of(request)
-    upload = await receive_upload(request, deadline, ignores_fields=True)
+    upload = await receive(request, deadline, partial(read_upload, ignores_fields=True))
     config = SearchConfig.for_captions(PREDICTIONS)
     captioned = await caption_upload(request, deadline, upload.images[0], config)
     found = [

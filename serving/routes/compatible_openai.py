@@ -19,7 +19,7 @@ from serving.access import Access, access
 from serving.header_gate import takes_places
 from serving.model import LoadedModel
 from serving.problems import Problem
-from serving.routes.captions import caption_upload, deadline_of, received_before, service_of
+from serving.routes.captioning import caption_upload, deadline_of, receive, service_of
 from serving.routes.openapi_responses import (
     COMMON_CODES,
     EXAMPLE_IMAGE,
@@ -136,10 +136,7 @@ async def chat_completions(request: Request) -> Response:
     """Send a conversation with an `image_url` that is a `data:` URL; the caption is the answer."""
     service = service_of(request)
     deadline = deadline_of(request)
-    service.check_room(deadline)
-    async with received_before(deadline):
-        value = await read_json(request)
-    chat = _read_chat(value)
+    chat = _read_chat(await receive(request, deadline, read_json))
     data = _last_image(chat)
     config = _search_config(chat, service.settings.longest_caption)
     outcome = (await caption_upload(request, deadline, data, config)).outcome

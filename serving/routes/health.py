@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from captioner import __version__
 from serving.access import Access, access
 from serving.errors import NotReady
-from serving.routes.captions import service_of
+from serving.routes.captioning import service_of
 from serving.routes.openapi_responses import problems, route_name
 from serving.routes.request_options import OptionFields
 from serving.telemetry.metrics import CONTENT_TYPE
