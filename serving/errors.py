@@ -4,8 +4,13 @@ Each has its own class, so that `problems.py` can give it a status. Messages hol
 words and numbers only, nothing from an uploaded file.
 """
 
+from typing import TYPE_CHECKING
+
 from captioner.errors import CaptionerError
 from captioner.sandbox.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
+
+if TYPE_CHECKING:
+    from serving.model import ServedModel
 
 __all__ = [
     "CaptioningFailed",
@@ -13,6 +18,7 @@ __all__ = [
     "DeadlineExceeded",
     "ImageCode",
     "ImageRejected",
+    "ModelChanged",
     "NotReady",
     "Overloaded",
 ]
@@ -28,6 +34,17 @@ class Overloaded(CaptionerError):  # noqa: N818
 
 class CaptioningFailed(CaptionerError):  # noqa: N818
     """The model failed at this very request, also when it was tried alone."""
+
+
+class ModelChanged(CaptionerError):  # noqa: N818
+    """Another model runs now than the one that a request was prepared for; nothing was captioned.
+
+    The request can be prepared anew, for `model`.
+    """
+
+    def __init__(self, model: "ServedModel") -> None:
+        super().__init__("another model runs now than when the request came")
+        self.model = model
 
 
 class ClientGone(Exception):  # noqa: N818 - not an error: nobody is there to be told

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from captioner.engines import engine_for
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.sandbox.decode_pool import DecodePool
 from captioner.sandbox.limits import FORMATS, ImageLimits
-from serving.batching import MicroBatcher, Ticket
+from serving.admission import Ticket
+from serving.back_end import BackEnd, Batcher
 from serving.errors import NotReady, Overloaded
-from serving.model import LoadedModel, load_model
+from serving.local_back_end import LocalBackEnd
+from serving.model import ServedModel
 from serving.refusals import Refusals
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
 
 Part = TypeVar("Part")
-CPU_WINDOW_SECONDS, GPU_WINDOW_SECONDS = 0.005, 0.002
 
 log: "BoundLogger" = structlog.get_logger("serving")
 
@@ -34,13 +34,15 @@ log: "BoundLogger" = structlog.get_logger("serving")
 class Service:
     """What the routes of one application share.
 
-    With `loads_first`, `start` waits for the model: others serve meanwhile. `reload_others` tells
-    the other workers to load the checkpoint again.
+    Without another `back_end`, the model runs in threads of this process. With `loads_first`,
+    `start` waits for the model: others serve meanwhile. `reload_others` tells the other workers to
+    load the checkpoint again.
     """
 
     def __init__(
         self,
         settings: Settings,
+        back_end: BackEnd | None = None,
         *,
         loads_first: bool = False,
         reload_others: Callable[[], None] | None = None,
@@ -48,13 +50,13 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.refusals = Refusals(self.metrics)
+        self._back_end = back_end or LocalBackEnd(settings)
         self._loads_first = loads_first
         self._reload_others = reload_others
         self.failure: CaptionerError | None = None  # why there will never be a model
         self._is_draining = False
-        self._lanes = 1
-        self._model: LoadedModel | None = None
-        self._batcher: MicroBatcher | None = None
+        self._model: ServedModel | None = None
+        self._batcher: Batcher | None = None
         self._pool: DecodePool | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -82,7 +84,7 @@ class Service:
             await self._pool.close()
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> ServedModel:
         """The model that is served now; raises NotReady where there is none yet."""
         return self._there(self._model)
 
@@ -99,7 +101,7 @@ class Service:
         return None
 
     @property
-    def batcher(self) -> MicroBatcher:
+    def batcher(self) -> Batcher:
         """The queue before the model; raises NotReady where there is none yet."""
         return self._there(self._batcher)
 
@@ -143,7 +145,7 @@ class Service:
         ahead = self.pool.expected_wait_seconds()
         return self.batcher.admit(deadline, images=images, ahead_seconds=ahead)
 
-    async def reload(self, *, everywhere: bool = False) -> LoadedModel:
+    async def reload(self, *, everywhere: bool = False) -> ServedModel:
         """Load the checkpoint beside the model that serves, then swap between two batches.
 
         With `everywhere` the other workers do the same afterwards.
@@ -155,7 +157,7 @@ class Service:
         async with self._reloading:
             batcher, old = self.batcher, self.model
             try:
-                new = await asyncio.to_thread(self._load_checkpoint)
+                new = await self._back_end.reload()
             except CaptionerError as problem:
                 log.error("reload failed", reason=str(problem), serving=old.hash)
                 raise CheckpointError(f"{problem}; the old model serves on") from problem
@@ -168,21 +170,7 @@ class Service:
     async def _load(self) -> None:
         settings = self.settings
         try:
-            model = await asyncio.to_thread(self._load_checkpoint)
-            is_cpu = str(settings.device) == "cpu"
-            window = CPU_WINDOW_SECONDS if is_cpu else GPU_WINDOW_SECONDS
-            if settings.batch_window_ms is not None:
-                window = settings.batch_window_ms / 1000
-            batcher = MicroBatcher(
-                model,
-                max_batch=settings.max_batch,
-                window_seconds=window,
-                queue_size=settings.queue_size,
-                observer=self.metrics,
-                lanes=self._lanes,
-            )
-            await batcher.start()
-            self._batcher = batcher
+            self._batcher = await self._back_end.start(self.metrics, self._use)
             pool = DecodePool(
                 workers=settings.decoders_per_worker,
                 limits=self.image_limits,
@@ -196,7 +184,7 @@ class Service:
                 await pool.close()
                 raise
             self._pool = pool
-            self._use(model)
+            self._use(self._batcher.model)
         except CaptionerError as problem:
             self.failure = problem
             log.error("start failed", reason=str(problem))
@@ -204,15 +192,7 @@ class Service:
             self.failure = CaptionerError(f"{type(problem).__name__}: {problem}")
             log.exception("start failed")
 
-    def _load_checkpoint(self) -> LoadedModel:
-        settings = self.settings
-        folder = settings.checkpoint_folder()
-        if self._model is None:  # a later one runs in as many
-            self._lanes = settings.lanes_for(settings.engine or engine_for(folder))
-        threads = max(1, settings.threads_per_worker // self._lanes)
-        return load_model(folder, settings.device, settings.engine, threads)
-
-    def _use(self, model: LoadedModel) -> None:
+    def _use(self, model: ServedModel) -> None:
         old, self._model = self._model, model
         before = None if old is None else (old.name, old.hash)
         self.metrics.serve_model(model.name, model.hash, instead_of=before)

@@ -129,7 +129,7 @@ class DecodePool:
     ) -> DecodedImage:
         """Return the picture in an upload, resized for the model that `preprocessing` is of.
 
-        Take `ticket.model.captioner.preprocessing`, so that an upload that meets a change
+        Take `ticket.model.preprocessing`, so that an upload that meets a change
         of models stays with one of them. `deadline` is on the clock of `loop.time()`.
 
         Raises:

@@ -15,8 +15,9 @@ from fastapi import Request
 
 from captioner.sandbox.decode_pool import DecodedImage
 from captioner.search_config import SearchConfig
-from serving.batching import Ticket
-from serving.errors import ClientGone, DeadlineExceeded
+from serving.admission import Ticket
+from serving.back_end import Outcome
+from serving.errors import ClientGone, DeadlineExceeded, ModelChanged
 from serving.routes.request_options import TIMEOUT_HEADER, check_words, timeout_of
 from serving.routes.response_models import Captioned
 from serving.service import Service
@@ -73,7 +74,7 @@ async def caption_upload(
     """
     service = service_of(request)
     with service.admit(deadline) as ticket:
-        check_words(config, ticket.model.captioner.vocabulary)
+        check_words(config, ticket.model.vocabulary)
         work = caption_image(service, ticket, data, config)
         captioned = await unless_disconnected(request, work)
     outcome, header = captioned.outcome, captioned.image.header
@@ -95,7 +96,7 @@ async def caption_image(
     Several images of one request can be in different parts.
     """
     image = await decode_image(service, ticket, data)
-    return await caption_decoded(service, ticket, image, config)
+    return await caption_decoded(service, ticket, data, image, config)
 
 
 async def decode_image(service: Service, ticket: Ticket, data: bytes) -> DecodedImage:
@@ -106,24 +107,40 @@ async def decode_image(service: Service, ticket: Ticket, data: bytes) -> Decoded
         DeadlineExceeded: there was not enough time.
     """
     service.metrics.upload_bytes.observe(len(data))
-    preprocessing = ticket.model.captioner.preprocessing
     with stage("decode"):
         image = await service.pool.decode(
-            data, preprocessing=preprocessing, deadline=ticket.deadline
+            data, preprocessing=ticket.model.preprocessing, deadline=ticket.deadline
         )
     service.metrics.stage("decode", image.seconds)
     return image
 
 
 async def caption_decoded(
-    service: Service, ticket: Ticket, image: DecodedImage, config: SearchConfig
+    service: Service, ticket: Ticket, data: bytes, image: DecodedImage, config: SearchConfig
 ) -> Captioned:
-    """Return the captions of one decoded image, from the batch that it becomes part of.
+    """Return the captions of one image decoded from `data`, from the batch that it becomes part of.
+
+    Where another model has taken the place of the ticket's, the image is decoded anew for that one.
 
     Raises:
         CaptioningFailed: the model failed at it.
         DeadlineExceeded: there was not enough time.
+        Problem: the model that took the place does not know a word that is asked for.
     """
+    while True:
+        try:
+            outcome = await _outcome(service, ticket, image, config)
+        except ModelChanged as changed:
+            ticket = ticket.on(changed.model)
+            check_words(config, ticket.model.vocabulary)
+            image = await decode_image(service, ticket, data)
+        else:
+            return Captioned(image, outcome)
+
+
+async def _outcome(
+    service: Service, ticket: Ticket, image: DecodedImage, config: SearchConfig
+) -> Outcome:
     with stage("model"):
         outcome = await service.batcher.submit(ticket, image.pixels, config)
         note(
@@ -132,7 +149,7 @@ async def caption_decoded(
             encode_seconds=outcome.encode_seconds,
             search_seconds=outcome.search_seconds,
         )
-    return Captioned(image, outcome)
+    return outcome
 
 
 async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:

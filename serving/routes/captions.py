@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from captioner.errors import CaptionerError
 from captioner.search_config import SearchConfig
 from serving.access import Access, access
-from serving.batching import Ticket
+from serving.admission import Ticket
 from serving.header_gate import takes_places
 from serving.problems import Problem, problem_of
 from serving.routes.captioning import (
@@ -154,7 +154,7 @@ async def captions(request: Request, query: Options) -> JSONResponse:
     upload = await receive(request, deadline, read)
     config, attention = options_of(query, upload, longest_caption=service.settings.longest_caption)
     with service.admit(deadline, images=len(upload.images)) as ticket:
-        check_words(config, ticket.model.captioner.vocabulary)
+        check_words(config, ticket.model.vocabulary)
         work = [
             _entry(request, ticket, index, data, config, attention=attention)
             for index, data in enumerate(upload.images)

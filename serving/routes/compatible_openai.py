@@ -17,7 +17,7 @@ from captioner.captioner import Caption
 from captioner.search_config import MAX_BEAM_SIZE, SearchConfig
 from serving.access import Access, access
 from serving.header_gate import takes_places
-from serving.model import LoadedModel
+from serving.model import ServedModel
 from serving.problems import Problem
 from serving.routes.captioning import caption_upload, deadline_of, receive, service_of
 from serving.routes.openapi_responses import (
@@ -207,7 +207,7 @@ async def model(request: Request, model: str) -> ModelCard:
     return _card(served)
 
 
-def _card(model: LoadedModel) -> ModelCard:
+def _card(model: ServedModel) -> ModelCard:
     return ModelCard(
         id=model.name, object="model", created=int(model.loaded_at), owned_by="captioner"
     )

@@ -104,7 +104,7 @@ async def metadata(request: Request) -> ServiceMetadata:
         model={
             "name": model.name,
             "hash": model.hash,
-            "words": len(model.captioner.vocabulary),
+            "words": len(model.vocabulary),
             "loaded_at": model.loaded_at,
             **model.engine,
         },

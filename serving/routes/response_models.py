@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 from captioner.captioner import Caption
 from captioner.pictures import seen_box
 from captioner.sandbox.decode_pool import DecodedImage
-from serving.batching import Outcome
-from serving.model import LoadedModel
+from serving.back_end import Outcome
+from serving.model import ServedModel
 
 ATTENTION_DIGITS = 5
 SEEN_DIGITS = 6
@@ -170,7 +170,7 @@ def caption_answer(
     }
     if attention:
         size = (header.width, header.height)
-        edges = seen_box(outcome.model.captioner.preprocessing, size)
+        edges = seen_box(outcome.model.preprocessing, size)
         image["seen"] = [
             round(edge / side, SEEN_DIGITS) for edge, side in zip(edges, size * 2, strict=True)
         ]
@@ -191,7 +191,7 @@ def caption_answer(
     }
 
 
-def model_entry(model: LoadedModel) -> dict[str, Any]:
+def model_entry(model: ServedModel) -> dict[str, Any]:
     return {"name": model.name, "hash": model.hash}
 
 

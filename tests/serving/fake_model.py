@@ -32,11 +32,13 @@ class FakeModel:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "FakeModel":
         """Take the place of the model in every service that is made from now on."""
-        from serving import service, settings
+        from serving import local_back_end, service, settings
 
-        monkeypatch.setattr(service, "MicroBatcher", lambda model, **_: _Batcher(self, model))
+        monkeypatch.setattr(
+            local_back_end, "MicroBatcher", lambda model, **_: _Batcher(self, model)
+        )
         monkeypatch.setattr(service, "DecodePool", lambda **given: _Pool(given["limits"]))
-        monkeypatch.setattr(service, "load_model", self._load)
+        monkeypatch.setattr(local_back_end, "load_model", self._load)
         monkeypatch.setattr(settings, "shipped_model", lambda: Path("runs"))
         return self
 
@@ -49,19 +51,17 @@ class FakeModel:
         if self.load_error is not None:
             raise self.load_error
         self.generation += 1
+        nothing: Any = None
         return LoadedModel(
-            captioner=_Captioner(),  # type: ignore[arg-type]
+            captioner=nothing,
+            vocabulary=Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs")),
+            preprocessing=Preprocessing(),
             name="fake",
             hash=f"{self.generation:064d}",
             folder=folder,
             loaded_at=1_700_000_000.0,
             engine={"engine": "fake", "precision": {"encoder": "float32", "decoder": "int8"}},
         )
-
-
-class _Captioner:
-    preprocessing = Preprocessing()
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs"))
 
 
 class _Pool:
@@ -128,7 +128,7 @@ class _Batcher:
         return _Ticket(self, deadline, images)
 
     async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:
-        from serving.batching import Outcome
+        from serving.back_end import Outcome
         from serving.errors import DeadlineExceeded
 
         self.fake.started.append(pixels)

@@ -19,7 +19,9 @@ import torch
 import serving.batching
 from captioner.captioner import Caption
 from captioner.search_config import SearchConfig
-from serving.batching import MicroBatcher, Outcome, Ticket
+from serving.admission import Ticket
+from serving.back_end import Outcome
+from serving.batching import MicroBatcher
 from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady, Overloaded
 from serving.model import LoadedModel
 
@@ -86,7 +88,16 @@ def _caption(text: str) -> Caption:
 
 def loaded(name: str, seconds_per_image: float = 0.01) -> LoadedModel:
     nothing: Any = None
-    return LoadedModel(nothing, name, "0" * 64, Path(name), 0.0, seconds_per_image)
+    return LoadedModel(
+        captioner=nothing,
+        name=name,
+        hash="0" * 64,
+        folder=Path(name),
+        loaded_at=0.0,
+        vocabulary=nothing,
+        preprocessing=nothing,
+        seconds_per_image=seconds_per_image,
+    )
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import CheckpointError, OptionError
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
-from serving.batching import captions_of_batch
-from serving.model import LoadedModel, load_model
+from serving.model import LoadedModel, captions_of_batch, load_model
 from tests.decoders.attribute_words import give_attributes
 
 WORDS = tuple(f"w{number}" for number in range(299))
