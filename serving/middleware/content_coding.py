@@ -1,0 +1,120 @@
+"""Compressed bodies: those of requests are unpacked, and some answers are packed.
+
+A request's body is unpacked while it arrives, outside of the limits of a body. These count what was
+unpacked, so a small body that unpacks to a huge one is cut where any other is. It is unpacked in
+pieces, and the event loop runs between them.
+"""
+
+import asyncio
+import zlib
+
+from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.problems import Problem
+
+WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's way to name a format
+PIECE_BYTES = 64 * 1024
+SMALL_ANSWER = 1000  # bytes; packing it gains nothing
+
+
+class ContentDecoding:
+    """ASGI middleware that undoes the `Content-Encoding` of a body: gzip or deflate."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        coding = "identity"
+        if scope["type"] == "http":
+            coding = Headers(scope=scope).get("content-encoding", coding).strip().lower()
+        if coding in WINDOW_BITS:
+            receive = _Unpacking(receive, coding).receive
+        elif coding not in ("identity", ""):
+            raise Problem(
+                "unsupported_format",
+                f"the body's Content-Encoding is {coding[:40]!r}; send gzip, deflate or none",
+                closes_connection=True,
+            )
+        await self.app(scope, receive, send)
+
+
+class CompressedAnswers:
+    """ASGI middleware that packs answers of the Open Inference Protocol where asked: gzip.
+
+    Packing a file of the page or of the documentation would take the event loop too long.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.packing = GZipMiddleware(app, minimum_size=SMALL_ANSWER, compresslevel=6)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_packed = scope["type"] == "http" and scope["path"].startswith("/v2/")
+        await (self.packing if is_packed else self.app)(scope, receive, send)
+
+
+class _Unpacking:
+    """The messages of a body, unpacked."""
+
+    def __init__(self, receive: Receive, coding: str) -> None:
+        self._receive = receive
+        self._coding = coding
+        self._unpacker = zlib.decompressobj(WINDOW_BITS[coding])
+        self._packed = b""  # what has arrived and is not unpacked
+        self._is_empty = True  # so far
+        self._has_arrived = False  # all of it
+
+    async def receive(self) -> Message:
+        if self._unpacker.eof or (self._has_arrived and self._is_empty):
+            return await self._receive()  # only that the client has gone can come
+        while True:
+            if not self._packed and not self._has_arrived:
+                message = await self._next()
+                if message is not None:
+                    return message
+            else:
+                await asyncio.sleep(0)
+            try:
+                piece = self._unpacker.decompress(self._packed, PIECE_BYTES)
+            except zlib.error:
+                raise self._malformed("is damaged") from None
+            self._packed = self._unpacker.unconsumed_tail
+            if self._unpacker.eof:
+                return await self._last(piece)
+            if piece:
+                return {"type": "http.request", "body": piece, "more_body": True}
+            if self._has_arrived and not self._packed:
+                if self._is_empty:
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                raise self._malformed("ends too early")
+
+    async def _next(self) -> Message | None:
+        """Take the next part of the body; return what is none."""
+        message = await self._receive()
+        if message["type"] != "http.request":
+            return message
+        self._packed = message.get("body", b"")
+        self._is_empty = self._is_empty and not self._packed
+        self._has_arrived = not message.get("more_body", False)
+        return None
+
+    async def _last(self, piece: bytes) -> Message:
+        """Return the last piece, where nothing comes after it."""
+        rest = self._unpacker.unused_data
+        while not self._has_arrived and not rest:
+            message = await self._next()
+            if message is not None:
+                return message
+            rest = self._packed
+        if rest:
+            raise self._malformed("goes on after its end")
+        return {"type": "http.request", "body": piece, "more_body": False}
+
+    def _malformed(self, reason: str) -> Problem:
+        return Problem(
+            "invalid_parameter",
+            f"the body, {self._coding} by its Content-Encoding, {reason}",
+            closes_connection=True,
+        )
