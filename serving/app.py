@@ -2,7 +2,8 @@
 
 `create_app(settings)` is served by any ASGI server. From the outside in, a request gets its context
 (id, log, metrics), then passes the rules for other origins, the answers to failures, access control
-(keys, rate) and the limits of its body. `routes/captions.py` continues from there.
+(keys, rate), the unpacking of its body and that body's limits. `routes/captions.py` continues from
+there.
 """
 
 import os
@@ -22,12 +23,21 @@ from captioner import __version__
 from serving.access import Access, declared_access
 from serving.middleware.access_control import AccessControl
 from serving.middleware.body_limit import BodyLimit
+from serving.middleware.content_coding import CompressedAnswers, ContentDecoding
 from serving.middleware.problem_answers import ProblemAnswers
 from serving.middleware.request_context import RequestContext
 from serving.origins import EXPOSED_HEADERS
 from serving.problems import Problem, response_to
-from serving.routes import admin, captions, compatible_max, compatible_openai, health
+from serving.routes import (
+    admin,
+    captions,
+    compatible_max,
+    compatible_openai,
+    health,
+    open_inference,
+)
 from serving.routes.compatible_openai import ChatRequest
+from serving.routes.inference_tensors import InferenceRequest
 from serving.routes.page_files import document_routes, page_routes
 from serving.routes.request_options import invalid, limit_caption_length
 from serving.routes.response_models import ProblemAnswer
@@ -66,7 +76,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         redirect_slashes=False,
     )
     app.state.service = service
-    for part in (captions, compatible_max, compatible_openai, health, admin):
+    for part in (captions, compatible_max, compatible_openai, open_inference, health, admin):
         app.router.routes.extend(part.router.routes)
     schema = _schema(app, settings)
     app.openapi = lambda: schema  # type: ignore[method-assign]
@@ -75,12 +85,14 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
 
     # The last one added is the first one that a request meets.
+    app.add_middleware(CompressedAnswers)
     app.add_middleware(
         BodyLimit,
         limit_bytes=settings.body_limit_bytes,
         together_bytes=settings.body_limit_bytes * settings.queue_size,
         timeout_seconds=settings.receive_timeout_seconds,
     )
+    app.add_middleware(ContentDecoding)
     shared_folder = os.environ.get(FOLDER_VARIABLE)
     app.add_middleware(
         AccessControl,
@@ -110,12 +122,18 @@ def _schema(app: FastAPI, settings: Settings) -> dict[str, Any]:
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):  # our 422 is a problem
         schemas.pop(name, None)
-    for model in (ProblemAnswer, ChatRequest):  # named by routes that read and write them alone
+    for model in (
+        ProblemAnswer,
+        ChatRequest,
+        InferenceRequest,
+    ):  # named by routes that read and write them alone
         described = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(described.pop("$defs", {}))
         schemas[model.__name__] = described
-    # A path's parameter is any text, so what FastAPI adds to its route cannot happen.
-    del schema["paths"]["/v1/models/{model}"]["get"]["responses"]["422"]
+    # Where a route does not say itself that it answers 422, FastAPI does, and it cannot happen.
+    for operation in (one for path in schema["paths"].values() for one in path.values()):
+        if "HTTPValidationError" in str(operation["responses"].get("422")):
+            del operation["responses"]["422"]
     if not settings.has_keys:
         return schema
     schema["components"]["securitySchemes"] = {

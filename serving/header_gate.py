@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from serving.api_keys import matching_key
 from serving.early_answers import RawHeaders
 from serving.middleware.access_control import key_is_needed
+from serving.paths import PathTable
 from serving.problems import Problem, problem_of
 from serving.routes.request_options import TIMEOUT_HEADER, timeout_of
 from serving.service import Service
@@ -34,22 +35,22 @@ class HeaderGate:
     def __init__(self, service: Service, routes: Iterable[BaseRoute]) -> None:
         self._service = service
         self._keys = service.settings.keys
-        self._paths = {
-            path.encode("ascii"): path
+        self._paths = PathTable(
+            (str(getattr(route, "path", "")), True)
             for route in routes
             if getattr(getattr(route, "endpoint", None), "takes_places", False)
-            for path in [str(getattr(route, "path", ""))]
-        }
+        )
 
     def why_refused(
         self, method: bytes, target: bytes, headers: RawHeaders
     ) -> tuple[Problem, str] | None:
-        """Return why a request is refused now, and its path, or None where that is not for here."""
+        """Return why a request is refused now, and its route's path; else None."""
         if method != b"POST":
             return None
-        path = self._paths.get(target.partition(b"?")[0])
-        if path is None:
+        found = self._paths.find(target.partition(b"?")[0].decode("latin-1"))
+        if found is None:
             return None
+        path, _ = found
         seconds = self._service.settings.request_timeout_seconds
         timeout = next((value for name, value in headers if name == _TIMEOUT_NAME), None)
         if timeout is not None:

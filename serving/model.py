@@ -28,6 +28,7 @@ class ServedModel:
     loaded_at: float  # seconds since the epoch
     vocabulary: Vocabulary
     preprocessing: Preprocessing
+    has_confidence: bool = False  # its captions have one, as it was calibrated
     seconds_per_image: float = 0.05  # alone, as far as one picture tells
     # `Engine.describe()`: its name, threads, and each part's precision
     engine: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +65,7 @@ def load_model(
         engine=captioner.engine.describe(),
         vocabulary=captioner.vocabulary,
         preprocessing=captioner.preprocessing,
+        has_confidence=captioner.confidence_curve is not None,
     )
     grey = captioner.preprocessing.resize(Image.new("RGB", (640, 480), "grey"))
     try:

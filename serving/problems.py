@@ -176,7 +176,14 @@ def content_of(problem: Problem, path: str, request_id: str) -> tuple[int, str, 
     if path.startswith("/model/"):
         status, body = _as_max(problem)
         return status, "application/json", body
+    if path == "/v2" or path.startswith("/v2/"):
+        return _open_inference_status(problem), "application/json", {"error": problem.detail}
     return problem.status, PROBLEM_JSON, problem.body(request_id, path)
+
+
+def _open_inference_status(problem: Problem) -> int:
+    """Source: the REST specification of the protocol: a bad request is typically 400."""
+    return 400 if problem.status in (415, 422) else problem.status
 
 
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access import Access, declared_access
 from serving.api_keys import KeyHash, matching_key
+from serving.paths import PathTable
 from serving.problems import Problem
 from serving.settings import Settings
 
@@ -44,16 +45,17 @@ class AccessControl:
             from serving.middleware import rate_limit
 
             self.rate = rate_limit.RateLimit(settings.rate_limit, shared_folder)
-        self.access: dict[str, Access] = {}
+        declared: dict[str, Access] = {}
         for route in routes:
             path, kind = getattr(route, "path", ""), declared_access(route) or Access.KEY
             # A path may have a route for each method; the path is as closed as the most closed.
-            if self.access.setdefault(path, kind) is Access.OPEN:
-                self.access[path] = kind
+            if declared.setdefault(path, kind) is Access.OPEN:
+                declared[path] = kind
+        self.access = PathTable(declared.items())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            access = self.access.get(scope["path"], Access.KEY)
+            _, access = self.access.find(scope["path"]) or ("", Access.KEY)
             if access is not Access.OPEN:
                 key = self._checked_key(access, Headers(scope=scope))
                 if self.rate is not None:

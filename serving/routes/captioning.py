@@ -31,10 +31,15 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def deadline_of(request: Request) -> float:
-    """Return when the request's time is over, on the clock of the event loop."""
+def deadline_of(request: Request, most_seconds: float | None = None) -> float:
+    """Return when the request's time is over, on the clock of the event loop.
+
+    `most_seconds` is what the request's body grants itself.
+    """
     limit = service_of(request).settings.request_timeout_seconds
     seconds = timeout_of(request.headers.get(TIMEOUT_HEADER), limit)
+    if most_seconds is not None:
+        seconds = min(seconds, most_seconds)
     passed = time.perf_counter() - request.state.started
     return asyncio.get_running_loop().time() + seconds - passed
 

@@ -56,6 +56,11 @@ MAX_ERROR = {
     "properties": {"status": _TEXT, "message": _TEXT, "errors": {"type": "object"}},
     "required": ["message"],
 }
+OPEN_INFERENCE_ERROR = {
+    "type": "object",
+    "properties": {"error": _TEXT},
+    "required": ["error"],
+}
 
 
 def route_name(route: APIRoute) -> str:
@@ -76,6 +81,11 @@ def openai_problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 def max_problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The same for a route whose clients expect those of IBM MAX."""
     return _responses(codes, "/model/", ("application/json", MAX_ERROR))
+
+
+def open_inference_problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The same for a route of the Open Inference Protocol."""
+    return _responses(codes, "/v2/", ("application/json", OPEN_INFERENCE_ERROR))
 
 
 def _responses(

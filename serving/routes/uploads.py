@@ -76,7 +76,15 @@ async def read_body(request: Request) -> bytes:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Return the body, which is one JSON object."""
-    body = await read_body(request)
+    return json_of(await read_body(request))
+
+
+def json_of(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that `body` is.
+
+    Raises:
+        Problem: it is none, or holds more than is ever needed.
+    """
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_JSON_MEMBERS:
         raise _not_json(f"it has more than {MOST_JSON_MEMBERS:,} members")
     try:

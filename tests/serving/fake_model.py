@@ -18,11 +18,13 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.generation = 0  # how often it was loaded
+        self.confidence: float | None = None  # of every caption, where it was calibrated
         self.reset()
 
     def reset(self) -> None:
         self.seconds = 0.0  # that a caption takes
         self.places = 64
+        self.most_captions = 10  # that it finds for an image
         self.started: list[bytes] = []
         self.finished: list[bytes] = []
         self.load_error: Exception | None = None
@@ -60,6 +62,7 @@ class FakeModel:
             hash=f"{self.generation:064d}",
             folder=folder,
             loaded_at=1_700_000_000.0,
+            has_confidence=self.confidence is not None,
             engine={"engine": "fake", "precision": {"encoder": "float32", "decoder": "int8"}},
         )
 
@@ -146,10 +149,11 @@ class _Batcher:
                 tokens=("a", "dog"),
                 log_prob=-1.0 - rank,
                 score=-0.5 - rank,
+                confidence=self.fake.confidence,
                 token_log_probs=(-0.5, -0.25, -0.25 - rank),
                 attention=np.full((2, 2, 2), 0.25, dtype=np.float32),
                 shares={"sentinel": np.array([0.7, 0.123456], dtype=np.float32)},
             )
-            for rank in range(options.num_captions)
+            for rank in range(min(options.num_captions, self.fake.most_captions))
         ]
         return Outcome(captions, 0.001, 0.002, 0.003, 1, ticket.model)

@@ -28,6 +28,9 @@ KEY = {
     "/v1/chat/completions",
     "/v1/models",
     "/v1/models/{model}",
+    "/v2/models/captioner/infer",
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/versions/{version}/infer",
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -94,6 +95,20 @@ def test_the_openai_client_works_unchanged(live: Running) -> None:
         assert caught.value.code == "unsupported_format"
 
 
+def test_tritons_client_works_unchanged(live: Running, tiny_checkpoint: Path) -> None:
+    http = pytest.importorskip("tritonclient.http")
+    photos = np.array([PHOTO, turned(1)], dtype=np.object_)
+    expected = captioner.load(tiny_checkpoint).captions(list(photos), num_captions=2)
+    tensor = http.InferInput("image", [2], "BYTES").set_data_from_numpy(photos)
+    with http.InferenceServerClient(f"127.0.0.1:{live.port}") as client:
+        assert client.is_model_ready("captioner")
+        found = client.infer("captioner", [tensor], parameters={"num_captions": 2})
+    words = [[text.decode() for text in row] for row in found.as_numpy("caption")]
+    assert words == [[caption.text for caption in of_one] for of_one in expected]
+    numbers = [[caption.log_prob for caption in of_one] for of_one in expected]
+    assert found.as_numpy("log_prob") == pytest.approx(np.array(numbers), rel=1e-4)
+
+
 def _can_be_invalid(operation: Any) -> bool:
     return bool(operation.body or operation.query or operation.headers)
 
@@ -109,6 +124,10 @@ def with_an_image(case: Any) -> Any:
     if "/chat/" in case.path:
         part = {"type": "image_url", "image_url": f"data:image/jpeg;base64,{encoded}"}
         case.body = {**case.body, "messages": [{"role": "user", "content": [part]}]}
+    elif case.path.startswith("/v2/"):
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded]}
+        case.body, case.headers = {"inputs": [tensor]}, {}
+        case.media_type = "application/json"
     elif case.media_type == "multipart/form-data":
         several = isinstance(case.body["image"], list)
         photos = [PHOTO] * len(case.body["image"]) if several else PHOTO
@@ -118,8 +137,11 @@ def with_an_image(case: Any) -> Any:
     elif case.media_type is not None:
         case.body = PHOTO
     options = [one for one in (case.query, case.body) if isinstance(one, dict)]
+    left_out = ["include", "exclude", "diverse_groups", "sample", *OF_SAMPLING]
+    if case.path.startswith("/v2/"):
+        left_out.append("attention")  # no tensor
     for one in options:
-        for name in ("include", "exclude", "diverse_groups", "sample", *OF_SAMPLING):
+        for name in left_out:
             one.pop(name, None)
     beams = ("beam_size", "num_captions")
     given = {name: int(one[name]) for one in options for name in beams if name in one}
@@ -166,7 +188,10 @@ def test_no_request_that_the_schema_allows_or_forbids_breaks_it(live: Running) -
         if operation.body and time.monotonic() < end:
             check_answered()
         seen.add(operation.path)
-    assert {"/caption", "/captions", "/v1/chat/completions", "/metrics"} <= seen
+    assert {
+        *("/caption", "/captions", "/v1/chat/completions", "/metrics"),
+        "/v2/models/captioner/infer",
+    } <= seen
 
 
 CASES = settings(

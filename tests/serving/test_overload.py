@@ -1,15 +1,11 @@
 """Refusals from the header, when the service has no room: at the level of bytes, and counted."""
 
-import asyncio
 import hashlib
 import json
 import re
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,63 +13,16 @@ import pytest
 import structlog
 
 from serving.api_keys import hash_key
-from serving.app import create_app
 from serving.connection_protocol import SMALL_BODY_BYTES
 from serving.refusals import LINES_EACH_SECOND, Refusals
-from serving.server import make_server
-from serving.service import Service
-from serving.settings import Settings
-from serving.startup import listen
 from serving.telemetry.metrics import Metrics
 
 from .conftest import jpeg
 from .fake_model import FakeModel
+from .live_in_thread import Live
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 HEAD = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
-
-
-class Live:
-    """A service with a fake model on a real socket, in a thread of this process."""
-
-    def __init__(self, fake: FakeModel, **settings: Any) -> None:
-        self.fake = fake
-        given = Settings.from_environment(
-            {}, checkpoint=Path("."), receive_timeout_seconds=2, drain_seconds=3, **settings
-        )
-        self.service = Service(given)
-        listener = listen("127.0.0.1", 0)
-        self.port = listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.server = make_server(given, self.service, create_app(given, self.service))
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True
-        )
-        self._thread.start()
-        while httpx.get(self.url + "/ready").status_code != 200:
-            time.sleep(0.02)
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self._thread.join(10)
-
-    def send(self, *parts: bytes, pause: float = 0.0) -> bytes:
-        """Return all that comes until the service closes the connection, or idles for a while."""
-        received = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-            with suppress(ConnectionError):
-                for part in parts:
-                    connection.sendall(part)
-                    time.sleep(pause)
-            with suppress(TimeoutError, ConnectionError):
-                while data := connection.recv(65_536):
-                    received += data
-        return received
-
-    def metric(self, line: str) -> float:
-        text = httpx.get(self.url + "/metrics").text
-        found = re.search(rf"^{re.escape(line)} (\S+)", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
 
 
 @contextmanager
@@ -122,12 +71,16 @@ def test_it_is_refused_before_its_body_is_sent(full: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/caption", "/captions", "/model/predict", "/v1/chat/completions"]
+    "path",
+    [
+        *("/caption", "/captions", "/model/predict", "/v1/chat/completions"),
+        *("/v2/models/captioner/infer", "/v2/models/captioner/versions/000000000000/infer"),
+    ],
 )
 def test_it_says_what_the_application_says(full: Live, path: str) -> None:
     """The other way in: a target that only the application can read."""
     answers = []
-    for target in (path, path.replace("a", "%61", 1).replace("/m", "/%6d", 1)):
+    for target in (path, f"/%{ord(path[1]):02x}{path[2:]}"):
         headers = {"X-Request-ID": "a", "Origin": "http://app.example"}
         answer = httpx.post(full.url + target, headers=headers)
         assert answer.status_code == 429
