@@ -10,7 +10,16 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.commands import caption, compare, data, export, forwarded, info, score
+from captioner.commands import (
+    caption,
+    caption_dataset,
+    compare,
+    data,
+    export,
+    forwarded,
+    info,
+    score,
+)
 from captioner.errors import CaptionerError
 from captioner.program import BAD_INPUT, INTERRUPTED
 from captioner.text import accept_any_text
@@ -59,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (caption, score, compare, data, export, info):
+    for command in (caption, caption_dataset, score, compare, data, export, info):
         command.add_parser(commands)
     forwarded.add_parsers(commands)
     return parser

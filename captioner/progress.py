@@ -72,6 +72,12 @@ class Progress:
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
             self._write_line()
 
+    def expect(self, total: int | None) -> None:
+        """Say that the work ends at `total`, where that was unknown or a guess."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()

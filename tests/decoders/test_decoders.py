@@ -65,7 +65,7 @@ class PlainSoftAttention(SoftAttention):
         query = self.attention_query(asking).unsqueeze(2)  # [B, K, 1, A]
         hidden_layer = torch.tanh(memory.keys.unsqueeze(1) + query)
         attention = self.attention_score(hidden_layer).squeeze(3).softmax(2)
-        context = self.context_gate(asking).sigmoid() * (attention @ memory.value_gates)
+        context = self.context_gate(asking).sigmoid() * (attention @ memory.value_gates.mT)
         gates = self.word_gates(self.embedding(words)) + context
         h, c = naive.lstm_cell(gates + self.recurrent_gates(state.h), state.c)
         shown = self._over_positions(attention)

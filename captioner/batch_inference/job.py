@@ -1,0 +1,188 @@
+"""A job: its plan and its manifest, which lie beside the results, and what is left of it to do.
+
+`_photographs.txt` lists the photographs of a folder, `_shards.jsonl` says how the source is cut,
+and `_manifest.json` comes last: a folder without it holds no job. A shard is done when its file is
+there, and the file appears whole or not at all; so whatever is killed at whatever moment, a resumed
+job does what is left, and each photograph has exactly one row.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from captioner.batch_inference import sources, storage
+from captioner.batch_inference.results import ShardSummary, part_number, read_summary
+from captioner.batch_inference.sources import Shard
+from captioner.batch_inference.storage import OutputFolder
+from captioner.errors import DataError, OptionError
+from captioner.search_config import SearchConfig
+
+FORMAT_VERSION = 1
+MANIFEST, SHARDS = "_manifest.json", "_shards.jsonl"
+PHOTOGRAPHS, SUMMARY = "_photographs.txt", "_summary.json"
+FOOTERS_AT_ONCE = 16
+
+
+@dataclass
+class Totals:
+    """What became of the shards so far."""
+
+    shards: int = 0
+    photographs: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, summary: ShardSummary) -> None:
+        self.shards += 1
+        self.photographs += summary.photographs
+        self.failures.update(summary.failures)
+        for name, value in summary.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+
+
+@dataclass(frozen=True)
+class Job:
+    """A source cut into shards, and where their captions are written."""
+
+    out: OutputFolder
+    shards: int
+    photographs: int | None  # None where nobody has counted them: of tars
+    done: frozenset[int]  # shards that an earlier process wrote
+    earlier: Totals  # what became of those
+
+    def remaining(self) -> Iterator[Shard]:
+        """Yield the shards that are left to do, in order."""
+        with storage.open_file(self.out.file(SHARDS)) as file:
+            for line in file:
+                shard = Shard.from_line(line)
+                if shard.number not in self.done:
+                    yield shard
+
+    def expected(self, totals: Totals) -> int | None:
+        """Return how many photographs there are, estimated from those of the shards so far."""
+        if self.photographs is not None or not totals.shards:
+            return self.photographs
+        return round(totals.photographs / totals.shards * self.shards)
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write the summary of the whole job."""
+        self.out.write(SUMMARY, _json(facts))
+
+
+def begin_job(
+    out: str,
+    source: str,
+    *,
+    model_hash: str,
+    search: SearchConfig,
+    column: str | None = None,
+    shard_size: int | None = None,
+    resume: bool = False,
+) -> Job:
+    """Return a new job, or with `resume` the one in `out` if there is one.
+
+    Raises:
+        OptionError: `out` holds another job, or the source cannot be told.
+        DataError: there is no such source, or nothing in it.
+        StorageError: `out` cannot be written.
+    """
+    folder = OutputFolder(out)
+    identity = {
+        "source": storage.absolute(source),
+        "column": column,
+        "shard_size": shard_size,
+        "model": model_hash,
+        "search": search.to_json(),
+    }
+    manifest = folder.read(MANIFEST)
+    if manifest is None:
+        if any(part_number(name) is not None for name in folder.names()):
+            raise OptionError(
+                f"{folder.path} holds captions and no {MANIFEST}, so nobody knows of what; "
+                "choose another --out"
+            )
+        return _plan(folder, identity)
+    if not resume:
+        raise OptionError(
+            f"{folder.path} holds the captions of an earlier job; go on with it by --resume, "
+            "or choose another --out"
+        )
+    return _resumed(folder, identity, manifest)
+
+
+def _plan(out: OutputFolder, identity: dict[str, Any]) -> Job:
+    out.make()
+    try:
+        facts = _write_shards(out, identity)
+    except BaseException:
+        out.remove(PHOTOGRAPHS, SHARDS)
+        raise
+    out.write(MANIFEST, _json({"format_version": FORMAT_VERSION, **identity, **facts}))
+    return Job(out, facts["shards"], facts["photographs"], frozenset(), Totals())
+
+
+def _write_shards(out: OutputFolder, identity: dict[str, Any]) -> dict[str, Any]:
+    """Write the list of photographs, where there is none, and the shards; return their numbers."""
+
+    def write_list(paths: Iterable[str]) -> str:
+        with out.open_to_write(PHOTOGRAPHS) as file:
+            file.writelines(map(storage.line_for, paths))
+        return out.file(PHOTOGRAPHS)
+
+    listing = sources.find(
+        identity["source"], column=identity["column"], write_list=write_list, leave_out=out.path
+    )
+    shards, photographs = 0, 0
+    with out.open_to_write(SHARDS) as file:
+        for shard in sources.cut(listing, identity["shard_size"]):
+            file.write(shard.to_line())
+            shards += 1
+            photographs += shard.photographs or 0
+    if not shards:
+        raise DataError(f"{identity['source']} names no photograph")
+    return {"shards": shards, "photographs": None if listing.kind == "tar" else photographs}
+
+
+def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Job:
+    """Return the job that lies in `out`.
+
+    Raises:
+        OptionError: it is another one.
+    """
+    try:
+        stored = json.loads(manifest)
+        version = stored["format_version"]
+    except (ValueError, TypeError, KeyError) as problem:
+        raise OptionError(f"{out.file(MANIFEST)} is damaged; choose another --out") from problem
+    if version != FORMAT_VERSION:
+        raise OptionError(
+            f"{out.path} holds a job of another version of captioner; choose another --out"
+        )
+    for name, value in json.loads(_json(identity)).items():
+        if stored.get(name) != value:
+            raise OptionError(
+                f"{name} is {_shown(value)}, and the job in {out.path} began with "
+                f"{_shown(stored.get(name))}; give the same, or choose another --out"
+            )
+    out.remove_leftovers()
+    earlier, done = Totals(), set()
+    numbers = [one for one in map(part_number, out.names()) if one is not None]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        # What a power failure damaged is done again.
+        for summary in threads.map(partial(read_summary, out), numbers):
+            if summary is not None:
+                earlier.add(summary)
+                done.add(summary.number)
+    return Job(out, stored["shards"], stored["photographs"], frozenset(done), earlier)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:300]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode("ascii") + b"\n"

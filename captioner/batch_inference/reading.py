@@ -1,0 +1,111 @@
+"""The photographs of a shard, read one after the other; nothing is decoded here.
+
+What cannot be read is a record with an error, so that it costs nobody else anything.
+"""
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from captioner.batch_inference import storage
+from captioner.batch_inference.parquet_rows import read_rows
+from captioner.batch_inference.sources import Shard, is_photograph
+from captioner.errors import DataError
+from captioner.text import in_one_line
+
+MOST_BYTES = 100 << 20  # of one photograph's file
+FILES_AT_ONCE = 16  # that are waited for: an object store takes its time for each
+UNREADABLE = "unreadable"  # the kind of failure of what could not be read at all
+
+
+@dataclass(frozen=True)
+class Record:
+    """A photograph as it lies in its source."""
+
+    path: str
+    data: bytes = b""
+    error: str = ""
+
+
+def read_shard(shard: Shard) -> Iterator[Record]:
+    """Yield every photograph of a shard, in the order of the source.
+
+    Raises:
+        DataError: the list that names them cannot be read.
+    """
+    if shard.kind == "tar":
+        yield from _read_tar(shard.file)
+    elif shard.kind == "parquet":
+        yield from _read_parquet(shard)
+    else:
+        yield from _read_list(shard)
+
+
+def _read_list(shard: Shard) -> Iterator[Record]:
+    folder = storage.parent(shard.file)
+    with storage.open_file(shard.file) as file:
+        file.seek(shard.start)
+        listed = islice(storage.entries(file, shard.file), shard.photographs)
+        paths = [storage.joined(folder, entry) for _, entry in listed]
+    with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
+        for start in range(0, len(paths), FILES_AT_ONCE):
+            yield from threads.map(_read_file, paths[start : start + FILES_AT_ONCE])
+
+
+def _read_file(path: str) -> Record:
+    try:
+        with storage.open_file(path) as file:
+            return _bounded(path, file)
+    except DataError as problem:
+        return _unreadable(path, str(problem).removeprefix(f"{path}: "))
+    except Exception as problem:  # every protocol has errors of its own
+        return _unreadable(path, in_one_line(problem))
+
+
+def _bounded(path: str, file: BinaryIO) -> Record:
+    data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        return Record(path, error=f"image_too_large: its file has more than {MOST_BYTES:,} bytes")
+    return Record(path, data)
+
+
+def _read_tar(path: str) -> Iterator[Record]:
+    try:
+        with (
+            storage.open_file(path) as file,
+            tarfile.open(fileobj=file, mode="r|*") as tar,
+        ):
+            for member in tar:
+                if not member.isfile() or not is_photograph(member.name):
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None  # it is a regular file
+                # A URL of fsspec that opens this very member.
+                yield _bounded(f"tar://{member.name}::{path}", content)  # type: ignore[arg-type]
+    except (tarfile.TarError, EOFError, zlib.error, DataError) as problem:
+        yield _unreadable(path, in_one_line(problem))
+
+
+def _read_parquet(shard: Shard) -> Iterator[Record]:
+    assert shard.photographs is not None
+    try:
+        rows = read_rows(shard.file, shard.column, shard.start, shard.photographs)
+        for path, value in rows:
+            if value is None:
+                yield _unreadable(path, "the row holds no photograph")
+            elif isinstance(value, str):
+                yield _read_file(value)
+            else:
+                yield Record(path, value)
+    except (DataError, pa.ArrowException) as problem:
+        yield _unreadable(shard.file, in_one_line(problem))
+
+
+def _unreadable(path: str, why: str) -> Record:
+    return Record(path, error=f"{UNREADABLE}: {why}")

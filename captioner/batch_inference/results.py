@@ -1,0 +1,109 @@
+"""The results of a shard: a Parquet file with a row for each photograph.
+
+| column | type | what |
+| --- | --- | --- |
+| path | string | path or URL; of what lies in a tar, a URL of fsspec |
+| caption | string | null where there is an error |
+| log_prob | double | natural logarithm of the caption's probability |
+| confidence | double | of a calibrated model, from 0 to 1; else null |
+| width, height | int32 | pixels of the upright picture |
+| error | string | kind, colon, what is wrong; null where there is a caption |
+| model | string | SHA-256 of the model's folder |
+
+The file's own metadata hold the counts, so that a resumed job need not read the rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captioner.batch_inference.storage import OutputFolder, open_file
+from captioner.errors import DataError
+
+SUMMARY = b"captioner.summary"
+PART = "part-"
+_SUFFIX = ".parquet"
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("caption", pa.string()),
+        ("log_prob", pa.float64()),
+        ("confidence", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("error", pa.string()),
+        ("model", pa.string()),
+    ]
+)
+
+
+class Row(NamedTuple):
+    path: str
+    caption: str | None = None
+    log_prob: float | None = None
+    confidence: float | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What became of a shard."""
+
+    number: int
+    photographs: int  # rows
+    failures: Counter[str] = field(default_factory=Counter)  # by kind
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of work, by what was done
+
+
+def part_name(number: int) -> str:
+    """Return the name of the file with the results of shard `number`."""
+    return f"{PART}{number:06d}{_SUFFIX}"
+
+
+def part_number(name: str) -> int | None:
+    """Return the number of the shard that a file has the results of; None for another file."""
+    digits = name.removeprefix(PART).removesuffix(_SUFFIX)
+    return int(digits) if digits.isdecimal() and part_name(int(digits)) == name else None
+
+
+def write_part(
+    out: OutputFolder, number: int, rows: Sequence[Row], model: str, seconds: Mapping[str, float]
+) -> ShardSummary:
+    """Write the results of a shard, whole or not at all, and return their counts.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    failures = Counter(row.error.partition(":")[0] for row in rows if row.error is not None)
+    summary = ShardSummary(number, len(rows), failures, seconds)
+    columns = list(zip(*rows, strict=True)) or [()] * (len(SCHEMA) - 1)
+    arrays = [
+        pa.array(values, kind) for values, kind in zip(columns, SCHEMA.types[:-1], strict=True)
+    ]
+    table = pa.table([*arrays, pa.array([model] * len(rows), pa.string())], schema=SCHEMA)
+    counts = {"failures": failures, "seconds": dict(seconds)}
+    table = table.replace_schema_metadata({SUMMARY: json.dumps(counts).encode("ascii")})
+    content = BytesIO()
+    pq.write_table(table, content, compression="zstd")
+    out.write(part_name(number), content.getvalue())
+    return summary
+
+
+def read_summary(out: OutputFolder, number: int) -> ShardSummary | None:
+    """Return the counts of a shard that is written; None where its file is damaged."""
+    try:
+        with open_file(out.file(part_name(number))) as file:
+            facts = pq.read_metadata(file)
+        counts = json.loads((facts.metadata or {})[SUMMARY])
+    except (pa.ArrowException, OSError, DataError, KeyError, ValueError):
+        return None
+    return ShardSummary(number, facts.num_rows, Counter(counts["failures"]), counts["seconds"])

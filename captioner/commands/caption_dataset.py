@@ -1,0 +1,157 @@
+"""`captioner caption-dataset`: the captions of a whole data set, as Parquet."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from captioner.batch_inference.options import SEARCH, DatasetOptions
+from captioner.extras import needing, require
+from captioner.options import add_flags
+from captioner.search_config import SearchConfig
+
+if TYPE_CHECKING:
+    from captioner.batch_inference.job import Job, Totals
+    from captioner.batch_inference.local import Advance
+    from captioner.batch_inference.shard_captioner import ShardSettings
+
+SOME_FAILED = 1  # exit status
+DESCRIPTION = """\
+Caption every photograph of SOURCE and write Parquet files with the columns path, caption, log_prob,
+confidence, width, height, error and model. A photograph that cannot be read is a row with an error.
+
+SOURCE is a folder (with its subfolders), a quoted pattern, a list of paths (.txt), tar files
+(WebDataset; 'shard-{000..099}.tar') or Parquet files with a column of images or paths. Each may be
+a URL of fsspec, such as s3://bucket/folder, where the package of its protocol is installed.
+"""
+EXAMPLES = """\
+examples:
+  captioner caption-dataset photographs/ --out captions
+  captioner caption-dataset photographs/ --out captions --resume
+  captioner caption-dataset 'shards/{0000..0099}.tar' --out captions --workers 4
+  captioner caption-dataset s3://bucket/archive --out s3://bucket/captions --ray-address auto
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "caption-dataset",
+        help="caption a whole data set, on this machine or a Ray cluster",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="what is captioned")
+    add_flags(parser, DatasetOptions)
+    add_flags(parser.add_argument_group("the search"), SearchConfig, names=SEARCH)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    names = {item.name for item in fields(DatasetOptions)}
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    options = DatasetOptions(**{name: given[name] for name in names & given.keys()})
+    search = SearchConfig.for_captions(**{name: given[name] for name in SEARCH if name in given})
+    with needing("datasets", "captioner caption-dataset"):
+        from captioner.batch_inference import job
+    if options.chosen_engine == "ray":
+        require("ray", "--engine ray", "ray")
+
+    settings, workers = _settings(options, search)
+    begun = job.begin_job(
+        options.out,
+        arguments.source,
+        model_hash=settings.model_hash,
+        search=search,
+        column=options.column,
+        shard_size=options.shard_size,
+        resume=options.resume,
+    )
+    from captioner.batch_inference.local import caption_here
+
+    return _follow(begun, caption_here(settings, begun.remaining(), workers), options)
+
+
+def _settings(options: DatasetOptions, search: SearchConfig) -> "tuple[ShardSettings, int]":
+    """Return what each process needs, and how many processes there are.
+
+    The model is loaded once to see that it is whole, before anything is written.
+    """
+    from captioner.batch_inference.shard_captioner import ShardSettings
+    from captioner.batch_inference.storage import absolute
+    from captioner.captioner import load
+    from captioner.checkpoint_folders import find_checkpoint, shipped_model
+    from captioner.control import control_of
+    from captioner.cores import available_cores
+
+    if options.checkpoint is None:
+        model = shipped_model()
+        print(
+            "using the model that comes with captioner; --checkpoint names another", file=sys.stderr
+        )
+    else:
+        model = find_checkpoint(options.checkpoint)
+    captioner = load(model, options.device, threads=1)
+    control_of(search, captioner.vocabulary)  # refuses words that the model does not know
+    cores = available_cores()
+    workers = options.workers or (cores if options.device == "cpu" else 1)
+    settings = ShardSettings(
+        model=str(model.absolute()),
+        model_hash=captioner.hash,
+        out=absolute(options.out),
+        search=search,
+        device=options.device,
+        threads=max(1, cores // workers),
+        decoders=1 if options.device == "cpu" else max(1, cores // workers),
+        batch_size=options.batch_size,
+    )
+    return settings, workers
+
+
+def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) -> int:
+    """Show how a job goes on, write its summary and return the exit status."""
+    from captioner.batch_inference.job import Totals
+    from captioner.progress import Progress, duration
+
+    totals = Totals(job.earlier.shards, job.earlier.photographs, job.earlier.failures.copy())
+    began, initial = time.monotonic(), totals.photographs
+    try:
+        with Progress(
+            job.expected(totals), "captioning", unit="photographs", initial=initial
+        ) as progress:
+            for advance in advances:
+                if advance.summary is not None:
+                    totals.add(advance.summary)
+                    progress.expect(job.expected(totals))
+                failed = {"failed": str(totals.failures.total())} if totals.failures else {}
+                progress.advance(advance.photographs, **failed)
+    except KeyboardInterrupt:
+        print(
+            f"{totals.photographs:,} photographs are written; go on with --resume", file=sys.stderr
+        )
+        raise
+    seconds = time.monotonic() - began
+    done = totals.photographs - initial
+    facts = _facts(totals, seconds, done, options)
+    job.finish(facts)
+    rate = f" in {duration(seconds)}, {done / seconds:.3g} a second" if done else ""
+    earlier = f", {initial:,} of them before" if initial else ""
+    print(f"{totals.photographs:,} photographs in {job.out.path}{earlier}{rate}")
+    for kind, count in totals.failures.most_common():
+        print(f"failed: {kind}: {count:,}")
+    return SOME_FAILED if totals.failures else 0
+
+
+def _facts(
+    totals: "Totals", seconds: float, done: int, options: DatasetOptions
+) -> dict[str, object]:
+    return {
+        "photographs": totals.photographs,
+        "failures": dict(totals.failures),
+        "engine": options.chosen_engine,
+        "photographs_now": done,
+        "seconds_now": round(seconds, 3),
+        "work_seconds": {name: round(value, 3) for name, value in totals.seconds.items()},
+    }
