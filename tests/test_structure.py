@@ -32,6 +32,7 @@ OF_TRAINING = (
     *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
     *("captioner.encoder.weights", "captioner.engines.torch_engine", "captioner.export"),
     "captioner.engines.openvino_engine",
+    "captioner.batch_inference.ray_data",  # Ray brings a package that training brings too
 )
 
 # Where the modules of a part live -> what none of them may import, at the top or in a function.

@@ -27,7 +27,8 @@ class Decoders:
             ToolError: one does not start.
         """
         self._preprocessing = preprocessing
-        self._loop = asyncio.new_event_loop()
+        # Not the loop of a policy, which another library may have set: that of Ray is uvloop.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = Thread(target=self._loop.run_forever, name="decoders", daemon=True)
         self._thread.start()
         self._pool = DecodePool(workers=count, limits=ImageLimits(formats=DECODABLE))

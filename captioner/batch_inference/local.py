@@ -11,22 +11,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
 
-from captioner.batch_inference.results import ShardSummary
+from captioner.batch_inference.advance import Advance
 from captioner.batch_inference.shard_captioner import ShardCaptioner, ShardSettings
 from captioner.batch_inference.sources import Shard
 from captioner.errors import CaptionerError, ToolError
 
 TRIES = 3  # of a shard
 END_SECONDS = 10.0
-
-
-class Advance(NamedTuple):
-    """How far a job has come since the last one of these."""
-
-    photographs: int  # less than nothing where work was lost
-    summary: ShardSummary | None = None  # of a shard that is written
 
 
 class _Worker:

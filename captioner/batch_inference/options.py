@@ -33,14 +33,21 @@ class DatasetOptions(Options):
         choices=ENGINES,
     )
     ray_address: str | None = option(
-        None, "of the Ray cluster, such as auto or ray://head:10001", metavar="ADDRESS"
+        None, "of the Ray cluster: auto on a machine of it, else HOST:6379", metavar="ADDRESS"
     )
     workers: int | None = option(
         None,
-        "models that caption side by side; one for each core, or each GPU, where it is not given",
+        "models that caption side by side; as many as there are cores for, and GPUs, where it is "
+        "not given",
         within=AT_LEAST_ONE,
     )
-    device: str = option("cpu", "cpu, cuda, cuda:1 …", metavar="DEVICE")
+    cores: int = option(
+        1,
+        "of each model: so many threads compute, and so many processes decode for it. With a GPU "
+        "take those of the machine divided by its GPUs",
+        within=AT_LEAST_ONE,
+    )
+    device: str = option("cpu", "cpu or cuda", metavar="DEVICE", choices=("cpu", "cuda"))
     batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)
     shard_size: int | None = option(
         None,

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +63,23 @@ class ShardSummary:
     failures: Counter[str] = field(default_factory=Counter)  # by kind
     seconds: Mapping[str, float] = field(default_factory=dict)  # of work, by what was done
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "photographs": self.photographs,
+            "failures": dict(self.failures),
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        return cls(
+            facts["number"],
+            facts["photographs"],
+            Counter(facts["failures"]),
+            facts["seconds"],
+        )
+
 
 def part_name(number: int) -> str:
     """Return the name of the file with the results of shard `number`."""
@@ -90,8 +107,7 @@ def write_part(
         pa.array(values, kind) for values, kind in zip(columns, SCHEMA.types[:-1], strict=True)
     ]
     table = pa.table([*arrays, pa.array([model] * len(rows), pa.string())], schema=SCHEMA)
-    counts = {"failures": failures, "seconds": dict(seconds)}
-    table = table.replace_schema_metadata({SUMMARY: json.dumps(counts).encode("ascii")})
+    table = table.replace_schema_metadata({SUMMARY: json.dumps(summary.to_json()).encode("ascii")})
     content = BytesIO()
     pq.write_table(table, content, compression="zstd")
     out.write(part_name(number), content.getvalue())
@@ -103,7 +119,6 @@ def read_summary(out: OutputFolder, number: int) -> ShardSummary | None:
     try:
         with open_file(out.file(part_name(number))) as file:
             facts = pq.read_metadata(file)
-        counts = json.loads((facts.metadata or {})[SUMMARY])
+        return ShardSummary.from_json(json.loads((facts.metadata or {})[SUMMARY]))
     except (pa.ArrowException, OSError, DataError, KeyError, ValueError):
         return None
-    return ShardSummary(number, facts.num_rows, Counter(counts["failures"]), counts["seconds"])

@@ -13,8 +13,8 @@ from captioner.options import add_flags
 from captioner.search_config import SearchConfig
 
 if TYPE_CHECKING:
+    from captioner.batch_inference.advance import Advance
     from captioner.batch_inference.job import Job, Totals
-    from captioner.batch_inference.local import Advance
     from captioner.batch_inference.shard_captioner import ShardSettings
 
 SOME_FAILED = 1  # exit status
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.chosen_engine == "ray":
         require("ray", "--engine ray", "ray")
 
-    settings, workers = _settings(options, search)
+    settings = _settings(options, search)
     begun = job.begin_job(
         options.out,
         arguments.source,
@@ -69,13 +69,33 @@ def run(arguments: argparse.Namespace) -> int:
         shard_size=options.shard_size,
         resume=options.resume,
     )
+    return _follow(begun, _advances(options, settings, begun), options)
+
+
+def _advances(
+    options: DatasetOptions, settings: "ShardSettings", job: "Job"
+) -> "Iterator[Advance]":
+    """Let the chosen engine caption what is left of a job."""
+    if options.chosen_engine == "ray":
+        from captioner.batch_inference.ray_data import caption_on_cluster
+
+        return caption_on_cluster(
+            settings,
+            job.remaining(),
+            address=options.ray_address,
+            workers=options.workers,
+            cores=options.cores,
+        )
     from captioner.batch_inference.local import caption_here
+    from captioner.cores import available_cores
 
-    return _follow(begun, caption_here(settings, begun.remaining(), workers), options)
+    side_by_side = max(1, available_cores() // options.cores) if options.device == "cpu" else 1
+    workers = options.workers or side_by_side
+    return caption_here(settings, job.remaining(), workers)
 
 
-def _settings(options: DatasetOptions, search: SearchConfig) -> "tuple[ShardSettings, int]":
-    """Return what each process needs, and how many processes there are.
+def _settings(options: DatasetOptions, search: SearchConfig) -> "ShardSettings":
+    """Return what each process needs.
 
     The model is loaded once to see that it is whole, before anything is written.
     """
@@ -84,7 +104,6 @@ def _settings(options: DatasetOptions, search: SearchConfig) -> "tuple[ShardSett
     from captioner.captioner import load
     from captioner.checkpoint_folders import find_checkpoint, shipped_model
     from captioner.control import control_of
-    from captioner.cores import available_cores
 
     if options.checkpoint is None:
         model = shipped_model()
@@ -93,21 +112,18 @@ def _settings(options: DatasetOptions, search: SearchConfig) -> "tuple[ShardSett
         )
     else:
         model = find_checkpoint(options.checkpoint)
-    captioner = load(model, options.device, threads=1)
+    captioner = load(model, threads=1)
     control_of(search, captioner.vocabulary)  # refuses words that the model does not know
-    cores = available_cores()
-    workers = options.workers or (cores if options.device == "cpu" else 1)
-    settings = ShardSettings(
+    return ShardSettings(
         model=str(model.absolute()),
         model_hash=captioner.hash,
         out=absolute(options.out),
         search=search,
         device=options.device,
-        threads=max(1, cores // workers),
-        decoders=1 if options.device == "cpu" else max(1, cores // workers),
+        threads=options.cores,
+        decoders=options.cores,
         batch_size=options.batch_size,
     )
-    return settings, workers
 
 
 def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) -> int:

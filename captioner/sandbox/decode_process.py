@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 FRAME = struct.Struct(">II")  # as in decode_worker.py
 MOST_JSON, MOST_BYTES = 4096, 64 << 20
@@ -160,8 +160,7 @@ class DecodeProcess(asyncio.Protocol):
         return text.rpartition(") ")[2]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():

@@ -114,6 +114,19 @@ def oddities() -> dict[str, bytes]:
     return cases
 
 
+def test_it_works_on_the_loop_of_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    data = saved(picture(90, 60), "JPEG")
+
+    async def decode() -> DecodedImage:
+        async with started(workers=1) as pool:
+            deadline = asyncio.get_running_loop().time() + PATIENCE
+            return await pool.decode(data, preprocessing=PREPROCESSING, deadline=deadline)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert np.array_equal(runner.run(decode()).pixels, PREPROCESSING.read(data))
+
+
 def test_pixels_are_bit_for_bit_those_of_the_library():
     modes = [Preprocessing(image_size=48, image_mode=mode) for mode in ("crop", "squash")]
     modes.append(Preprocessing(image_size=64, image_mode="whole"))
