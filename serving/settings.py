@@ -41,6 +41,7 @@ class Settings(Options):
     engine: str | None = option(
         None,
         "what runs the model (onnxruntime for an exported folder, torch for a checkpoint)",
+        metavar="NAME",
     )
     threads: int | None = option(
         None, "threads of the model in each worker (cores / workers)", within=between(1, 1024)

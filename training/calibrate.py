@@ -52,7 +52,9 @@ class CalibrationOptions(Options):
     seed: int = option(0, "of the halves that are fitted and judged in turn", within=NOT_NEGATIVE)
     batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)
     device: str = option("cpu", "auto, cpu, cuda ...", metavar="NAME")
-    engine: str | None = option(None, "what runs the model; default: as the folder says")
+    engine: str | None = option(
+        None, "what runs the model; default: as the folder says", metavar="NAME"
+    )
     threads: int | None = option(None, "processor threads; all cores if not given")
 
 

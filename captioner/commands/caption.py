@@ -53,7 +53,9 @@ class ModelOptions(Options):
         metavar="DIR",
     )
     engine: str | None = option(
-        None, "what runs the model; torch for a checkpoint, onnxruntime for an exported one"
+        None,
+        "what runs the model; torch for a checkpoint, onnxruntime for an exported one",
+        metavar="NAME",
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)
