@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from captioner.errors import OptionError, ToolError
-from inference.models import checkpoint, checkpoint_before, deployable
+from inference.models import INT8_DECODER, checkpoint, checkpoint_before, deployable
 from inference.options import InferenceOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTBOOK, LIMITS = "textbook", "limits"
-ENGINES = {"onnxruntime": ("float32", "int8"), "openvino": ("int8",)}
+ENGINES = {"onnxruntime": ("float32", INT8_DECODER, "int8"), "openvino": ("int8",)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from captioner.errors import ToolError
 from captioner.files import read_json
 from captioner.progress import Progress
 from inference.contestants import LIMITS, TEXTBOOK, Contestant, Worker, contestants, folder_of
-from inference.models import photographs
+from inference.models import INT8_DECODER, photographs
 from inference.options import MODELS, InferenceOptions
 from inference.report import summary, table_as_markdown, with_ratios
 from inference.starts import time_starts
@@ -71,7 +71,11 @@ class Run:
         for model in self.options.models:
             with ExitStack() as stack:
                 # OpenVINO runs encoders; captions are searched for by ONNX Runtime in any case.
-                of = [one for one in self.contestants if one.engine != "openvino"]
+                of = [
+                    one
+                    for one in self.contestants
+                    if one.engine != "openvino" and one.precision != INT8_DECODER
+                ]
                 workers, errors = self._workers(model, stack, of, self.images[:1])
                 limit, _ = self._workers(model, stack, [Contestant(LIMITS, kind=LIMITS)], [])
                 words, features = self._decoder_sizes(model)

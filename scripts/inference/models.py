@@ -22,6 +22,7 @@ from captioner.text import in_one_line
 from inference.options import MODELS
 
 END_BIAS = -50.0
+INT8_DECODER = "float32, int8 decoder"  # a precision: as an export advises without VNNI
 SCALE_AT_FIRST = 0.2  # fifty residual layers then still give numbers of moderate size
 DECODER_BEFORE = (
     *("vocabulary_size", "feature_size", "hidden_size", "embedding_size", "dropout"),
@@ -134,12 +135,15 @@ def deployable(work: Path, name: str, precision: str, engine: str) -> Path:
     Raises:
         ToolError: the export failed; the message holds what it said.
     """
-    folder = work / name / f"{engine}-{precision}"
+    folder = work / name / f"{engine}-{precision.replace(', ', '-').replace(' ', '-')}"
     if (folder / "hashes.json").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "captioner", "export", str(work / name / "checkpoint")]
-    command += ["--out", str(folder), "--precision", precision, "--engine", engine]
+    of_all = "int8" if precision == INT8_DECODER else precision
+    command += ["--out", str(folder), "--precision", of_all, "--engine", engine]
+    if precision == INT8_DECODER:
+        command += ["--encoder-precision", "float32"]
     if precision != "float32":
         command += ["--calibration", str(work / "photographs"), "--allow-loss"]
         command += ["--calibration-images", "8"]
