@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from captioner.data.image_formats import HEAD_BYTES, unreadable_format
+from captioner.data.progressive_jpeg import without_fine_scans
 from captioner.errors import ImageError
 from captioner.text import in_one_line
 
@@ -22,6 +23,7 @@ PIXEL_LIMIT = 89_478_485  # where Pillow begins to warn: 256 MiB at three bytes 
 PAPER = (255, 255, 255)  # what shows through a transparent pixel
 ROWS_AT_ONCE = 64  # of deep grey: as floating point a photograph takes eight times its memory
 UPRIGHT = 1  # orientation in EXIF
+SMALLEST_SHARE = 8  # a JPEG is decoded at an eighth of its size at least
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 ImageSource = Path | str | Image.Image | bytes | BinaryIO
@@ -87,8 +89,24 @@ def _draft(image: Image.Image, least_size: LeastSize) -> Image.Image:
     # A draft rounds up: its last row or column may stand for one pixel of the whole picture only,
     # and would shift all others by its share. It is left out where it stands for less than half.
     share = round(max(whole) / max(image.size))
+    if share == SMALLEST_SHARE and image.format == "JPEG" and "progressive" in image.info:
+        image = _of_few_scans(image, least)
     exact = round(whole[0] / share), round(whole[1] / share)
     return image if exact == image.size else image.crop((0, 0, *exact))
+
+
+def _of_few_scans(image: Image.Image, least: tuple[int, int]) -> Image.Image:
+    """Return a progressive JPEG, opened to be decoded at an eighth, without what that needs not."""
+    stream: BinaryIO | None = getattr(image, "fp", None)  # that of a file which is not yet decoded
+    if stream is None:
+        return image
+    stream.seek(0)
+    few = without_fine_scans(stream.read())
+    if few is None:
+        return image
+    smaller = Image.open(BytesIO(few), formats=("JPEG",))
+    smaller.draft(None, least)
+    return smaller
 
 
 def _upright(image: Image.Image) -> Image.Image:

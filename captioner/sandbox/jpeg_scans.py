@@ -6,15 +6,10 @@ stated length, the coded data of a scan up to the next marker. Damage before the
 error. After it the walk just stops, because the decoder has a picture then and stops there too.
 """
 
-import re
-
+from captioner.data.progressive_jpeg import ALONE, END, FRAMES, MARKER, SCAN
 from captioner.sandbox.limits import ImageLimits, corrupt, too_large
 
-# Anything but a stuffed zero, a restart marker, or another fill byte.
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment
-_END, _SCAN, _COMMENT = 0xD9, 0xDA, 0xFE
+_COMMENT = 0xFE
 
 
 def check_scans(data: bytes, limits: ImageLimits) -> None:
@@ -25,19 +20,19 @@ def check_scans(data: bytes, limits: ImageLimits) -> None:
     """
     pixels = scans = segments = text = 0
     position = 2
-    while (found := _MARKER.search(data, position)) is not None:
+    while (found := MARKER.search(data, position)) is not None:
         if not scans:  # Pillow takes fill bytes one by one, at a microsecond each
             text += found.start() - position
         marker, position = data[found.start() + 1], found.end()
-        if marker == _END:
+        if marker == END:
             break
         segments += 1
-        length = 0 if marker in _ALONE else int.from_bytes(data[position : position + 2], "big")
-        if marker not in _ALONE and (length < 2 or position + length > len(data)):
+        length = 0 if marker in ALONE else int.from_bytes(data[position : position + 2], "big")
+        if marker not in ALONE and (length < 2 or position + length > len(data)):
             if scans:
                 break
             raise corrupt("a segment of the JPEG ends beyond the file")
-        if marker in _FRAMES:
+        if marker in FRAMES:
             if pixels:
                 raise corrupt("the JPEG has two frames")
             if length < 8:
@@ -49,7 +44,7 @@ def check_scans(data: bytes, limits: ImageLimits) -> None:
             pixels = width * height
         elif marker == _COMMENT:
             text += length - 2
-        elif marker == _SCAN:
+        elif marker == SCAN:
             if not pixels:
                 raise corrupt("the JPEG has a scan before its frame")
             scans += 1
