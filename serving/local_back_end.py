@@ -17,7 +17,7 @@ class LocalBackEnd:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lanes: int | None = None
+        self.lanes = 0  # batches side by side; the first model's engine decides
 
     async def start(
         self,
@@ -32,21 +32,21 @@ class LocalBackEnd:
             window_seconds=window_seconds(self._settings),
             queue_size=self._settings.queue_size,
             observer=observer,
-            lanes=self._lanes or 1,
+            lanes=self.lanes,
         )
         await batcher.start()
         return batcher
 
     async def reload(self) -> LoadedModel:
         """Load the checkpoint; raise as `load_model`."""
-        return await asyncio.to_thread(self._load)
+        return await asyncio.to_thread(self.load)
 
-    def _load(self) -> LoadedModel:
+    def load(self) -> LoadedModel:
+        """Load the checkpoint, which blocks; raise as `load_model`."""
         settings = self._settings
         folder = settings.checkpoint_folder()
-        if self._lanes is None:  # a later model runs in as many
-            self._lanes = settings.lanes_for(settings.engine or engine_for(folder))
-        threads = max(1, settings.threads_per_worker // self._lanes)
+        self.lanes = self.lanes or settings.lanes_for(settings.engine or engine_for(folder))
+        threads = max(1, settings.threads_per_worker // self.lanes)
         return load_model(folder, settings.device, settings.engine, threads)
 
 

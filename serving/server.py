@@ -115,7 +115,10 @@ def serve(
             target=_drain_without_supervisor, args=(supervisor, server), daemon=True
         ).start()
     try:
-        asyncio.run(_run(server, listener))
+        # asyncio's own loop, whatever extra has installed another: connections and decoding
+        # processes reach into its transports, and are tested on it.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(_run(server, listener))
     finally:
         writer.close()
     if service.failure is not None:

@@ -26,6 +26,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OF_OTHER_PROGRAMS = {
     *("--check", "--logdir"),  # ruff's, TensorBoard's
     *("--build", "--entrypoint", "--profile", "--rm"),  # of docker compose
+    *("--dashboard-host", "--generate", "--head"),  # of ray
 }
 
 

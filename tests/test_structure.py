@@ -32,7 +32,8 @@ OF_TRAINING = (
     *("captioner.encoder.store_writer", "captioner.encoder.timm_encoder"),
     *("captioner.encoder.weights", "captioner.engines.torch_engine", "captioner.export"),
     "captioner.engines.openvino_engine",
-    "captioner.batch_inference.ray_data",  # Ray brings a package that training brings too
+    # Ray brings a package that training brings too.
+    *("captioner.batch_inference.ray_data", "serving.ray_app", "serving.ray_back_end"),
 )
 
 # Where the modules of a part live -> what none of them may import, at the top or in a function.

@@ -256,17 +256,18 @@ def test_mutated_images_are_answered_or_refused(live: Running) -> None:
 class Load:
     """Clients that ask again and again, and what became of each request."""
 
-    def __init__(self, url: str, clients: int = 4) -> None:
+    def __init__(self, url: str, clients: int = 4, *, patience: float = 60) -> None:
         self.statuses: list[int] = []
         self.failures: list[str] = []
         self._url = url
+        self._patience = patience
         self._is_over = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         while not self._is_over.is_set():
             try:
-                with httpx.Client(timeout=60) as client:
+                with httpx.Client(timeout=self._patience) as client:
                     answer = client.post(self._url + "/caption", content=PHOTO)
                 self.statuses.append(answer.status_code)
                 if answer.status_code == 503:
