@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.problems import Problem
 from serving.routes.openapi_responses import EXAMPLE_IMAGE
-from serving.routes.request_options import WHOLE
-from serving.routes.uploads import image_from_text
+from serving.routes.request_options import WHOLE, invalid
+from serving.routes.uploads import image_from_text, json_of
 
+LENGTH_HEADER = "Inference-Header-Content-Length"
 INPUT = "image"
 BYTES, FP32 = "BYTES", "FP32"
 LENGTH = struct.Struct("<I")
@@ -110,51 +111,42 @@ class Output(NamedTuple):
     rows: Sequence[Sequence[Any]]
 
 
-def files_of(inference: InferenceRequest, binary: memoryview, most_files: int) -> list[bytes]:
-    """Return the files in the one input of a request; `binary` is what follows its JSON.
+class Inference(NamedTuple):
+    """What a request asks for."""
+
+    files: list[bytes]
+    outputs: list[RequestedOutput]  # none: all there are
+    parameters: dict[str, Any]
+    id: str | None
+
+
+def inference_of(body: bytes, json_length: int | None, *, most_files: int) -> Inference:
+    """Return what a body asks for, whose JSON has `json_length` bytes; None: it is all JSON.
 
     Raises:
-        Problem: it is no tensor of one to `most_files` files.
+        Problem: it is no request, or its input no tensor of one to `most_files` files.
     """
-    if [one.name for one in inference.inputs] != [INPUT]:
-        names = ", ".join(repr(one.name[:40]) for one in inference.inputs) or "nothing"
-        raise _wrong(f"inputs holds {names}; the model has one input, {INPUT!r}")
-    (tensor,) = inference.inputs
-    given = tensor.parameters or {}
-    if tensor.datatype != BYTES:
-        raise _wrong(f"datatype is {tensor.datatype[:40]!r}; send whole files, as {BYTES}")
-    count = tensor.shape[0] if tensor.shape else 0
-    if tensor.shape not in ([count], [count, 1]) or not 1 <= count <= most_files:
-        raise _wrong(
-            f"shape is {str(tensor.shape)[:40]}; it is [N] or [N, 1] for N photographs, at least 1 "
-            f"and at most {most_files}"
-        )
-    if SHARED_MEMORY in given:
-        raise _wrong("there is no shared memory here; send the bytes")
-    size = given.get("binary_data_size")
-    if (size is None) == (tensor.data is None):
-        raise _wrong("it has either data or the parameter binary_data_size")
-    if size is not None:
-        files = _from_binary(binary, size, count)
-    else:
-        if len(binary):
-            raise _wrong(f"{len(binary):,} bytes follow the JSON, and no tensor is made of them")
-        files = _from_json(tensor.data or [], given.get("content_type"), count)
-    for index, file in enumerate(files):
-        if not file:
-            raise Problem("missing_file", f"{INPUT}[{index}] is empty; send an encoded picture")
-    return files
+    if json_length is not None and json_length > len(body):
+        detail = f"{LENGTH_HEADER} is {json_length:,}, and the body has {len(body):,} bytes"
+        raise Problem("invalid_parameter", detail)
+    end = len(body) if json_length is None else json_length
+    try:
+        request = InferenceRequest.model_validate(json_of(body[:end]), strict=True)
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False)) from None
+    files = _files(request, memoryview(body)[end:], most_files)
+    return Inference(files, request.outputs or [], request.parameters or {}, request.id)
 
 
-def outputs_wanted(inference: InferenceRequest, there_are: Sequence[str]) -> list[tuple[str, bool]]:
+def outputs_wanted(asked: Inference, there_are: Sequence[str]) -> list[tuple[str, bool]]:
     """Return the names of the outputs that a request asks for, and which go after the JSON.
 
     Raises:
         Problem: there is no such output, or not in such a form.
     """
-    default = (inference.parameters or {}).get("binary_data_output", False)
+    default = asked.parameters.get("binary_data_output", False)
     wanted = []
-    for one in inference.outputs or [RequestedOutput(name=name) for name in there_are]:
+    for one in asked.outputs or [RequestedOutput(name=name) for name in there_are]:
         given = one.parameters or {}
         if one.name not in there_are:
             raise _wrong(f"{one.name[:40]!r} is no output; there are {', '.join(there_are)}", "")
@@ -193,6 +185,37 @@ def written(
     text = json.dumps({**head, "outputs": described}, ensure_ascii=False, separators=(",", ":"))
     encoded = text.encode()
     return b"".join([encoded, *parts]), len(encoded) if parts else None
+
+
+def _files(inference: InferenceRequest, binary: memoryview, most_files: int) -> list[bytes]:
+    if [one.name for one in inference.inputs] != [INPUT]:
+        names = ", ".join(repr(one.name[:40]) for one in inference.inputs) or "nothing"
+        raise _wrong(f"inputs holds {names}; the model has one input, {INPUT!r}")
+    (tensor,) = inference.inputs
+    given = tensor.parameters or {}
+    if tensor.datatype != BYTES:
+        raise _wrong(f"datatype is {tensor.datatype[:40]!r}; send whole files, as {BYTES}")
+    count = tensor.shape[0] if tensor.shape else 0
+    if tensor.shape not in ([count], [count, 1]) or not 1 <= count <= most_files:
+        raise _wrong(
+            f"shape is {str(tensor.shape)[:40]}; it is [N] or [N, 1] for N photographs, at least 1 "
+            f"and at most {most_files}"
+        )
+    if SHARED_MEMORY in given:
+        raise _wrong("there is no shared memory here; send the bytes")
+    size = given.get("binary_data_size")
+    if (size is None) == (tensor.data is None):
+        raise _wrong("it has either data or the parameter binary_data_size")
+    if size is not None:
+        files = _from_binary(binary, size, count)
+    else:
+        if len(binary):
+            raise _wrong(f"{len(binary):,} bytes follow the JSON, and no tensor is made of them")
+        files = _from_json(tensor.data or [], given.get("content_type"), count)
+    for index, file in enumerate(files):
+        if not file:
+            raise Problem("missing_file", f"{INPUT}[{index}] is empty; send an encoded picture")
+    return files
 
 
 def _from_binary(binary: memoryview, size: Any, count: int) -> list[bytes]:

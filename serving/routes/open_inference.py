@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from captioner import __version__
@@ -36,11 +36,12 @@ from serving.routes.inference_tensors import (
     BYTES,
     FP32,
     INPUT,
+    LENGTH_HEADER,
     InferenceAnswer,
     InferenceRequest,
     Output,
     TensorMetadata,
-    files_of,
+    inference_of,
     outputs_wanted,
     written,
 )
@@ -52,12 +53,11 @@ from serving.routes.openapi_responses import (
     open_inference_problems,
     route_name,
 )
-from serving.routes.request_options import OptionFields, check_words, invalid, options_of
+from serving.routes.request_options import OptionFields, check_words, options_of
 from serving.routes.response_models import Captioned
-from serving.routes.uploads import Upload, json_of, read_body
+from serving.routes.uploads import Upload, read_body
 
 MODEL = "captioner"
-LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data", "parameters", "model_configuration"]
 # Parameters of a request that are no options of ours. Triton keeps the others for itself, and a
 # model without sequences or priorities is asked the same with them.
@@ -229,29 +229,30 @@ async def infer(request: Request, query: Options, json_length: JsonLength = None
     service = service_of(request)
     _model_asked_for(request)
     deadline = deadline_of(request)
-    inference, binary = _parted(await receive(request, deadline, read_body), json_length)
-    files = files_of(inference, binary, MOST_IMAGES)
-    given = dict(inference.parameters or {})
-    deadline = deadline_of(request, _seconds(given.pop(TIME, 0)))
-    config = _search_config(query, given, service.settings.longest_caption)
-    with service.admit(deadline, images=len(files)) as ticket:
-        wanted = outputs_wanted(inference, _output_names(ticket.model))
+    body = await receive(request, deadline, read_body)
+    asked = inference_of(body, json_length, most_files=MOST_IMAGES)
+    del body  # it would be held until the answer, beside the files that are made of it
+    deadline = deadline_of(request, _seconds(asked.parameters.get(TIME, 0)))
+    config = _search_config(query, asked.parameters, service.settings.longest_caption)
+    with service.admit(deadline, images=len(asked.files)) as ticket:
+        wanted = outputs_wanted(asked, _output_names(ticket.model))
         check_words(config, ticket.model.vocabulary)
-        work = _caption_all(request, ticket, files, config)
+        work = _caption_all(request, ticket, asked.files, config)
         captioned = await unless_disconnected(request, work)
-    version = _version(captioned[0].outcome.model)
-    request.state.notes.update(images=len(files), model=version)
-    head = {"model_name": MODEL, "model_version": version}
-    if inference.id is not None:
-        head["id"] = inference.id
+    model = captioned[0].outcome.model
+    _check_version(request, model)  # it may have been swapped in meanwhile
+    request.state.notes.update(images=len(captioned), model=_version(model))
+    head = {"model_name": MODEL, "model_version": _version(model)}
+    if asked.id is not None:
+        head["id"] = asked.id
     outputs = [
         (_output(name, captioned, config.num_captions), is_binary) for name, is_binary in wanted
     ]
-    body, length = written(head, outputs)
+    content, length = written(head, outputs)
     if length is None:
-        return Response(body, media_type="application/json")
+        return Response(content, media_type="application/json")
     return Response(
-        body, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)}
+        content, media_type="application/octet-stream", headers={LENGTH_HEADER: str(length)}
     )
 
 
@@ -315,6 +316,11 @@ def _model_asked_for(request: Request) -> ServedModel:
             "not_found", f"there is no model {name[:80]!r}; the one that is served is {MODEL!r}"
         )
     model = service_of(request).model
+    _check_version(request, model)
+    return model
+
+
+def _check_version(request: Request, model: ServedModel) -> None:
     version = request.path_params.get("version", _version(model))
     if version != _version(model):
         raise Problem(
@@ -322,20 +328,6 @@ def _model_asked_for(request: Request) -> ServedModel:
             f"model {MODEL!r} has no version {version[:80]!r}; it is {_version(model)!r}, or leave "
             "the version out",
         )
-    return model
-
-
-def _parted(body: bytes, json_length: int | None) -> tuple[InferenceRequest, memoryview]:
-    """Return the request in a body's JSON, and the bytes after that."""
-    if json_length is not None and json_length > len(body):
-        detail = f"{LENGTH_HEADER} is {json_length:,}, and the body has {len(body):,} bytes"
-        raise Problem("invalid_parameter", detail)
-    end = len(body) if json_length is None else json_length
-    try:
-        inference = InferenceRequest.model_validate(json_of(body[:end]), strict=True)
-    except ValidationError as error:
-        raise invalid(error.errors(include_url=False)) from None
-    return inference, memoryview(body)[end:]
 
 
 def _seconds(microseconds: Any) -> float | None:
@@ -352,7 +344,7 @@ def _search_config(
     options = {
         name: value
         for name, value in given.items()
-        if name not in (ABOUT_THE_ANSWER, *UNUSED) and not name.startswith(UNUSED_PREFIX)
+        if name not in (ABOUT_THE_ANSWER, TIME, *UNUSED) and not name.startswith(UNUSED_PREFIX)
     }
     upload = Upload([], options, is_json=True)
     config, attention = options_of(query, upload, longest_caption=longest_caption)

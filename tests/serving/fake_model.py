@@ -1,6 +1,7 @@
 """A model without weights, in place of the real one, for tests of what lies around it."""
 
 import asyncio
+import hashlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ import pytest
 from captioner.captioner import Caption
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+
+def hash_of(generation: int) -> str:
+    """Return the hash of the checkpoint that is loaded as number `generation`, from 1."""
+    return hashlib.sha256(str(generation).encode()).hexdigest()
 
 
 class FakeModel:
@@ -59,7 +65,7 @@ class FakeModel:
             vocabulary=Vocabulary((*SPECIAL_TOKENS, "a", "dog", "runs")),
             preprocessing=Preprocessing(),
             name="fake",
-            hash=f"{self.generation:064d}",
+            hash=hash_of(self.generation),
             folder=folder,
             loaded_at=1_700_000_000.0,
             has_confidence=self.confidence is not None,

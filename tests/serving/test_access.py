@@ -15,7 +15,7 @@ from serving.app import create_app
 from serving.settings import Settings
 
 from .conftest import jpeg, problem, service_with
-from .fake_model import FakeModel
+from .fake_model import FakeModel, hash_of
 
 PHOTO = jpeg()
 FORM = {"image": ("a.jpg", PHOTO, "image/jpeg")}
@@ -125,14 +125,14 @@ def test_the_model_is_reloaded_with_a_key_only(model: FakeModel) -> None:
         assert client.post("/admin/reload", headers={"X-API-Key": "a-key"}).status_code == 401
         before = model.generation
         done = client.post("/admin/reload", headers={"X-API-Key": "admin-key"})
-        assert done.json()["model"]["hash"] == f"{before + 1:064d}"
-        assert done.json()["before"]["hash"] == f"{before:064d}"
+        assert done.json()["model"]["hash"] == hash_of(before + 1)
+        assert done.json()["before"]["hash"] == hash_of(before)
         model.load_error = CheckpointError("hashes.json is missing")
         failed = client.post("/admin/reload", headers={"X-API-Key": "admin-key"})
         assert problem(failed) == (503, "reload_failed")
         assert "hashes.json is missing; the old model serves on" in failed.json()["detail"]
         answer = client.post("/caption", files=FORM, headers={"X-API-Key": "a-key"})
-        assert answer.json()["model"]["hash"] == f"{before + 1:064d}"
+        assert answer.json()["model"]["hash"] == hash_of(before + 1)
 
 
 def test_the_rate_is_counted_for_each_client(model: FakeModel) -> None:  # noqa: ARG001

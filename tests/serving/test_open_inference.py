@@ -11,12 +11,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from .conftest import jpeg, service_with
-from .fake_model import FakeModel
+from .fake_model import FakeModel, hash_of
 from .live_in_thread import Live
 
 PHOTO, OTHER = jpeg(), jpeg((40, 40), format="PNG")
 INFER = "/v2/models/captioner/infer"
-VERSION = "0" * 12  # the fake model's hash begins so
+VERSION = hash_of(1)[:12]
 
 
 def in_json(*files: bytes, shape: list[int] | None = None, **more: Any) -> dict[str, Any]:
@@ -283,6 +283,21 @@ def test_keys_guard_inference_and_nothing_else(model: FakeModel) -> None:
         assert [(one["name"], one["data"]) for one in found] == [("confidence", [0.25])]
         too_large = client.post(INFER, content=b" " * 6000, headers=key)
         assert error(too_large)[0] == 413
+
+
+def test_a_version_is_gone_when_its_model_is_replaced(model: FakeModel) -> None:
+    with service_with(admin_keys="root") as client:
+        old, new = (hash_of(model.generation + later)[:12] for later in (0, 1))
+        body = {"inputs": [in_json(PHOTO)]}
+
+        def ask(version: str) -> Any:
+            return client.post(f"/v2/models/captioner/versions/{version}/infer", json=body)
+
+        assert ask(old).json()["model_version"] == old
+        assert client.post("/admin/reload", headers={"X-API-Key": "root"}).status_code == 200
+        assert error(ask(old))[0] == 404
+        assert ask(new).json()["model_version"] == new
+        assert client.post(INFER, json=body).json()["model_version"] == new
 
 
 def test_requests_are_counted_by_route_not_by_path(client: TestClient) -> None:

@@ -18,7 +18,7 @@ from serving.refusals import LINES_EACH_SECOND, Refusals
 from serving.telemetry.metrics import Metrics
 
 from .conftest import jpeg
-from .fake_model import FakeModel
+from .fake_model import FakeModel, hash_of
 from .live_in_thread import Live
 
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -74,7 +74,7 @@ def test_it_is_refused_before_its_body_is_sent(full: Live) -> None:
     "path",
     [
         *("/caption", "/captions", "/model/predict", "/v1/chat/completions"),
-        *("/v2/models/captioner/infer", "/v2/models/captioner/versions/000000000000/infer"),
+        *("/v2/models/captioner/infer", f"/v2/models/captioner/versions/{hash_of(1)[:12]}/infer"),
     ],
 )
 def test_it_says_what_the_application_says(full: Live, path: str) -> None:

@@ -21,7 +21,7 @@ from serving.problems import KINDS
 from serving.settings import Settings
 
 from .conftest import jpeg, problem, service_with
-from .fake_model import FakeModel
+from .fake_model import FakeModel, hash_of
 
 PHOTO = jpeg()
 FORM = {"image": ("a.jpg", PHOTO, "image/jpeg")}
@@ -65,7 +65,7 @@ def test_the_three_forms_of_a_body_give_the_same_answer(client: TestClient) -> N
                 }
             ],
             "image": {"width": 64, "height": 48, "format": "JPEG"},
-            "model": {"name": "fake", "hash": f"{1:064d}"},
+            "model": {"name": "fake", "hash": hash_of(1)},
         }
 
 
@@ -378,7 +378,7 @@ def _check_metrics(client: TestClient) -> None:
         'http_requests_total{method="POST",route="/caption",status="415"} 1.0',
         'http_requests_total{method="GET",route="none",status="404"} 1.0',
         'caption_rejected_total{code="unsupported_format"} 1.0',
-        f'caption_model_info{{hash="{1:064d}",name="fake"}} 1.0',
+        f'caption_model_info{{hash="{hash_of(1)}",name="fake"}} 1.0',
         "caption_cancelled_total 0.0",
         "caption_decode_killed_total 0.0",
     ):
