@@ -51,7 +51,7 @@ class DatasetOptions(Options):
     batch_size: int = option(16, "photographs captioned together", within=AT_LEAST_ONE)
     shard_size: int | None = option(
         None,
-        "photographs of one file of captions; 1,000 or fewer where it is not given. A tar is one "
+        "photographs of one file of captions; 1,024 or fewer where it is not given. A tar is one "
         "file whatever it holds",
         within=AT_LEAST_ONE,
     )

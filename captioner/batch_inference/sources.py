@@ -28,8 +28,8 @@ Kind = Literal["list", "tar", "parquet"]
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet", ".pq")
-FEWEST, MOST = 16, 1000  # photographs of a shard, unless they are asked for
-SHARDS_OF_SMALL = 32  # so that several cores are busy to the end
+FEWEST, MOST = 16, 1024  # photographs of a shard, unless they are asked for
+SHARDS_OF_SMALL = 16  # so that several cores are busy to the end
 FOOTERS_AT_ONCE = 16
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -100,8 +100,8 @@ def cut(listing: Listing, size: int | None) -> Iterator[Shard]:
     """Yield the shards of a listing, in order; they depend on nothing else.
 
     Of a list a shard has `size` photographs, without it a thousand, or fewer where the list is
-    short. Of Parquet it has about as many rows, in whole row groups unless one is much larger. A
-    tar is a shard.
+    short, in whole batches. Of Parquet it has about as many rows, in whole row groups unless one
+    is much larger. A tar is a shard.
 
     Raises:
         DataError: a file cannot be read.
@@ -124,7 +124,7 @@ def cut(listing: Listing, size: int | None) -> Iterator[Shard]:
 def _cut_list(file: str, size: int | None) -> Iterator[Shard]:
     if size is None:
         count = sum(1 for _ in storage.lines_of(file))
-        size = min(MOST, max(FEWEST, count // SHARDS_OF_SMALL))
+        size = min(MOST, max(FEWEST, count // SHARDS_OF_SMALL // FEWEST * FEWEST))
     number = start = count = 0
     for position, _ in storage.lines_of(file):
         if count == size:

@@ -14,7 +14,7 @@ from captioner.search_config import SearchConfig
 
 if TYPE_CHECKING:
     from captioner.batch_inference.advance import Advance
-    from captioner.batch_inference.job import Job, Totals
+    from captioner.batch_inference.job import Job
     from captioner.batch_inference.shard_captioner import ShardSettings
 
 SOME_FAILED = 1  # exit status
@@ -133,6 +133,8 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
 
     totals = Totals(job.earlier.shards, job.earlier.photographs, job.earlier.failures.copy())
     began, initial = time.monotonic(), totals.photographs
+    begun: tuple[float, int] | None = None  # when the first photographs were done, and how many
+    done = 0
     try:
         with Progress(
             job.expected(totals), "captioning", unit="photographs", initial=initial
@@ -143,15 +145,26 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
                     progress.expect(job.expected(totals))
                 failed = {"failed": str(totals.failures.total())} if totals.failures else {}
                 progress.advance(advance.photographs, **failed)
+                done += advance.photographs
+                begun = begun or (time.monotonic(), done)
     except KeyboardInterrupt:
         print(
             f"{totals.photographs:,} photographs are written; go on with --resume", file=sys.stderr
         )
         raise
     seconds = time.monotonic() - began
-    done = totals.photographs - initial
-    facts = _facts(totals, seconds, done, options)
-    job.finish(facts)
+    job.finish(
+        {
+            "photographs": totals.photographs,
+            "failures": dict(totals.failures),
+            "engine": options.chosen_engine,
+            "photographs_now": done,
+            "seconds_now": round(seconds, 3),
+            # Without the start of the processes.
+            "photographs_per_second": _rate(done, began + seconds, begun),
+            "work_seconds": {name: round(value, 3) for name, value in totals.seconds.items()},
+        }
+    )
     rate = f" in {duration(seconds)}, {done / seconds:.3g} a second" if done else ""
     earlier = f", {initial:,} of them before" if initial else ""
     print(f"{totals.photographs:,} photographs in {job.out.path}{earlier}{rate}")
@@ -160,14 +173,8 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
     return SOME_FAILED if totals.failures else 0
 
 
-def _facts(
-    totals: "Totals", seconds: float, done: int, options: DatasetOptions
-) -> dict[str, object]:
-    return {
-        "photographs": totals.photographs,
-        "failures": dict(totals.failures),
-        "engine": options.chosen_engine,
-        "photographs_now": done,
-        "seconds_now": round(seconds, 3),
-        "work_seconds": {name: round(value, 3) for name, value in totals.seconds.items()},
-    }
+def _rate(done: int, end: float, begun: tuple[float, int] | None) -> float | None:
+    """Return photographs a second after the first ones; None where all came at once."""
+    if begun is None or done <= begun[1] or end <= begun[0]:
+        return None
+    return round((done - begun[1]) / (end - begun[0]), 3)
