@@ -16,7 +16,6 @@ from captioner.data.captions_alone import CaptionsAlone, read_captions_alone, wi
 from captioner.data.joint import JointDataset
 from captioner.data.karpathy import CaptionedImage
 from captioner.decoders import Decoder, build_decoder
-from captioner.devices import choose_device
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import create_encoder
 from captioner.encoder.interface import Encoder
@@ -29,6 +28,7 @@ from training.batches import EpochBatches
 from training.captions_alone import AloneBatches, MixedBatches
 from training.config import ENCODER_OPTIONS, TrainingConfig
 from training.content_words import with_content_words_once
+from training.distributed import Ranks
 from training.feature_sources import SourceSchedule
 from training.randomness import derived_generator
 from training.run_folder import RunFolder
@@ -51,6 +51,7 @@ class TrainingSetup:
     batches: EpochBatches | MixedBatches
     validator: Validator
     sources: Sequence[SourceSchedule]  # of training and of validation
+    ranks: Ranks  # that train together
     facts: dict[str, Any]  # counts and sizes, for config.json and for the reader
 
 
@@ -60,12 +61,20 @@ def build_training_setup(
     checkpoint: Checkpoint | None,
     folder: RunFolder,
     announce: Announce,
+    ranks: Ranks,
 ) -> TrainingSetup:
     """Build the parts of a run anew, or with the modules and the vocabulary of `checkpoint`.
+
+    All of `ranks` build them together: they share out the computation of features.
 
     Raises:
         CaptionerError: something is missing or does not fit; see the class for what.
     """
+    if config.batch_size < ranks.size:
+        raise OptionError(
+            f"--batch-size is {config.batch_size} for {ranks.size} processes, which share out each "
+            f"batch; give at least {ranks.size}, or start fewer processes"
+        )
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
     alone = _captions_alone(config, dataset, announce)
@@ -92,14 +101,21 @@ def build_training_setup(
         vocabulary = with_content_words_once(vocabulary)
     decoder.begin_training(derived_generator(config.seed, "training part"))
     facts = _describe_data(dataset, train, val, vocabulary, config, announce)
-    engine = TorchEngine(encoder, decoder, choose_device(config.device))
+    engine = TorchEngine(encoder, decoder, ranks.device(config.device))
     encoder_parameters = encoder.trainable(config.trained_stages) if config.trains_encoder else []
     facts |= _describe_modules(engine, encoder_parameters, config, announce)
-    folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
+    if ranks.is_first:
+        folder.check_free_space(_checkpoint_bytes(encoder, decoder, encoder_parameters))
+    ranks.spread(encoder)
 
     sources = [
         SourceSchedule.open(
-            engine, dataset.split_by_set(split), config, announce, is_augmented=split == "train"
+            engine,
+            dataset.split_by_set(split),
+            config,
+            announce,
+            ranks,
+            is_augmented=split == "train",
         )
         for split in ("train", "val")
     ]
@@ -115,6 +131,7 @@ def build_training_setup(
             seed=config.seed,
             announce=announce,
         )
+    ranks.spread(decoder)
     batches: EpochBatches | MixedBatches
     batches = photographs = EpochBatches(
         train,
@@ -124,6 +141,7 @@ def build_training_setup(
         device=engine.device,
         missing=sources[0].known_missing,
         set_sizes=[len(images) for images in dataset.split_by_set("train")],
+        ranks=ranks,
     )
     skipped = len(train) - photographs.num_images
     if skipped:
@@ -135,7 +153,7 @@ def build_training_setup(
         announce(f"an epoch draws {photographs.images_per_epoch:,} images, by --data-weights")
     if alone:
         tokens = [one.tokens for one in alone]
-        batches = _mixed(photographs, tokens, vocabulary, engine, config, announce)
+        batches = _mixed(photographs, tokens, vocabulary, engine, config, announce, ranks)
     search = SearchConfig(beam_size=config.beam_size)
     return TrainingSetup(
         config,
@@ -146,6 +164,7 @@ def build_training_setup(
         batches,
         Validator(val, vocabulary, search, batch_size=_VALIDATION_BATCH),
         sources,
+        ranks,
         facts,
     )
 
@@ -157,6 +176,7 @@ def _mixed(
     engine: TorchEngine,
     config: TrainingConfig,
     announce: Announce,
+    ranks: Ranks,
 ) -> MixedBatches:
     """Return batches of photographs mixed with those of captions without one."""
     decoder = engine.decoder
@@ -173,6 +193,7 @@ def _mixed(
         count=decoder.options.attributes or decoder.attribute_detector.num_attributes,
         feature_size=engine.encoder.feature_size,
         device=engine.device,
+        ranks=ranks,
     )
     announce(
         f"captions without photographs: {len(of_captions):,} name an attribute, "

@@ -1,11 +1,12 @@
 """Batches of an epoch: which images, how they are augmented, which captions, in which order.
 
-Everything follows from the seed and the epoch's number, so a resumed run gets the same batches
+Several processes share out each batch, in its order, and make their own part of it. Everything
+follows from the seed and the epoch's number, so a resumed run gets the same batches
 without a stored state. Nothing else matters, so runs that differ in `--p` get the same batches.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -16,15 +17,18 @@ from captioner.errors import DataError
 from captioner.prefetch import prefetched
 from captioner.vocabulary import Vocabulary
 from training.config import TrainingConfig
+from training.distributed import ALONE, Ranks
 from training.feature_sources import ImageSource, Read
 from training.randomness import derived_generator
 from training.views import View, draw_views
+
+Item = TypeVar("Item")
 
 
 class TrainingBatch(NamedTuple):
     source: ImageSource
     images: Read  # of that source
-    captions: CaptionBatch | None  # None: every image of the batch is broken
+    captions: CaptionBatch | None  # None: there is no image, or every one is broken
     references: list[list[Sequence[str]]]  # the words of all captions of each readable image
 
 
@@ -55,7 +59,9 @@ class EpochBatches:
         device: torch.device,
         missing: frozenset[int] = frozenset(),
         set_sizes: Sequence[int] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._images = images
         self._vocabulary = vocabulary
         self._source_of_epoch = source_of_epoch
@@ -111,7 +117,7 @@ class EpochBatches:
         plan, size = self.plan(number), self._config.batch_size
         source = self._source_of_epoch(number)
         for batch in range(start, self.steps_per_epoch):
-            places = plan.order[batch * size : (batch + 1) * size]
+            places = own_part(plan.order[batch * size : (batch + 1) * size], self._ranks)
             read = source.read(
                 [plan.images[place] for place in places], [plan.views[place] for place in places]
             )
@@ -137,6 +143,12 @@ class EpochBatches:
             captions = [captions[caption] for caption in chosen]
         longest = self._config.max_caption_length
         return [self._vocabulary.encode(tokens[:longest]) for tokens in captions]
+
+
+def own_part(of_batch: Sequence[Item], ranks: Ranks) -> list[Item]:
+    """Return what this process holds of a batch: one after the other, they hold all of it."""
+    start, end = (len(of_batch) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+    return list(of_batch[start:end])
 
 
 class _Share(NamedTuple):

@@ -15,6 +15,8 @@ from training.assembly import TrainingSetup
 from training.averaging import WeightAverage
 from training.batches import TrainingBatch
 from training.cell_paths import MeasuredCaptions
+from training.distributed import Amounts, Portion, Ranks
+from training.feature_sources import ImageSource
 from training.objectives import OBJECTIVES
 from training.objectives.interface import DecoderPass, ObjectiveBatch
 from training.optimisation import (
@@ -53,6 +55,7 @@ class Captioning(Work):
         self.dataset = setup.dataset
         self._encoder, self._decoder = setup.engine.encoder, setup.engine.decoder
         self._config = config = setup.config
+        self._ranks = ranks = setup.ranks
         steps_per_epoch = setup.batches.steps_per_epoch
         self.schedule = RunSchedule(
             epochs=config.epochs,
@@ -66,11 +69,18 @@ class Captioning(Work):
         self.data_name = f"{self.dataset.paths} or the readable images"
         self.parameters = [*self._decoder.parameters(), *setup.encoder_parameters]
         self.optimiser = build_optimiser(self._decoder, setup.encoder_parameters, config)
+        device = setup.engine.device
+        # Masks, and the captions that an objective draws, are those of the whole batch, so all
+        # processes draw the same. What is drawn for each word of a part is each one's own.
+        dropout, draws = _own_stream("dropout", ranks), "draws"
+        if self._decoder.samples_in_training:
+            draws = _own_stream("draws", ranks)
         self.generators = {
             "masks": derived_generator(config.seed, "masks"),
-            "dropout": derived_generator(config.seed, "dropout", device=setup.engine.device),
-            "draws": derived_generator(config.seed, "draws", device=setup.engine.device),
+            dropout: derived_generator(config.seed, dropout, device=device),
+            draws: derived_generator(config.seed, draws, device=device),
         }
+        self._masks, self._dropout, self._draws = self.generators.values()
         modules: dict[str, nn.Module] = {"decoder": self._decoder}
         if config.trains_encoder:
             modules["encoder"] = self._encoder
@@ -104,29 +114,48 @@ class Captioning(Work):
         return self._setup.batches.epoch(epoch, start=start)
 
     def start_training(self, epoch: int) -> None:  # noqa: ARG002
+        for source in self._setup.sources:
+            source.agree(self._ranks)
         self._decoder.train()
         self._encoder.train(self._config.trains_encoder)
 
     def loss(self, batch: TrainingBatch, step: int) -> BatchLoss | None:
-        """Return the objective's loss; None where no image of the batch is readable."""
-        captions = batch.captions
-        if captions is None:
+        """Return the objective's loss; None where no image of the batch is readable.
+
+        Of several processes each returns its share, and the sum is the loss of the whole batch.
+        """
+        captions, references = batch.captions, batch.references
+        own = Amounts()
+        if captions is not None:
+            count = sum(len(of_image) for of_image in references)
+            own = Amounts(len(references), captions.num_captions, captions.num_tokens, count)
+        portion, held = Portion.of(self._ranks, own)
+        weight, num_captions = sum(one.words for one in held), sum(one.captions for one in held)
+        if not weight:
             return None
+        if captions is None:
+            self._ranks.follow()
+            return BatchLoss(torch.zeros(()), weight, num_captions)
         config, epoch = self._config, step // self.schedule.steps_per_epoch
         loss, figures = self._objective(
             self._decoder,
-            ObjectiveBatch(batch.source.features(batch.images), captions, batch.references),
+            ObjectiveBatch(batch.source.features(batch.images), captions, references, portion),
             DecoderPass(
                 p=config.p if epoch < config.epochs - config.anneal_epochs else 0.0,
-                masks=self.generators["masks"],
-                dropout=self.generators["dropout"],
-                draws=self.generators["draws"],
+                masks=self._masks,
+                dropout=self._dropout,
+                draws=self._draws,
                 product_dtype=torch.bfloat16 if config.amp == "bf16" else None,
+                ranks=self._ranks,
             ),
         )
-        return BatchLoss(loss, captions.num_tokens, captions.num_captions, figures)
+        if not all(one.words for one in held):
+            self._ranks.most(0)  # those that follow need no longer
+        figures = {name: portion.words * figure for name, figure in figures.items()}
+        return BatchLoss(portion.words * loss, weight, num_captions, figures)
 
     def update(self, step: int) -> None:
+        self._ranks.average(self._statistics())
         config, schedule = self._config, self.schedule
         total, per_epoch = schedule.total_steps, schedule.steps_per_epoch
         clip_gradients(self.parameters, config)
@@ -139,24 +168,43 @@ class Captioning(Work):
         if self._average is not None:
             self._average.update(step + 1)
 
+    def _statistics(self) -> list[Tensor]:
+        """Return the buffers that a step of training moves, in each process by its own images."""
+        part = self._decoder.training_part
+        kept = [
+            value
+            for name, value in self._decoder.named_buffers()
+            if not name.startswith("training_part.")
+        ]
+        buffers = [*part.buffers()] if part is not None else []
+        moved = [value for value in buffers if not any(value is one for one in kept)]
+        for module in self._encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                moved += module.buffers()
+        return [value for value in moved if value.is_floating_point()]
+
     def evaluating(self) -> AbstractContextManager[object]:
         return self._average.in_place() if self._average is not None else nullcontext()
 
     def validate(self, step: int, is_stopping: Callable[[], bool]) -> Figures | None:
-        """Caption and score the validation images."""
-        setup = self._setup
+        """Caption and score the validation images, each process a part; the first one scores."""
+        setup, ranks = self._setup, self._ranks
         self._decoder.eval()
         self._encoder.eval()
         source = setup.sources[1].of_epoch((step - 1) // self.schedule.steps_per_epoch)
-        validation = setup.validator.run(setup.engine, source, is_stopping=is_stopping)
-        if validation is None:
+        captions = setup.validator.captions(setup.engine, source, ranks, is_stopping=is_stopping)
+        setup.sources[1].agree(ranks)
+        if captions is None:
             return None
-        self._captions = validation.captions
+        self._captions = captions
+        return ranks.share(self._figures(captions, source) if ranks.is_first else {})
+
+    def _figures(self, captions: Mapping[int, list[str]], source: ImageSource) -> Figures:
+        figures, config = self._setup.validator.score(captions).figures, self._config
         if self._measured is None:
-            return validation.figures
-        config = self._config
+            return figures
         shares = self._measured.shares(self._decoder, source, config.gradient_lags, config.p)
-        return {**validation.figures, **shares}
+        return {**figures, **shares}
 
     def describe(self, figures: Figures) -> str:
         return scores_line(figures)
@@ -221,3 +269,8 @@ class Captioning(Work):
         else:
             assert self._decoder.training_part is not None
             self._decoder.training_part.load_state_dict(dict(tensors))
+
+
+def _own_stream(purpose: str, ranks: Ranks) -> str:
+    """Return a purpose for which each process draws by itself; the first one's has no number."""
+    return f"{purpose}-{ranks.rank}" if ranks.rank else purpose

@@ -20,8 +20,9 @@ from captioner.errors import DataError
 from captioner.features import Features
 from captioner.prefetch import prefetched
 from captioner.vocabulary import Vocabulary
-from training.batches import EpochBatches, TrainingBatch
+from training.batches import EpochBatches, TrainingBatch, own_part
 from training.config import TrainingConfig
+from training.distributed import ALONE, Ranks
 from training.feature_sources import Read
 from training.randomness import derived_generator
 from training.views import View
@@ -70,6 +71,7 @@ class AloneBatches:
         count: int,
         feature_size: int,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the words of each caption of each image, and fill up to `count` attributes.
 
@@ -77,6 +79,7 @@ class AloneBatches:
             DataError: no caption names an attribute.
         """
         self._config = config
+        self._ranks = ranks
         self._vocabulary = vocabulary
         self._device = device
         self._count = count
@@ -113,13 +116,14 @@ class AloneBatches:
         for batch in range(start, self.steps_per_epoch):
             chosen = [self._captions[place] for place in order[batch * size : (batch + 1) * size]]
             generator = derived_generator(seed, "attributes", number, batch)
-            attributes = torch.stack([self._draw(one.named, generator) for one in chosen])
-            words = [[self._vocabulary.encode(one.tokens[:longest])] for one in chosen]
+            drawn = [(one, self._draw(one.named, generator)) for one in chosen]
+            own = own_part(drawn, self._ranks)
+            words = [[self._vocabulary.encode(one.tokens[:longest])] for one, _ in own]
             yield TrainingBatch(
                 self._source,
-                Read(list(range(len(chosen))), attributes),
-                CaptionBatch.pack(words, device=self._device),
-                [one.references for one in chosen],
+                Read(list(range(len(own))), torch.stack([one for _, one in own]) if own else None),
+                CaptionBatch.pack(words, device=self._device) if own else None,
+                [one.references for one, _ in own],
             )
 
     def _draw(self, named: list[int], generator: torch.Generator) -> Tensor:

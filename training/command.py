@@ -5,23 +5,24 @@ flags join the others. Bad input is one line and exit status 2, and leaves no ha
 """
 
 import argparse
+import os
 import sys
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from captioner.allocator import keep_freed_memory
-from captioner.devices import choose_device
 from captioner.errors import OptionError
 from captioner.options import OneLineParser, add_flags, check_changes, flag
 from captioner.program import INTERRUPTED, run_program
 from captioner.text import escaped
 from training.composition import ComposedOptions
+from training.distributed import Ranks
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
 from training.work import Work
@@ -44,6 +45,7 @@ class Program(ABC):
     examples: str = ""
     default_folder: str = "runs/NAME-TIME"
     config: type[ComposedOptions]
+    trains_together: bool = False  # with other processes
 
     @abstractmethod
     def configure(self, given: Mapping[str, Any]) -> Configured:
@@ -54,12 +56,15 @@ class Program(ABC):
         return Configured(config, None, "")
 
     @abstractmethod
-    def work(self, configured: Configured, folder: RunFolder) -> Work:
+    def work(self, configured: Configured, folder: RunFolder, ranks: Ranks) -> Work:
         """Return what the run trains; its folder is locked by now."""
 
     @abstractmethod
     def report(self, run: Run, outcome: Outcome) -> None:
-        """Say how a run ended that was not interrupted, after what is left to do."""
+        """Say how a run ended that was not interrupted, after what is left to do.
+
+        Of several processes the first one does.
+        """
 
 
 class Arguments(NamedTuple):
@@ -72,11 +77,25 @@ class Arguments(NamedTuple):
 def train(program: Program, argv: Sequence[str] | None = None) -> int:
     """Train as the command line says, and return the exit status."""
     keep_freed_memory()
-    return run_program(
-        program.called or program.name,
-        lambda: _run(program, parse_arguments(program, sys.argv[1:] if argv is None else argv)),
-        when_interrupted="interrupted; what was saved before is whole",
-    )
+    words = sys.argv[1:] if argv is None else argv
+    with Ranks.joined() as ranks:
+        return run_program(
+            program.called or program.name,
+            lambda: _train_as_one(program, words, ranks),
+            when_interrupted="interrupted; what was saved before is whole",
+        )
+
+
+def _train_as_one(program: Program, words: Sequence[str], ranks: Ranks) -> int:
+    with ranks.as_one():
+        if ranks.size > 1 and not program.trains_together:
+            raise OptionError(
+                f"{program.name} trains in one process; start it without torchrun, or with "
+                "--nproc-per-node 1"
+            )
+        with ranks.first_before_others():  # reading a run may mend it
+            arguments = going_on(program, parse_arguments(program, words))
+        return _run(program, arguments, ranks)
 
 
 def build_parser(program: Program, chosen: Mapping[str, str] | None = None) -> OneLineParser:
@@ -166,26 +185,57 @@ def _stored(program: Program, folder: RunFolder) -> dict[str, Any]:
     return dict(description["config"])
 
 
-def _run(program: Program, arguments: Arguments) -> int:
+def going_on(program: Program, arguments: Arguments) -> Arguments:
+    """Return what goes on with the run that torchrun began by the same command, if it did.
+
+    torchrun starts the same command anew when a process was lost, and so does who starts a lost job
+    again; without torchrun an `--out` that holds a run is refused.
+
+    Raises:
+        OptionError: torchrun is to restart processes that could not find their run.
+    """
+    out = arguments.out
+    if "TORCHELASTIC_RUN_ID" not in os.environ or arguments.resume is not None:
+        return arguments
+    if out is None:
+        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+            raise OptionError(
+                "torchrun --max-restarts goes on with a run only where it finds it again; name its "
+                "folder with --out or --resume"
+            )
+        return arguments
+    if not (out / "config.json").is_file():
+        return arguments
+    folder = RunFolder.existing(out)
+    if folder.read_description().get("command") != sys.argv:
+        return arguments
+    return Arguments({}, None, folder, _stored(program, folder))
+
+
+def _run(program: Program, arguments: Arguments, ranks: Ranks) -> int:
     """Begin or resume a run, and report how it ended."""
     if arguments.resume is not None:
         config = program.config.from_json({**arguments.stored, **arguments.given})
         configured, folder = program.configure_again(config), arguments.resume
     else:
-        if arguments.out is not None:
+        if arguments.out is not None and ranks.is_first:
             RunFolder.new(arguments.out, "")  # refused before any data is read
         configured = program.configure(arguments.given)
-        folder = RunFolder.new(arguments.out, configured.name)
+        if ranks.is_first:
+            folder = RunFolder.new(arguments.out, configured.name)
+        folder = RunFolder(ranks.share(folder.path if ranks.is_first else Path()))
     config = configured.config
-    choose_device(config.device)
+    ranks.device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with folder.locked(), ExitStack() as open_parts:
+    with folder.locked() if ranks.is_first else nullcontext(), ExitStack() as open_parts:
         say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
         say(_listed(config))
-        work = open_parts.enter_context(closing(program.work(configured, folder)))
+        if ranks.size > 1:
+            say(f"processes: {ranks.size}, which share out each batch")
+        work = open_parts.enter_context(closing(program.work(configured, folder, ranks)))
         facts = {"script": program.name, "command": sys.argv, **work.facts}
-        run = open_parts.enter_context(closing(Run.open(work, folder, config, facts, say)))
+        run = open_parts.enter_context(closing(Run.open(work, folder, config, facts, say, ranks)))
         if run.state.step:
             say(f"going on after {work.step_name} {run.state.step:,}")
         elif arguments.resume:
@@ -194,11 +244,19 @@ def _run(program: Program, arguments: Arguments) -> int:
         if outcome is Outcome.INTERRUPTED:
             done = f"{work.step_name} {run.state.step:,}"
             say(f"stopped after {done}, all of it saved; go on with:")
-            command = program.called or f"python training/{program.name}"
+            command = program.called or _started_by(program, ranks)
             say(f"  {command} --resume {folder.path}")
             return INTERRUPTED
-        program.report(run, outcome)
+        if ranks.is_first:
+            program.report(run, outcome)
     return 0
+
+
+def _started_by(program: Program, ranks: Ranks) -> str:
+    script = f"training/{program.name}"
+    return (
+        f"torchrun --nproc-per-node {ranks.size} {script}" if ranks.size > 1 else f"python {script}"
+    )
 
 
 def say(line: str) -> None:

@@ -123,9 +123,9 @@ def evaluate(
     images = [image for of_set in images_by_set for image in of_set]
     validator = Validator(images, model.vocabulary, search, batch_size=options.batch_size)
     with closing(validator), closing(_source(options, model, images_by_set)) as source:
-        validation = validator.run(model.engine, source, description=options.split)
-    assert validation is not None, "nobody asked it to stop"
-    return validation, validator.images
+        captions = validator.captions(model.engine, source, description=options.split)
+        assert captions is not None, "nobody asked it to stop"
+        return validator.score(captions), validator.images
 
 
 def _source(

@@ -24,6 +24,7 @@ from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import ImageError
 from captioner.features import Features
 from training.config import TrainingConfig
+from training.distributed import Ranks
 from training.views import WHOLE, View, augmented_copies, seen
 
 _MIRRORED = -1  # beside the numbers of augmented copies
@@ -97,7 +98,7 @@ class LiveImages:
         workers: int,
         announce: Callable[[str], None],
     ) -> None:
-        self.missing: set[int] = set()
+        self.missing: dict[int, str] = {}  # why they cannot be read
         self._images = images
         self._preprocessing = preprocessing
         self._encode = encode
@@ -113,6 +114,13 @@ class LiveImages:
     def features(self, read: Read) -> Features:
         return self._encode(read.payload)
 
+    def agree(self, ranks: Ranks) -> None:
+        """Take in which images the other processes could not read, and name them."""
+        for found in ranks.gather(self.missing):
+            for index in sorted(found.keys() - self.missing.keys()):
+                self.missing[index] = found[index]
+                self._announce(f"skipped: {found[index]}")
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
@@ -124,7 +132,7 @@ class LiveImages:
         except ImageError as problem:
             with self._lock:
                 is_news = index not in self.missing
-                self.missing.add(index)
+                self.missing[index] = str(problem)
             if is_news:
                 self._announce(f"skipped: {problem}")
             return None
@@ -146,6 +154,7 @@ class SourceSchedule:
         images_by_set: Sequence[Sequence[CaptionedImage]],
         config: TrainingConfig,
         announce: Callable[[str], None],
+        ranks: Ranks,
         *,
         is_augmented: bool,
     ) -> Self:
@@ -175,8 +184,9 @@ class SourceSchedule:
                 mirrored=mirrored,
                 copy=copy,
                 workers=config.workers,
-                progress=True,
+                progress=ranks.is_first,
                 announce=announce,
+                processes=ranks,
             )
 
         mirrored = store(mirrored=True) if is_augmented and config.horizontal_flip else None
@@ -190,6 +200,11 @@ class SourceSchedule:
         source = self.stored if is_stored else self.live
         assert source is not None, "a schedule has a source for every epoch"
         return source
+
+    def agree(self, ranks: Ranks) -> None:
+        """Take in which images the other processes could not read."""
+        if self.live is not None:
+            self.live.agree(ranks)
 
     def close(self) -> None:
         """End the threads that read images."""

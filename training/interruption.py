@@ -12,8 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """A context manager in which the first signal is noted and the second one kills at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_announced: bool = True) -> None:
         self.is_requested = False
+        self._is_announced = is_announced
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -28,6 +29,8 @@ class Interruption:
         self.is_requested = True
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        if not self._is_announced:
+            return
         name = signal.Signals(number).name
         # Not print(): the signal may have come in the middle of one.
         os.write(

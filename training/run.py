@@ -2,11 +2,13 @@
 
 A run is a function of its configuration: when it is saved, interrupted or resumed changes no
 number. What is trained is a `Work`; everything random is drawn from generators derived from the
-seed (`randomness.py`).
+seed (`randomness.py`). Several processes run the same loop side by side and agree on each step;
+the first one writes (`distributed.py`).
 """
 
 import enum
 import math
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -18,9 +20,10 @@ import torch
 from captioner.errors import TrainingError
 from captioner.options import Options
 from captioner.progress import Progress, duration
+from training.distributed import ALONE, Ranks
 from training.interruption import Interruption
 from training.plots import draw_curves
-from training.run_folder import MetricsLog, RunFolder, read_metrics
+from training.run_folder import MetricsLog, NoLog, RunFolder, read_metrics
 from training.run_state import Extras, Interval, Pace, RunState, restore, save_last
 from training.work import Work
 
@@ -35,6 +38,14 @@ class Outcome(enum.Enum):
     INTERRUPTED = "interrupted"
 
 
+class _Next(enum.IntEnum):
+    """What follows a step."""
+
+    GO = 0
+    SAVE = 1
+    STOP = 2
+
+
 @dataclass
 class Run:
     """A work in training, and the folder that keeps it; to be closed in the end."""
@@ -44,7 +55,8 @@ class Run:
     state: RunState
     log: MetricsLog
     _announce: Callable[[str], None]
-    _interruption: Interruption = field(default_factory=Interruption)
+    _ranks: Ranks
+    _interruption: Interruption
     _saved_at: float = field(default_factory=time.monotonic)
     _pace: Pace = field(default_factory=Pace)  # of this process
 
@@ -56,19 +68,26 @@ class Run:
         config: Options,
         facts: Mapping[str, Any],
         announce: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> Self:
         """Go on where `last/` stands, or begin; `config.json` then holds `config` and `facts`.
 
         Raises:
             CheckpointError: a file of `last/` is missing or damaged, or it is another model's.
-            TrainingError: the data are not those that the run began with.
+            TrainingError: the data are not those that the run began with, or another process of
+                `ranks` has others.
         """
-        state = restore(folder.last, work) if folder.last.exists() else RunState()
-        folder.write_config(config, facts)
-        log = MetricsLog(folder, kept_bytes=state.metrics_bytes, step=state.step)
+        state = restore(folder.last, work, ranks) if folder.last.exists() else RunState()
+        _check_that_all_see(folder, work, state, ranks)
+        if ranks.is_first:
+            folder.write_config(config, {**facts, "processes": ranks.size})
+            log = MetricsLog(folder, kept_bytes=state.metrics_bytes, step=state.step)
+        else:
+            log = NoLog()
         if not log.has_events:
             announce("no TensorBoard events: the package tensorboard is not installed")
-        return cls(work, folder, state, log, announce)
+        interruption = Interruption(is_announced=ranks.is_first)
+        return cls(work, folder, state, log, announce, ranks, interruption)
 
     def close(self) -> None:
         """Close the log."""
@@ -91,7 +110,7 @@ class Run:
         state, schedule = self.state, self.work.schedule
         if self._is_validation_due():
             self._validate()
-        if self._interruption.is_requested:
+        if self._ranks.most(int(self._interruption.is_requested)):
             if state.step:
                 self._save_last()
             return Outcome.INTERRUPTED
@@ -138,6 +157,7 @@ class Run:
                 f"epoch {epoch + 1}/{schedule.epochs}",
                 unit=f"{work.step_name}s",
                 initial=position,
+                enabled=self._ranks.is_first,
             ) as progress,
         ):
             counted_at = time.monotonic()
@@ -148,10 +168,20 @@ class Run:
                 is_epoch_over = state.step % schedule.steps_per_epoch == 0
                 if state.step % schedule.log_every == 0 or is_epoch_over:
                     self._log_training()
-                if self._interruption.is_requested or self._is_out_of_time():
-                    return
-                if counted_at - self._saved_at >= schedule.save_every:
-                    self._save_last()
+                match self._next(counted_at):
+                    case _Next.STOP:
+                        return
+                    case _Next.SAVE:
+                        self._save_last()
+
+    def _next(self, now: float) -> "_Next":
+        """Return what all processes do after this step: the most that one has cause for."""
+        wish = _Next.GO
+        if self._interruption.is_requested or self._is_out_of_time():
+            wish = _Next.STOP
+        elif now - self._saved_at >= self.work.schedule.save_every:
+            wish = _Next.SAVE
+        return _Next(self._ranks.most(wish))
 
     def _train_step(self, batch: Any) -> None:
         work, step = self.work, self.state.step
@@ -162,7 +192,9 @@ class Run:
         if work.checks_every_loss and not math.isfinite(found.loss.item()):
             raise self._not_a_number(f"the loss is {found.loss.item()}")
         work.optimiser.zero_grad(set_to_none=True)
-        found.loss.backward()
+        if found.loss.requires_grad:  # not so where this process has no part in the batch
+            found.loss.backward()
+        self._ranks.add_gradients(work.parameters)
         work.update(step)
         self.state.interval.add(found)
         self._pace.add(found)
@@ -191,7 +223,7 @@ class Run:
         """Write the means since the last line, and look whether the loss is a number."""
         state, interval = self.state, self.state.interval
         if interval.weight:
-            means = interval.means()
+            means = interval.together(self._ranks).means()
             if not math.isfinite(means["loss"]):
                 raise self._not_a_number(f"the loss is {means['loss']}")
             figures = {"epoch": self.work.schedule.epochs_in(state.step), **means}
@@ -214,7 +246,7 @@ class Run:
                 raise self._not_a_number(f"the validation gives {figures}")
             is_best = not state.best or work.is_better(figures, state.best)
             state.note_validation(figures, is_best=is_best, is_at_goal=work.reaches_goal(figures))
-            if is_best:
+            if is_best and self._ranks.is_first:
                 work.save(folder.best, state, Extras())
         state.seconds += time.monotonic() - started
         epoch = self.work.schedule.epochs_in(state.step)
@@ -225,14 +257,15 @@ class Run:
         self.log.write(
             "validation", state.step, {"epoch": epoch, **figures, "seconds": state.seconds}
         )
-        work.show(folder)
-        draw_curves(read_metrics(folder), folder.curves, work.curves)
+        if self._ranks.is_first:
+            work.show(folder)
+            draw_curves(read_metrics(folder), folder.curves, work.curves)
         self._save_last()
 
     def _save_last(self) -> None:
         self._check_weights()
         self.state.metrics_bytes = self.log.bytes_written
-        save_last(self.folder.last, self.work, self.state)
+        save_last(self.folder.last, self.work, self.state, self._ranks)
         self._saved_at = time.monotonic()
 
     def _check_weights(self) -> None:
@@ -248,3 +281,20 @@ class Run:
             f"{what} at {self.work.step_name} {self.state.step:,}; {where}, nothing was "
             f"overwritten; lower --lr, or bound the gradients by {self.work.gradient_remedy}"
         )
+
+
+def _check_that_all_see(folder: RunFolder, work: Work, state: RunState, ranks: Ranks) -> None:
+    """Raise TrainingError unless all processes have the same data, and go on at the same step."""
+    own = socket.gethostname(), state.step, dict(work.fingerprint)
+    first, *others = ranks.gather(own)
+    for rank, (host, step, fingerprint) in enumerate(others, 1):
+        if step != first[1]:
+            raise TrainingError(
+                f"process {rank} on {host} finds step {step:,} in {folder.last}, and process 0 on "
+                f"{first[0]} step {first[1]:,}; all machines must see the same folder of the run"
+            )
+        if fingerprint != first[2]:
+            raise TrainingError(
+                f"process {rank} on {host} has other data than process 0 on {first[0]}: "
+                f"{fingerprint} and {first[2]}; give all the same {work.data_name}"
+            )

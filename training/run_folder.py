@@ -196,6 +196,19 @@ class MetricsLog:
             self._events.close()
 
 
+class NoLog(MetricsLog):
+    """The log of a process that leaves writing to another."""
+
+    has_events = True
+    bytes_written = 0
+
+    def __init__(self) -> None: ...
+
+    def write(self, kind: str, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the lines of a run's log, oldest first; of one that is growing the whole lines."""
     if not folder.metrics.exists():

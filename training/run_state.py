@@ -5,7 +5,7 @@ needs: the optimiser's moments, the generators, state of the work, and the count
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor
 from captioner.errors import TrainingError
 from captioner.hashed_folder import read_hashes
 from captioner.tensor_files import read_extra
+from training.distributed import ALONE, Ranks
 from training.optimisation import optimiser_tensors, restore_optimiser
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ class Interval(Pace):
     def sum(self, name: str) -> float:
         return float(self.sums.get(name, 0.0))
 
+    def together(self, ranks: Ranks) -> "Interval":
+        """Return the interval with the sums of all processes added up."""
+        sums: dict[str, float | Tensor] = {}
+        for of_rank in ranks.gather({name: self.sum(name) for name in self.sums}):
+            for name, value in of_rank.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return replace(self, sums=sums)
+
     def means(self) -> dict[str, float]:
         return {name: self.sum(name) / self.weight for name in self.sums}
 
@@ -116,23 +125,31 @@ class RunState:
         return cls(**values, interval=Interval(**interval))
 
 
-def save_last(folder: Path, work: "Work", state: RunState) -> None:
-    """Write `last/`.
+def save_last(folder: Path, work: "Work", state: RunState, ranks: Ranks = ALONE) -> None:
+    """Write `last/`; of several processes the first one does, with what the others carry.
 
     Raises:
         StorageError: the disk is full; the previous `last/` is untouched.
     """
+    generators: dict[str, Tensor] = {}
+    for of_rank in ranks.gather({name: one.get_state() for name, one in work.generators.items()}):
+        generators |= of_rank
+    state = replace(state, interval=state.interval.together(ranks))
+    if not ranks.is_first:
+        return
     tensors = {
         "optimiser": optimiser_tensors(work.optimiser),
-        "generators": {name: one.get_state() for name, one in work.generators.items()},
+        "generators": generators,
         **work.carried(),
     }
     values = {_STATE: {**state.to_json(), "data": work.fingerprint}}
     work.save(folder, state, Extras(values, tensors))
 
 
-def restore(folder: Path, work: "Work") -> RunState:
+def restore(folder: Path, work: "Work", ranks: Ranks = ALONE) -> RunState:
     """Put back what `save_last` wrote, and return the counts.
+
+    The sums of the interval are the first process's; the others' begin at nothing.
 
     Raises:
         CheckpointError: a file is missing or damaged, or it is another model's.
@@ -150,10 +167,13 @@ def restore(folder: Path, work: "Work") -> RunState:
     restore_optimiser(work.optimiser, read_extra(folder, hashes, "optimiser"))
     states = read_extra(folder, hashes, "generators")
     for name, generator in work.generators.items():
-        # On another kind of device than before, the run goes on with fresh draws. Earlier versions
-        # had fewer generators.
+        # On another kind of device than before, the run goes on with fresh draws, and so does a
+        # process that was not there. Earlier versions had fewer generators.
         if name in states and states[name].shape == generator.get_state().shape:
             generator.set_state(states[name])
     for group in work.carried():
         work.restore_carried(group, read_extra(folder, hashes, group))
-    return RunState.from_json(stored)
+    state = RunState.from_json(stored)
+    if not ranks.is_first:
+        state.interval.sums = {}
+    return state

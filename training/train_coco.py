@@ -3,6 +3,7 @@
 python training/train_coco.py --p 0.4
 python training/train_coco.py --p 0.4 --data DATA --encoder mobilenetv2_100
 python training/train_coco.py --resume runs/NAME
+torchrun --nproc-per-node 8 training/train_coco.py --p 0.4 --data DATA
 """
 
 from captioner.threads import wait_passively
@@ -24,6 +25,7 @@ from training.assembly import build_training_setup
 from training.captioning import Captioning
 from training.command import Configured, Program, say, train
 from training.config import ENCODER_OPTIONS, TrainingConfig
+from training.distributed import Ranks
 from training.recipes import SEVERAL, check_with_any_recipe, with_recipe
 from training.run import Outcome, Run
 from training.run_folder import RunFolder
@@ -40,10 +42,12 @@ class TrainCoco(Program):
   python training/train_coco.py --p 0.4 --data my_photos/      a folder with a dataset*.json
   python training/train_coco.py --p 0.4 --data A B             two data sets as one
   python training/train_coco.py --resume runs/NAME             go on after a stop
+  torchrun --nproc-per-node 8 training/train_coco.py --p 0.4   on 8 GPUs of this machine
 
 """
     default_folder = "runs/DATA-DECODER-pP-TIME"
     config = TrainingConfig
+    trains_together = True
 
     def __init__(self, called: str = "") -> None:
         self.called = called
@@ -65,11 +69,12 @@ class TrainCoco(Program):
     def configure_again(self, config: TrainingConfig) -> Configured:
         return Configured(config, _open(config), "")
 
-    def work(self, configured: Configured, folder: RunFolder) -> Captioning:
+    def work(self, configured: Configured, folder: RunFolder, ranks: Ranks) -> Captioning:
         config = configured.config
         first = folder.last if folder.last.exists() else config.start_from
         checkpoint = load_checkpoint(Path(first)) if first else None
-        return Captioning(build_training_setup(config, configured.data, checkpoint, folder, say))
+        setup = build_training_setup(config, configured.data, checkpoint, folder, say, ranks)
+        return Captioning(setup)
 
     def report(self, run: Run, outcome: Outcome) -> None:
         state, folder = run.state, run.folder

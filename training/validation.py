@@ -21,6 +21,7 @@ from captioner.progress import Progress
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.caption_figures import caption_figures, figures_line
+from training.distributed import ALONE, Ranks
 from training.feature_sources import ImageSource, Read
 
 SHAPES_NAMED = "shapes_named"  # share of images of the built-in sample with every shape right
@@ -75,26 +76,57 @@ class Validator:
         if self._scorer is not None:
             self._scorer.close()
 
-    def run(
+    def captions(
         self,
         engine: Engine,
         source: ImageSource,
+        ranks: Ranks = ALONE,
         *,
         description: str = "validation",
         is_stopping: Callable[[], bool] = lambda: False,
-    ) -> Validation | None:
-        """Return captions and scores of all readable images; the modules must be in eval mode.
+    ) -> dict[int, list[str]] | None:
+        """Return the captions of all readable images by id; the modules must be in eval mode.
 
-        None where `is_stopping` became true before all were captioned.
+        Several processes share out the batches. None where `is_stopping` became true in one of
+        them before all were captioned.
         """
+        starts = range(0, len(self._indices), self._batch_size)[ranks.rank :: ranks.size]
+        batches = [self._indices[start : start + self._batch_size] for start in starts]
+        own = self._own_captions(
+            engine, source, batches, description, is_stopping, shows_progress=ranks.is_first
+        )
+        found = ranks.gather(own)
+        captions: dict[int, list[str]] = {}
+        for of_rank in found:
+            if of_rank is None:
+                return None
+            captions |= of_rank
+        return {
+            image.image_id: captions[image.image_id]
+            for image in self.images
+            if image.image_id in captions
+        }
+
+    def _own_captions(
+        self,
+        engine: Engine,
+        source: ImageSource,
+        batches: Sequence[Sequence[int]],
+        description: str,
+        is_stopping: Callable[[], bool],
+        *,
+        shows_progress: bool,
+    ) -> dict[int, list[str]] | None:
+        """Return the captions of these batches by id."""
 
         def reads() -> Iterator[Read]:
-            for start in range(0, len(self._indices), self._batch_size):
-                yield source.read(self._indices[start : start + self._batch_size])
+            for batch in batches:
+                yield source.read(batch)
 
         captions: dict[int, list[str]] = {}
         image_of = dict(zip(self._indices, self.images, strict=True))
-        with Progress(len(self._indices), description, unit="images") as progress:
+        total = sum(map(len, batches))
+        with Progress(total, description, unit="images", enabled=shows_progress) as progress:
             for read in prefetched(reads()):
                 if not read.indices:
                     continue
@@ -109,10 +141,14 @@ class Validator:
                     words = self._vocabulary.decode(best[0].words)
                     captions[image_of[index].image_id] = words
                 progress.advance(len(found))
+        return captions
+
+    def score(self, captions: Mapping[int, Sequence[str]]) -> Validation:
+        """Return captions, by id, and their scores."""
         scorer = self._scorer_of(captions.keys())
         return Validation(
             scorer.score({key: " ".join(words) for key, words in captions.items()}),
-            captions,
+            {key: list(words) for key, words in captions.items()},
             share_of_shapes_named(self.images, captions),
         )
 

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from captioner.encoder.store_record import FEATURES, Record, locked
 from captioner.encoder.store_writer import ImageFile, write_chunks
 from captioner.errors import DataError, StorageError
 from captioner.features import Features
+from captioner.processes import Processes
 from captioner.progress import Progress
 
 CHUNK_BYTES = 1 << 24  # about what is lost by a kill, and what one hash covers
@@ -59,18 +61,21 @@ class FeatureStore:
         progress: bool = False,
         announce: Announce = lambda _: None,
         verify: bool = False,
+        processes: Processes | None = None,
     ) -> Self:
         """Return the store of these features below `folder`, written now as far as it is not there.
 
         Without `folder` it lies in the user's cache. `mirrored` swaps left and right of every
         image, `copy` changes them. `batch_size` and `workers` (threads that decode) change nothing
         but the speed. `verify` reads the whole store and writes damaged parts again; without it a
-        complete store is only looked at for its size.
+        complete store is only looked at for its size. Several `processes` that call this together
+        each write a part of it, on a file system that all of them see.
 
         Raises:
             DataError: there is no image, or none that can be read.
             StorageError: the features do not fit on the disk, or it cannot be written to.
         """
+        processes = processes or Processes()
         batch_size = batch_size or (64 if next(encoder.parameters()).is_cuda else 8)
         record = _record(
             folder or user_cache_path("captioner") / "features",
@@ -89,8 +94,9 @@ class FeatureStore:
             ) from problem
 
         def write() -> None:
-            _announce_size(record, encoder, announce)
-            record.begin()
+            if processes.is_first:
+                _announce_size(record, encoder, announce)
+                record.begin()
             done = sum(len(record.rows(chunk)) for chunk in record.hashes)
             with Progress(
                 len(images), "features", unit="images", enabled=progress, initial=done
@@ -106,14 +112,18 @@ class FeatureStore:
                     workers=workers or min(8, os.cpu_count() or 1),
                     progress=bar,
                     announce=announce,
+                    processes=processes,
                 )
 
         record.load()
-        if verify or not record.is_finished:
-            with locked(record.folder, announce):
-                record.load()  # another process may have finished it meanwhile
+        if any(processes.gather(verify or not record.is_finished)):
+            with locked(record.folder, announce) if processes.is_first else nullcontext():
+                if processes.is_first:
+                    record.load()  # another process may have finished it meanwhile
+                record.known = processes.share(record.known)
                 if verify or not record.is_finished:
-                    _complete(record, write, announce)
+                    _complete(record, write, announce, processes)
+                _check_that_it_is_seen(record)
         if len(record.missing) == len(images):
             raise DataError(
                 f"none of the {len(images):,} images can be read (first: {record.missing[0]})"
@@ -145,15 +155,19 @@ class FeatureStore:
         return Features(torch.from_numpy(gathered).float())
 
 
-def _complete(record: Record, write: Callable[[], None], announce: Announce) -> None:
+def _complete(
+    record: Record, write: Callable[[], None], announce: Announce, processes: Processes
+) -> None:
     """Write what is not there, read everything back and write again what is damaged."""
     for _ in range(_ROUNDS):
         if not record.is_complete:
             write()
-        damaged = record.damaged()
+        damaged = processes.share(record.damaged() if processes.is_first else [])
         if not damaged:
-            os.truncate(record.folder / FEATURES, record.file_bytes)  # it may have been too long
-            record.finish()
+            if processes.is_first:
+                os.truncate(record.folder / FEATURES, record.file_bytes)  # it may be too long
+                record.finish()
+            record.known = processes.share(record.known)
             return
         announce(
             f"feature store: {len(damaged)} of {len(record.chunks)} parts of {record.folder} are "
@@ -164,6 +178,16 @@ def _complete(record: Record, write: Callable[[], None], announce: Announce) -> 
         f"{record.folder} does not keep what is written to it: {len(damaged)} parts are damaged "
         "after having been written anew; give a folder on another disk with --feature-store"
     )
+
+
+def _check_that_it_is_seen(record: Record) -> None:
+    """Raise StorageError where another process has written the store out of this one's sight."""
+    path = record.folder / FEATURES
+    if not path.is_file() or path.stat().st_size != record.file_bytes:
+        raise StorageError(
+            f"{socket.gethostname()} does not see the feature store {record.folder} that another "
+            "process has written; give a folder that all machines share with --feature-store"
+        )
 
 
 def _record(

@@ -97,10 +97,14 @@ class Record:
         write_atomically(self.folder / JOURNAL, text.encode())
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
-    def add(self, chunk: int, digest: str, missing: dict[int, str]) -> None:
-        """Put down that the chunk has reached the disk."""
+    def add(
+        self, chunk: int, digest: str, missing: dict[int, str], *, in_journal: bool = True
+    ) -> None:
+        """Put down that the chunk has reached the disk; one process of several does on paper."""
         self.hashes[chunk] = digest
         self.missing.update(missing)
+        if not in_journal:
+            return
         with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
             file.write(json.dumps(self._line(chunk)) + "\n")
             file.flush()
@@ -120,6 +124,15 @@ class Record:
         write_json(self.folder / MANIFEST, manifest)
         (self.folder / JOURNAL).unlink(missing_ok=True)
         self.is_finished = True
+
+    @property
+    def known(self) -> tuple[int, dict[int, str], dict[int, str], bool]:
+        """What is known of the store on the disk; another process may be given it."""
+        return self.rows_per_chunk, self.hashes, self.missing, self.is_finished
+
+    @known.setter
+    def known(self, known: tuple[int, dict[int, str], dict[int, str], bool]) -> None:
+        self.rows_per_chunk, self.hashes, self.missing, self.is_finished = known
 
     def load(self) -> None:
         """Learn what earlier processes wrote: all of it, a part or nothing.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from captioner.encoder.interface import Encoder
 from captioner.encoder.store_record import FEATURES, Record
 from captioner.errors import EncoderError, ImageError, StorageError
 from captioner.prefetch import prefetched
+from captioner.processes import Processes
 from captioner.progress import Progress
 
 BATCHES_AHEAD = 3
@@ -28,6 +29,14 @@ NAMED_AT_MOST = 20  # broken images; the manifest names all
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 Decoded = np.ndarray | str  # the pixels, or in one line why there are none
+
+
+class _Written(NamedTuple):
+    """A chunk that has reached the disk."""
+
+    chunk: int
+    digest: str
+    missing: dict[int, str]
 
 
 class ImageFile(Protocol):
@@ -52,8 +61,11 @@ def write_chunks(
     workers: int,
     progress: Progress,
     announce: Callable[[str], None],
+    processes: Processes,
 ) -> None:
     """Encode the images of the chunks and write their features.
+
+    Of several processes each writes every so manieth chunk, and the first one the journal.
 
     Raises:
         StorageError: the disk is full; what was written before is kept.
@@ -75,28 +87,38 @@ def write_chunks(
         rows = record.rows(chunk)
         return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
+    def write(chunk: int, file: BinaryIO) -> _Written:
+        features, missing = [], {}
+        for rows in batches(chunk):
+            found = dict(zip(rows, next(decoded), strict=True))
+            missing.update({row: one for row, one in found.items() if isinstance(one, str)})
+            features.append(_encode(encoder, list(found.values())))
+            progress.advance(len(rows))
+        data = np.concatenate(features).reshape(-1).view(np.uint8).data
+        file.seek(record.offset(chunk))
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return _Written(chunk, hashlib.sha256(data).hexdigest(), missing)
+
+    own = chunks[processes.rank :: processes.size]
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     decoded = prefetched(
-        (pool.map(decode, rows) for chunk in chunks for rows in batches(chunk)), BATCHES_AHEAD
+        (pool.map(decode, rows) for chunk in own for rows in batches(chunk)), BATCHES_AHEAD
     )
     try:
         with _opened_for_writing(record) as file:
-            for chunk in chunks:
-                features, missing = [], {}
-                for rows in batches(chunk):
-                    found = dict(zip(rows, next(decoded), strict=True))
-                    for row, reason in found.items():
-                        if isinstance(reason, str):
-                            missing[row] = reason
-                            _name_broken(reason, len(record.missing) + len(missing), announce)
-                    features.append(_encode(encoder, list(found.values())))
-                    progress.advance(len(rows))
-                data = np.concatenate(features).reshape(-1).view(np.uint8).data
-                file.seek(record.offset(chunk))
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                record.add(chunk, hashlib.sha256(data).hexdigest(), missing)
+            for start in range(0, len(chunks), processes.size):
+                number = start // processes.size
+                written = write(own[number], file) if number < len(own) else None
+                for rank, one in enumerate(processes.gather(written)):
+                    if one is None:
+                        continue
+                    for count, reason in enumerate(one.missing.values(), len(record.missing) + 1):
+                        _name_broken(reason, count, announce)
+                    record.add(*one, in_journal=processes.is_first)
+                    if rank != processes.rank:
+                        progress.advance(len(record.rows(one.chunk)))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         decoded.close()

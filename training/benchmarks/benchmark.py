@@ -24,6 +24,7 @@ from captioner.text import in_one_line
 from training.benchmarks.config import BenchmarkConfig
 from training.benchmarks.task import Batch, Task
 from training.command import Configured, Program, say, train
+from training.distributed import Ranks
 from training.methods import load_method
 from training.plots import Curves
 from training.randomness import derived_generator
@@ -192,7 +193,12 @@ class Script(Program):
         name = f"{self.data_name(config)}-{config.model}{p}-seed{config.seed}"
         return Configured(config, None, name)
 
-    def work(self, configured: Configured, folder: RunFolder) -> Benchmark:  # noqa: ARG002
+    def work(
+        self,
+        configured: Configured,
+        folder: RunFolder,  # noqa: ARG002
+        ranks: Ranks,  # noqa: ARG002
+    ) -> Benchmark:
         config = configured.config
         device = choose_device(config.device)
         return Benchmark(self.task(config, device), config, device)

@@ -43,7 +43,7 @@ class CrossEntropy(Objective):
             output,
             batch.captions,
             label_smoothing=self.options.label_smoothing,
-            attention_regulariser=self.options.attention_regulariser,
+            attention_regulariser=(self.options.attention_regulariser * batch.portion.per_caption),
         )
         return with_terms(loss, output)
 

@@ -14,6 +14,7 @@ from captioner.features import Features
 from captioner.hdetach.masks import sample_keep
 from captioner.options import Options
 from captioner.vocabulary import Vocabulary
+from training.distributed import ALONE, WHOLE, Portion, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class ObjectiveBatch(NamedTuple):
     features: Features  # with gradients where the encoder is trained
     captions: CaptionBatch
     references: Sequence[Sequence[Sequence[str]]]  # of each image: the words of all its captions
+    portion: Portion = WHOLE  # what this process holds of the whole batch
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,18 @@ class DecoderPass:
     dropout: torch.Generator  # on the device of the training, as the next
     draws: torch.Generator  # of an objective, and of a decoder, that draws something
     product_dtype: torch.dtype | None
+    ranks: Ranks = ALONE
 
     def __call__(
         self, decoder: Decoder, features: Features, captions: CaptionBatch
     ) -> DecoderOutput:
-        """Draw a mask and return the logits of every word of the captions."""
-        keep = sample_keep(captions.steps, self.p, generator=self.masks)
+        """Draw a mask and return the logits of every word of the captions.
+
+        The mask is one of the whole batch: all processes draw it for the longest caption of any.
+        """
+        steps = captions.steps
+        longest = self.ranks.most(steps) if self.p else steps
+        keep = sample_keep(longest, self.p, generator=self.masks)[:steps]
         drawing = {"draws": self.draws} if decoder.samples_in_training else {}
         return decoder(
             features,
@@ -89,5 +97,6 @@ class Objective(ABC):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss, and figures by name that are logged beside it: scalars all of them.
 
-        Gradients flow from the loss to the decoder and the features.
+        They are means over the words of the batch; for other means see `Portion`. Gradients flow
+        from the loss to the decoder and the features.
         """

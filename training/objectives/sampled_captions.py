@@ -14,6 +14,7 @@ from torch import Tensor
 from captioner.decoders import Decoder
 from captioner.features import Features
 from captioner.vocabulary import END, PAD, START, UNKNOWN
+from training.distributed import ALONE, WHOLE, Portion, Ranks
 
 _NEVER_DRAWN = [PAD, START, UNKNOWN]
 
@@ -47,13 +48,25 @@ def sample_captions(
     generator: torch.Generator,
     with_greedy: bool = False,
     product_dtype: torch.dtype | None = None,
+    portion: Portion = WHOLE,
+    ranks: Ranks = ALONE,
 ) -> SampledCaptions:
     """Draw captions without gradient; `with_greedy` adds the greedy one as the last of an image.
 
     A caption has at most `max_length` words before its end. Dropout acts as the decoder's mode
-    says.
+    says. Of several processes with the same generator, each draws for the images of all until no
+    caption of any goes on: what an image gets is the same whichever process holds it.
     """
     images, rows = len(features), samples + with_greedy
+    before = portion.images_before
+    all_images = images if portion.images is None else portion.images
+
+    def uniform() -> Tensor:
+        numbers = torch.rand(
+            all_images, samples, dtype=torch.float64, generator=generator, device=device
+        )
+        return numbers[before : before + images]
+
     kind, is_mixed = generator.device.type, product_dtype is not None
     with torch.no_grad(), torch.autocast(kind, product_dtype, enabled=is_mixed):
         memory = decoder.prepare(features)
@@ -67,10 +80,7 @@ def sample_captions(
         for step in range(max_length):
             logits, state, _ = decoder.step(words, state, memory)
             forbid(logits, is_first=step == 0)
-            uniform = torch.rand(
-                images, samples, dtype=torch.float64, generator=generator, device=device
-            )
-            words = _draw(logits[:, :samples], uniform[going])
+            words = _draw(logits[:, :samples], uniform()[going])
             if with_greedy:
                 words = torch.cat((words, logits[:, samples:].argmax(2)), 1)
             words = words.masked_fill(is_ended, END)
@@ -86,6 +96,8 @@ def sample_captions(
                 memory, state = (
                     type(one)(*(part[kept] for part in one)) for one in (memory, state)
                 )
+        for _ in range(ranks.most(step + 1) - step - 1):
+            uniform()
     found = drawn[: step + 1].permute(1, 2, 0).cpu().numpy()
     is_end = found == END
     was_ended = is_end.any(2)

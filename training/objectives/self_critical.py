@@ -116,12 +116,15 @@ class SelfCritical(Objective):
                 generator=run_decoder.draws,
                 with_greedy=options.baseline == "greedy",
                 product_dtype=run_decoder.product_dtype,
+                portion=batch.portion,
+                ranks=run_decoder.ranks,
             )
             rewards = self.rewards(samples, batch.references)
             drawn, advantages = self._compared(samples, rewards)
             captions = CaptionBatch.pack(drawn.token_lists(), batch.captions.targets.device)
             output = run_decoder(decoder, batch.features, captions)
-        weights = advantages * reference_shares(batch.references)[:, None] / options.samples
+        shares = reference_shares(batch.references) * batch.portion.per_reference
+        weights = advantages * shares[:, None] / options.samples
         loss = -weighted_log_probs(output, captions, weights, most_words=options.sample_length)
         figures = {
             "reward": rewards[:, : options.samples].mean(),
@@ -130,7 +133,8 @@ class SelfCritical(Objective):
             "samples_ended": drawn.is_ended.mean(),
             "samples_unfinished": self._is_unfinished(drawn).mean(),
         }
-        found = {name: torch.tensor(float(value)) for name, value in figures.items()}
+        of_all = batch.portion.per_image
+        found = {name: torch.tensor(float(value) * of_all) for name, value in figures.items()}
         if options.cross_entropy_weight:
             cross_entropy, its_figures = self._cross_entropy(decoder, batch, run_decoder)
             loss = loss + options.cross_entropy_weight * cross_entropy
