@@ -30,6 +30,7 @@ from captioner.errors import CaptionerError, OptionError, TrainingError
 from captioner.files import write_atomically
 from captioner.processes import Processes
 from captioner.program import BAD_INPUT, INTERRUPTED
+from captioner.text import in_one_line
 
 Value = TypeVar("Value")
 
@@ -140,10 +141,11 @@ class Ranks(Processes):
         if self.size == 1:
             return [list(counts)]
         own = torch.tensor(counts)
-        rows = torch.empty(self.size, len(counts), dtype=own.dtype)
+        rows = torch.empty(self.size * len(counts), dtype=own.dtype)
         with _in_touch():
             dist.all_gather_into_tensor(rows, own)
-        return rows.tolist()
+        found: list[list[int]] = rows.view(self.size, -1).tolist()
+        return found
 
     def most(self, count: int) -> int:
         """Return the greatest of all processes' numbers."""
@@ -215,7 +217,7 @@ class Ranks(Processes):
             if self.size == 1:
                 raise
             self._is_whole = False
-            status, message = _status(problem), " ".join(str(problem).split())
+            status, message = _status(problem), in_one_line(problem)
             if not isinstance(problem, CaptionerError):
                 message = f"{type(problem).__name__} {message}".strip()
             first = self._first_end(_End(self.rank, status, message))
@@ -326,6 +328,7 @@ def _in_touch() -> Iterator[None]:
         yield
     except RuntimeError as problem:
         raise ProcessLostError(
-            "another process of this training has ended without a word (killed, perhaps for want "
-            "of memory); what was saved before is whole: go on with --resume RUN"
+            "another process of this training is gone without a word (killed, perhaps for want of "
+            f"memory, or cut off: {in_one_line(problem)[:120]}); what was saved before is whole: "
+            "go on with --resume RUN"
         ) from problem

@@ -56,12 +56,25 @@ class Process:
     """One run of a training script, in a process that may be killed."""
 
     def __init__(
-        self, server: "subprocess.Popen[str]", program: str, words: list[str], folder: Path
+        self,
+        server: "subprocess.Popen[str]",
+        program: str,
+        words: list[str],
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        log_every: int | None = None,
     ) -> None:
         self._server = server
         self._log = folder / f"log-{secrets.token_hex(4)}.txt"
         self.pid = self._ask(
-            {"program": program, "words": words, "folder": str(folder), "log": str(self._log)}
+            {
+                "program": program,
+                "words": words,
+                "folder": str(folder),
+                "log": str(self._log),
+                "environment": environment or {},
+                "log_every": log_every,
+            }
         )
         self._status: int | None = None
 
@@ -117,7 +130,9 @@ def server() -> Iterator["subprocess.Popen[str]"]:
 @pytest.fixture
 def start(server: "subprocess.Popen[str]", tmp_path: Path) -> Start:
     """Start a training script, by default the captioner's, in a process of its own."""
-    return lambda *words, program="train_coco": Process(server, program, list(words), tmp_path)
+    return lambda *words, program="train_coco", **more: Process(
+        server, program, list(words), tmp_path, **more
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import timm.data
 import torch
 import torch.utils.tensorboard
 
+import training.captioning
 import training.validation
 from captioner.metrics import Scores
 from captioner.metrics.ngram_metrics import BleuCounts
@@ -62,15 +63,27 @@ class WordScorer:
         pass
 
 
-def run(program: str, words: Sequence[str], folder: str, log: str) -> None:
+def run(
+    program: str,
+    words: Sequence[str],
+    folder: str,
+    log: str,
+    environment: Mapping[str, str],
+    log_every: int | None,
+) -> None:
     """Train in `folder` with all output in `log`, and end this process."""
     os.chdir(folder)
+    os.environ.update(environment)
+    if log_every is not None:
+        training.captioning._LOG_EVERY_STEPS = log_every
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     status = 70
     try:
         status = PROGRAMS[program](words)
+    except SystemExit as end:
+        status = int(end.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
