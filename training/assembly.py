@@ -3,6 +3,7 @@
 Anything wrong with them is found here, before any long work.
 """
 
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from captioner.encoder.encoders import create_encoder
 from captioner.encoder.interface import Encoder
 from captioner.engines.torch_engine import TorchEngine
 from captioner.errors import DataError, OptionError
+from captioner.files import file_hash
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import Vocabulary
 from training.attributes import make_ready
@@ -75,6 +77,7 @@ def build_training_setup(
             f"--batch-size is {config.batch_size} for {ranks.size} processes, which share out each "
             f"batch; give at least {ranks.size}, or start fewer processes"
         )
+    _check_that_all_have(dataset, ranks)
     train, val = dataset.split("train"), dataset.split("val")
     _check_splits(dataset, train, val)
     alone = _captions_alone(config, dataset, announce)
@@ -200,6 +203,18 @@ def _mixed(
         f"{of_captions.left_out:,} are left out"
     )
     return MixedBatches(photographs, of_captions, config.seed)
+
+
+def _check_that_all_have(dataset: JointDataset, ranks: Ranks) -> None:
+    """Raise DataError unless all processes read the same data sets."""
+    own = [file_hash(part.json_path) for part in dataset.parts] if ranks.size > 1 else []
+    first, *others = ranks.gather((socket.gethostname(), str(dataset.paths), own))
+    for rank, (host, paths, hashes) in enumerate(others, 1):
+        if hashes != first[2]:
+            raise DataError(
+                f"process {rank} reads {paths} on {host}, whose content is not that of {first[1]} "
+                f"on {first[0]}; give all machines the same data"
+            )
 
 
 def _check_splits(

@@ -75,10 +75,10 @@ class Run:
         Raises:
             CheckpointError: a file of `last/` is missing or damaged, or it is another model's.
             TrainingError: the data are not those that the run began with, or another process of
-                `ranks` has others.
+                `ranks` finds another state of the run.
         """
         state = restore(folder.last, work, ranks) if folder.last.exists() else RunState()
-        _check_that_all_see(folder, work, state, ranks)
+        _check_that_all_see(folder, state, ranks)
         if ranks.is_first:
             folder.write_config(config, {**facts, "processes": ranks.size})
             log = MetricsLog(folder, kept_bytes=state.metrics_bytes, step=state.step)
@@ -283,18 +283,12 @@ class Run:
         )
 
 
-def _check_that_all_see(folder: RunFolder, work: Work, state: RunState, ranks: Ranks) -> None:
-    """Raise TrainingError unless all processes have the same data, and go on at the same step."""
-    own = socket.gethostname(), state.step, dict(work.fingerprint)
-    first, *others = ranks.gather(own)
-    for rank, (host, step, fingerprint) in enumerate(others, 1):
+def _check_that_all_see(folder: RunFolder, state: RunState, ranks: Ranks) -> None:
+    """Raise TrainingError unless all processes go on at the same step."""
+    first, *others = ranks.gather((socket.gethostname(), state.step))
+    for rank, (host, step) in enumerate(others, 1):
         if step != first[1]:
             raise TrainingError(
                 f"process {rank} on {host} finds step {step:,} in {folder.last}, and process 0 on "
                 f"{first[0]} step {first[1]:,}; all machines must see the same folder of the run"
-            )
-        if fingerprint != first[2]:
-            raise TrainingError(
-                f"process {rank} on {host} has other data than process 0 on {first[0]}: "
-                f"{fingerprint} and {first[2]}; give all the same {work.data_name}"
             )
