@@ -244,7 +244,7 @@ def _run(program: Program, arguments: Arguments, ranks: Ranks) -> int:
         if outcome is Outcome.INTERRUPTED:
             done = f"{work.step_name} {run.state.step:,}"
             say(f"stopped after {done}, all of it saved; go on with:")
-            command = program.called or _started_by(program, ranks)
+            command = _command(program, ranks)
             say(f"  {command} --resume {folder.path}")
             return INTERRUPTED
         if ranks.is_first:
@@ -252,11 +252,12 @@ def _run(program: Program, arguments: Arguments, ranks: Ranks) -> int:
     return 0
 
 
-def _started_by(program: Program, ranks: Ranks) -> str:
-    script = f"training/{program.name}"
-    return (
-        f"torchrun --nproc-per-node {ranks.size} {script}" if ranks.size > 1 else f"python {script}"
-    )
+def _command(program: Program, ranks: Ranks) -> str:
+    """Return how the user starts the program; `--` ends torchrun's own options."""
+    if ranks.size == 1:
+        return program.called or f"python training/{program.name}"
+    words = f"--no-python -- {program.called}" if program.called else f"-- training/{program.name}"
+    return f"torchrun --nproc-per-node {ranks.size} {words}"
 
 
 def say(line: str) -> None:

@@ -327,8 +327,11 @@ def _in_touch() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        reason = in_one_line(problem)
+        cause = "killed, perhaps for want of memory"
+        if "by peer" not in reason:  # which says that the connection was closed, and no more
+            cause += f", or cut off: {reason[:200]}"
         raise ProcessLostError(
-            "another process of this training is gone without a word (killed, perhaps for want of "
-            f"memory, or cut off: {in_one_line(problem)[:120]}); what was saved before is whole: "
-            "go on with --resume RUN"
+            f"another process of this training is gone without a word ({cause}); what was saved "
+            "before is whole: go on with --resume RUN"
         ) from problem

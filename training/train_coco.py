@@ -3,7 +3,7 @@
 python training/train_coco.py --p 0.4
 python training/train_coco.py --p 0.4 --data DATA --encoder mobilenetv2_100
 python training/train_coco.py --resume runs/NAME
-torchrun --nproc-per-node 8 training/train_coco.py --p 0.4 --data DATA
+torchrun --nproc-per-node 8 -- training/train_coco.py --p 0.4 --data DATA
 """
 
 from captioner.threads import wait_passively
@@ -42,7 +42,8 @@ class TrainCoco(Program):
   python training/train_coco.py --p 0.4 --data my_photos/      a folder with a dataset*.json
   python training/train_coco.py --p 0.4 --data A B             two data sets as one
   python training/train_coco.py --resume runs/NAME             go on after a stop
-  torchrun --nproc-per-node 8 training/train_coco.py --p 0.4   on 8 GPUs of this machine
+  torchrun --nproc-per-node 8 -- training/train_coco.py --p 0.4
+                                                               on 8 GPUs of this machine
 
 """
     default_folder = "runs/DATA-DECODER-pP-TIME"

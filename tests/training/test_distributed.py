@@ -7,7 +7,6 @@ itself.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,7 +28,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Together(list[Any]):
-    """The processes of one training."""
+    """The processes of one training, and the store by which they meet, as torchrun has one."""
+
+    def __init__(self, start: Callable[[int, dict[str, str]], Any], size: int) -> None:
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+        shared = {
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        super().__init__(start(rank, shared | own) for rank, own in enumerate(ranks))
 
     def outputs(self) -> str:
         return "".join(one.output for one in self)
@@ -49,20 +59,11 @@ def launch(start: Any) -> Launch:
     """Start a training in two processes, which log every step."""
 
     def launch(*words: str, others: Sequence[str] = (), program: str = "train_coco") -> Together:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return Together(
-            start(
-                *words,
-                *(others if rank else ()),
-                program=program,
-                environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                log_every=1,
-            )
-            for rank in range(2)
-        )
+        def start_one(rank: int, environment: dict[str, str]) -> Any:
+            given = [*words, *(others if rank else ())]
+            return start(*given, program=program, environment=environment, log_every=1)
+
+        return Together(start_one, 2)
 
     return launch
 
@@ -102,8 +103,8 @@ def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_where_they_sto
     words = [
         *(*tiny_joint, "--encoder-weights", str(weights), "--data", str(broken_sample)),
         *("--batch-size", "13", "--epochs", "6", "--validate-every", "12", "--clip-norm", "1"),
-        *("--p", "0.4", "--dropout", "0", "--attention-regulariser", "0.1"),
-        *("--average-decay", "0.9", "--random-crop", "0.7", "--lr", "1e-3"),
+        *("--p", "0.4", "--dropout", "0", "--attention-regulariser", "0.02"),
+        *("--average-decay", "0.9", "--random-crop", "0.7", "--lr", "3e-4"),
     ]
     alone = start(*words, "--out", "alone", log_every=1)
     together = launch(*words, "--save-every", "0", "--out", "together")
@@ -121,7 +122,7 @@ def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_where_they_sto
     expected = figure(tmp_path / "alone")
     assert len(expected) == 24
     assert figure(tmp_path / "together") == pytest.approx(expected, rel=0, abs=1e-5)
-    assert expected[0] - expected[-1] > 0.1, "nothing was learned"
+    assert sum(expected[:4]) > sum(expected[-4:]), "nothing was learned"
     one, two = (
         load_checkpoint(tmp_path / run / "last").decoder.state_dict()
         for run in ("alone", "together")
@@ -192,7 +193,7 @@ def test_torchrun_goes_on_from_last_when_a_process_was_killed(
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text(_SCRIPT.format(root=str(ROOT), here=str(Path(__file__).parent)))
-    words = [*tiny, "--p", "0.4", "--epochs", "60", "--validate-every", "300", "--save-every", "0"]
+    words = [*tiny, "--p", "0.4", "--epochs", "12", "--validate-every", "60", "--save-every", "0"]
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [
@@ -214,7 +215,7 @@ def test_torchrun_goes_on_from_last_when_a_process_was_killed(
     assert said.count("gone without a word") == 1
     assert said.count("going on after step") == 1
     lines = [line for line in read_metrics(RunFolder(run)) if line["kind"] == "train"]
-    assert [line["step"] for line in lines] == sorted({*range(0, 301, 5), *range(0, 301, 20)})[1:]
+    assert [line["step"] for line in lines] == list(range(5, 61, 5))
 
 
 def _worker(agent: int, rank: int) -> int:
