@@ -102,17 +102,17 @@ def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_where_they_sto
     # Of 40 images 13 at a time, the last batch has a single one: the first process has no part.
     words = [
         *(*tiny_joint, "--encoder-weights", str(weights), "--data", str(broken_sample)),
-        *("--batch-size", "13", "--epochs", "6", "--validate-every", "12", "--clip-norm", "1"),
+        *("--batch-size", "13", "--epochs", "5", "--validate-every", "10", "--clip-norm", "1"),
         *("--p", "0.4", "--dropout", "0", "--attention-regulariser", "0.02"),
-        *("--average-decay", "0.9", "--random-crop", "0.7", "--lr", "3e-4"),
+        *("--average-decay", "0.9", "--random-crop", "0.7", "--lr", "1e-4"),
     ]
     alone = start(*words, "--out", "alone", log_every=1)
     together = launch(*words, "--save-every", "0", "--out", "together")
-    together[1].wait_until(lambda: saved_step(tmp_path / "together") >= 18)
+    together[1].wait_until(lambda: saved_step(tmp_path / "together") >= 14)
     together[1].signal(signal.SIGTERM)  # to one of them alone
     assert together.end() == [130, 130], together.outputs()
     stopped = saved_step(tmp_path / "together")
-    assert 18 <= stopped < 24
+    assert 14 <= stopped < 20
     assert together[0].output.count("all of it saved") == 1
     assert "torchrun --nproc-per-node 2" in together[0].output
     assert together.outputs().count("skipped: ") == 1  # named once, whoever met it
@@ -120,7 +120,7 @@ def test_two_processes_have_the_loss_curve_of_one_and_one_goes_on_where_they_sto
     assert alone.wait() == 0, alone.output
 
     expected = figure(tmp_path / "alone")
-    assert len(expected) == 24
+    assert len(expected) == 20
     assert figure(tmp_path / "together") == pytest.approx(expected, rel=0, abs=1e-5)
     assert sum(expected[:4]) > sum(expected[-4:]), "nothing was learned"
     one, two = (
@@ -210,7 +210,8 @@ def test_torchrun_goes_on_from_last_when_a_process_was_killed(
         os.kill(_worker(agent.pid, rank=1), signal.SIGKILL)
         assert agent.wait() == 0, log.read_text()
     finally:
-        agent.kill()
+        agent.terminate()
+        agent.wait()
     said = log.read_text()
     assert said.count("gone without a word") == 1
     assert said.count("going on after step") == 1
