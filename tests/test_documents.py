@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 
 from captioner.cli import build_parser
 from captioner.decoders import DECODERS
@@ -78,6 +79,7 @@ def known_options() -> frozenset[str]:
             *options_of_training(),
             *options_of_benchmarks(),
             *options_of_scripts(),
+            *options(torch.distributed.run.get_args_parser()),
             *OF_OTHER_PROGRAMS,
         }
     )
