@@ -1,7 +1,7 @@
-"""Access to paths: open to everybody, for holders of a key, or for administrators.
+"""What routes declare: who may ask, and whether a request waits in the queue.
 
-Every route declares its access. A path that declares nothing needs a key, so a forgotten
-declaration leaves a route closed.
+Access is open to everybody, for holders of a key, or for administrators. A route that declares none
+needs a key, so a forgotten declaration leaves it closed.
 """
 
 from collections.abc import Callable
@@ -34,3 +34,14 @@ def access(kind: Access) -> Callable[[Endpoint], Endpoint]:
 def declared_access(route: BaseRoute) -> Access | None:
     """Return what a route declares, or None where it declares nothing."""
     return getattr(getattr(route, "endpoint", None), "access", None)
+
+
+def takes_places(endpoint: Endpoint) -> Endpoint:
+    """Declare that requests for a route's function wait in the queue."""
+    endpoint.takes_places = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def declares_places(route: BaseRoute) -> bool:
+    """Return whether a route declares that its requests wait in the queue."""
+    return getattr(getattr(route, "endpoint", None), "takes_places", False)

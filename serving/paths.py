@@ -3,7 +3,6 @@
 What stands in front of the routes, access control and the gate, asks here what they declare.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
@@ -13,23 +12,18 @@ Declared = TypeVar("Declared")
 
 
 class PathTable(Generic[Declared]):
-    """What is declared for each path; those with a parameter, as `/models/{model}`, are patterns.
+    """What is declared for each path, which may have parameters, as `/models/{model}`.
 
-    A literal path counts before a pattern, and of patterns the first.
+    It finds the route that Starlette would, if a path stands before the patterns that match it.
     """
 
     def __init__(self, declared: Iterable[tuple[str, Declared]]) -> None:
-        self._literal: dict[str, tuple[str, Declared]] = {}
-        self._patterns: list[tuple[re.Pattern[str], tuple[str, Declared]]] = []
-        for path, kind in declared:
-            if "{" in path:
-                self._patterns.append((compile_path(path)[0], (path, kind)))
-            else:
-                self._literal[path] = path, kind
+        self._entries = {path: (path, kind) for path, kind in declared}
+        self._patterns = [(compile_path(path)[0], entry) for path, entry in self._entries.items()]
 
     def find(self, path: str) -> tuple[str, Declared] | None:
         """Return the route's path, as it was declared, and what is declared, or None."""
-        found = self._literal.get(path)
-        if found is not None:
+        found = self._entries.get(path)
+        if found is not None and "{" not in path:
             return found
         return next((entry for pattern, entry in self._patterns if pattern.match(path)), None)

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.early_answers import SECURITY_HEADERS, request_id_of
+from serving.answer_headers import SECURITY_HEADERS, request_id_of
 from serving.errors import NotReady
 from serving.problems import problem_of, response_to
 

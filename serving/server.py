@@ -26,8 +26,8 @@ from fastapi import FastAPI
 
 from captioner.errors import CaptionerError
 from serving.app import create_app
-from serving.connection_protocol import ConnectionLimits, LimitedProtocol
-from serving.header_gate import HeaderGate
+from serving.connection.header_gate import HeaderGate
+from serving.connection.protocol import ConnectionLimits, LimitedProtocol
 from serving.service import Service
 from serving.settings import Settings
 from serving.startup import BACKLOG, BAD_INPUT

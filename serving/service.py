@@ -16,10 +16,10 @@ from captioner.sandbox.decode_pool import DecodePool
 from captioner.sandbox.limits import FORMATS, ImageLimits
 from serving.admission import Ticket
 from serving.back_end import BackEnd, Batcher
+from serving.connection.refusals import Refusals
 from serving.errors import NotReady, Overloaded
 from serving.local_back_end import LocalBackEnd
 from serving.model import ServedModel
-from serving.refusals import Refusals
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 

@@ -10,7 +10,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.early_answers import SECURITY_HEADERS, request_id_of
+from serving.answer_headers import SECURITY_HEADERS, request_id_of
 from serving.errors import ClientGone
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.tracing import note

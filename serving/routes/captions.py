@@ -11,9 +11,8 @@ from starlette.responses import JSONResponse
 
 from captioner.errors import CaptionerError
 from captioner.search_config import SearchConfig
-from serving.access import Access, access
+from serving.access import Access, access, takes_places
 from serving.admission import Ticket
-from serving.header_gate import takes_places
 from serving.problems import Problem, problem_of
 from serving.routes.captioning import (
     caption_image,

@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from captioner.search_config import SearchConfig
-from serving.access import Access, access
-from serving.header_gate import takes_places
+from serving.access import Access, access, takes_places
 from serving.routes.captioning import caption_upload, deadline_of, receive, service_of
 from serving.routes.openapi_responses import (
     BINARY,

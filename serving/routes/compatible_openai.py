@@ -15,8 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from captioner.captioner import Caption
 from captioner.search_config import MAX_BEAM_SIZE, SearchConfig
-from serving.access import Access, access
-from serving.header_gate import takes_places
+from serving.access import Access, access, takes_places
 from serving.model import ServedModel
 from serving.problems import Problem
 from serving.routes.captioning import caption_upload, deadline_of, receive, service_of

@@ -17,10 +17,9 @@ from starlette.responses import Response
 
 from captioner import __version__
 from captioner.search_config import SearchConfig
-from serving.access import Access, access
+from serving.access import Access, access, takes_places
 from serving.admission import Ticket
 from serving.errors import ImageRejected, NotReady
-from serving.header_gate import takes_places
 from serving.model import ServedModel
 from serving.problems import Problem
 from serving.routes.captioning import (

@@ -18,7 +18,7 @@ import uvicorn
 from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.connection_protocol import LimitedProtocol
+from serving.connection.protocol import LimitedProtocol
 from serving.origins import cors_headers
 from serving.server import DrainingServer
 

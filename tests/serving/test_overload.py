@@ -13,8 +13,8 @@ import pytest
 import structlog
 
 from serving.api_keys import hash_key
-from serving.connection_protocol import SMALL_BODY_BYTES
-from serving.refusals import LINES_EACH_SECOND, Refusals
+from serving.connection.protocol import SMALL_BODY_BYTES
+from serving.connection.refusals import LINES_EACH_SECOND, Refusals
 from serving.telemetry.metrics import Metrics
 
 from .conftest import jpeg

@@ -1,18 +1,18 @@
 """Gate before the application: refuses requests for want of room as soon as their header is there.
 
-The connection asks it (`connection_protocol.py`), so such a request costs neither its body nor a
+The connection asks it (`protocol.py`), so such a request costs neither its body nor a
 task, and nothing of the application runs for it. A request without a valid key is told that, and
 nothing of the load. Whatever the gate does not decide, the application does.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 
+from serving.access import declares_places
 from serving.api_keys import matching_key
-from serving.early_answers import RawHeaders
+from serving.connection.early_answers import RawHeaders
 from serving.middleware.access_control import key_is_needed
 from serving.paths import PathTable
 from serving.problems import Problem, problem_of
@@ -20,13 +20,6 @@ from serving.routes.request_options import TIMEOUT_HEADER, timeout_of
 from serving.service import Service
 
 _TIMEOUT_NAME = TIMEOUT_HEADER.lower().encode("ascii")
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-
-
-def takes_places(endpoint: Endpoint) -> Endpoint:
-    """Declare that requests for a route's function wait in the queue."""
-    endpoint.takes_places = True  # type: ignore[attr-defined]
-    return endpoint
 
 
 class HeaderGate:
@@ -36,9 +29,7 @@ class HeaderGate:
         self._service = service
         self._keys = service.settings.keys
         self._paths = PathTable(
-            (str(getattr(route, "path", "")), True)
-            for route in routes
-            if getattr(getattr(route, "endpoint", None), "takes_places", False)
+            (str(getattr(route, "path", "")), True) for route in routes if declares_places(route)
         )
 
     def why_refused(

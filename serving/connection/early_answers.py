@@ -5,38 +5,20 @@ depend on the request is made once.
 """
 
 import json
-import re
-import uuid
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from serving.answer_headers import SECURITY_HEADERS, request_id_of
 from serving.origins import cors_headers
 from serving.problems import Problem, content_of
 
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 _PLACE = "\0"  # where the request's id goes in a body that is made once
 _WRITTEN_PLACE = json.dumps(_PLACE).strip('"').encode()
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # names in lower case
-
-
-def request_id_of(given: str | None) -> str:
-    """Return the client's id for the request if it is harmless, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return uuid.uuid4().hex
 
 
 def early_answer(

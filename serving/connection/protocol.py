@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.early_answers import RawHeaders, early_answer
+from serving.connection.early_answers import RawHeaders, early_answer
+from serving.connection.refusals import Refusals
 from serving.problems import Problem
-from serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -15,7 +15,7 @@ from serving.telemetry.metrics import Metrics
 SECONDS_BETWEEN_LINES = 1.0
 LINES_EACH_SECOND = 10  # of single refusals
 
-log = structlog.get_logger("serving.refusals")
+log = structlog.get_logger("serving.connection.refusals")
 
 
 class Refusals:
