@@ -78,16 +78,15 @@ def train(program: Program, argv: Sequence[str] | None = None) -> int:
     """Train as the command line says, and return the exit status."""
     keep_freed_memory()
     words = sys.argv[1:] if argv is None else argv
-    with Ranks.joined() as ranks:
-        return run_program(
-            program.called or program.name,
-            lambda: _train_as_one(program, words, ranks),
-            when_interrupted="interrupted; what was saved before is whole",
-        )
+    return run_program(
+        program.called or program.name,
+        lambda: _train(program, words),
+        when_interrupted="interrupted; what was saved before is whole",
+    )
 
 
-def _train_as_one(program: Program, words: Sequence[str], ranks: Ranks) -> int:
-    with ranks.as_one():
+def _train(program: Program, words: Sequence[str]) -> int:
+    with Ranks.joined() as ranks, ranks.as_one():
         if ranks.size > 1 and not program.trains_together:
             raise OptionError(
                 f"{program.name} trains in one process; start it without torchrun, or with "

@@ -11,14 +11,11 @@ one forward pass, where an objective runs several. What it gains is that communi
 the backward pass: a few milliseconds of a step, see `docs/training.md`.
 """
 
-import json
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -26,11 +23,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from captioner.devices import choose_device
-from captioner.errors import CaptionerError, OptionError, TrainingError
-from captioner.files import write_atomically
+from captioner.errors import CaptionerError, OptionError
 from captioner.processes import Processes
 from captioner.program import BAD_INPUT, INTERRUPTED
 from captioner.text import in_one_line
+from training.meeting import End, Meeting, in_touch
 
 Value = TypeVar("Value")
 
@@ -38,19 +35,6 @@ Value = TypeVar("Value")
 # that ends closes its connections, which the others notice at once.
 _PATIENCE = timedelta(days=1)
 _UNEXPECTED = 1  # Python's exit status after a traceback
-_FIRST_END = "captioner/first_end/"  # key in the store, with the attempt: rank, status, message
-
-
-class ProcessLostError(TrainingError):
-    """Another process has ended in the middle of the work."""
-
-
-class _End(NamedTuple):
-    """How the first process that failed ended."""
-
-    rank: int
-    status: int
-    message: str
 
 
 class Ranks(Processes):
@@ -60,12 +44,16 @@ class Ranks(Processes):
     """
 
     def __init__(
-        self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Any = None
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        meeting: Meeting | None = None,
     ) -> None:
         self.rank = rank
         self.size = size
         self._local_rank = local_rank  # on this machine
-        self._store = store
+        self._meeting = meeting
         self._gpus: Any = None  # the processes, as NCCL connects them
         self._is_whole = True
 
@@ -80,9 +68,12 @@ class Ranks(Processes):
         if size == 1:
             yield cls()
             return
-        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-        ranks = cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store)
+        with in_touch():
+            rank, meeting = Meeting.found()
+            dist.init_process_group(
+                "gloo", store=meeting.store, rank=rank, world_size=size, timeout=_PATIENCE
+            )
+        ranks = cls(rank, size, int(os.environ.get("LOCAL_RANK", "0")), meeting)
         if rank == 0:
             yield ranks
         else:
@@ -122,7 +113,7 @@ class Ranks(Processes):
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _in_touch():
+        with in_touch():
             dist.all_gather_object(values, value)
         return values
 
@@ -131,7 +122,7 @@ class Ranks(Processes):
         if self.size == 1:
             return value
         values: list[Any] = [value if self.is_first else None]
-        with _in_touch():
+        with in_touch():
             dist.broadcast_object_list(values)
         shared: Value = values[0]
         return shared
@@ -142,7 +133,7 @@ class Ranks(Processes):
             return [list(counts)]
         own = torch.tensor(counts)
         rows = torch.empty(self.size * len(counts), dtype=own.dtype)
-        with _in_touch():
+        with in_touch():
             dist.all_gather_into_tensor(rows, own)
         found: list[list[int]] = rows.view(self.size, -1).tolist()
         return found
@@ -177,7 +168,7 @@ class Ranks(Processes):
         if self.size == 1:
             return
         has_gradient = torch.tensor([one.grad is not None for one in parameters]).to(torch.uint8)
-        with _in_touch():
+        with in_touch():
             dist.all_reduce(has_gradient, dist.ReduceOp.MAX)
         moved = [one for one, has in zip(parameters, has_gradient.tolist(), strict=True) if has]
         for parameter in moved:
@@ -199,7 +190,7 @@ class Ranks(Processes):
         """Give all processes the first one's weights and buffers."""
         if self.size == 1:
             return
-        with _in_touch():
+        with in_touch():
             for value in module.state_dict().values():
                 here = value.cpu().contiguous()
                 dist.broadcast(here, 0)
@@ -214,25 +205,16 @@ class Ranks(Processes):
         try:
             yield
         except BaseException as problem:
-            if self.size == 1:
+            if self._meeting is None:
                 raise
             self._is_whole = False
-            status, message = _status(problem), in_one_line(problem)
+            message = in_one_line(problem)
             if not isinstance(problem, CaptionerError):
-                message = f"{type(problem).__name__} {message}".strip()
-            first = self._first_end(_End(self.rank, status, message))
-            if first.status:
-                _write_error_file(first)
+                message = f"{type(problem).__name__} {message}"
+            first = self._meeting.first_end(End(self.rank, _status(problem), message))
             if first.rank == self.rank:
                 raise
             raise SystemExit(first.status) from None
-
-    def _first_end(self, own: _End) -> _End:
-        """Return how the first process ended, which may be this one."""
-        key = _FIRST_END + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        with suppress(RuntimeError):  # the store is gone: nobody else can be asked
-            return _End(*json.loads(self._store.compare_set(key, "", json.dumps(own))))
-        return own
 
     @torch.no_grad()
     def _add(self, tensors: Sequence[Tensor]) -> None:
@@ -245,7 +227,7 @@ class Ranks(Processes):
             if self._gpus is None:
                 self._gpus = dist.new_group(backend="nccl")
             group = self._gpus
-        with _in_touch():
+        with in_touch():
             dist.all_reduce(flat, group=group)
         # Copied, for each keeps its own order in memory.
         parts = flat.split([one.numel() for one in tensors])
@@ -307,31 +289,3 @@ def _status(problem: BaseException) -> int:
     if isinstance(problem, CaptionerError):
         return BAD_INPUT
     return INTERRUPTED if isinstance(problem, KeyboardInterrupt) else _UNEXPECTED
-
-
-def _write_error_file(end: _End) -> None:
-    """Tell torchrun why this process ends, in the form of `torch.distributed.elastic`."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
-    text = f"process {end.rank}: {end.message}"
-    extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
-    content = json.dumps({"message": {"message": text, "extraInfo": extra}})
-    with suppress(OSError, CaptionerError):
-        write_atomically(Path(path), content.encode())
-
-
-@contextmanager
-def _in_touch() -> Iterator[None]:
-    """Say in one line that a process is gone, where the others can no longer be reached."""
-    try:
-        yield
-    except RuntimeError as problem:
-        reason = in_one_line(problem)
-        cause = "killed, perhaps for want of memory"
-        if "by peer" not in reason:  # which says that the connection was closed, and no more
-            cause += f", or cut off: {reason[:200]}"
-        raise ProcessLostError(
-            f"another process of this training is gone without a word ({cause}); what was saved "
-            "before is whole: go on with --resume RUN"
-        ) from problem
