@@ -35,7 +35,7 @@ class CheckOptions(Options):
     data: Path = option(
         ROOT.parent / "shared" / "data" / "flickr8k" / "images", "folder of photographs"
     )
-    photographs: int = option(480, "of each batch job", within=AT_LEAST_ONE)
+    photographs: int = option(320, "of each batch job", within=AT_LEAST_ONE)
     parts: tuple[str, ...] = option(PARTS, "what is checked", choices=PARTS)
     out: Path = option(RESULTS, "folder of scale.json and scale.md", metavar="FOLDER")
 

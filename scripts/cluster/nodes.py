@@ -21,6 +21,14 @@ import psutil
 from captioner.errors import ToolError
 
 PORT = 6379
+# Of a node's agents, the second node's 10 further: without them it waits for the agents to say
+# theirs, which on a busy machine takes longer than it is patient.
+AGENTS = {
+    "dashboard-agent-grpc-port": 52501,
+    "dashboard-agent-listen-port": 52502,
+    "metrics-export-port": 52503,
+    "runtime-env-agent-port": 52504,
+}
 START_SECONDS, STARTS = 180.0, 3  # a busy machine starts Ray slowly, and Ray gives up early
 OBJECT_STORE = 200 << 20  # bytes; shards and counts are small
 NAMES = ("captioner-head", "captioner-node")
@@ -84,6 +92,7 @@ class Cluster:
         ip = ADDRESSES[number] if self.has_namespaces else "127.0.0.1"
         words = ["start", "--block", "--node-ip-address", ip, "--num-cpus", str(self._cores)]
         words += ["--object-store-memory", str(OBJECT_STORE), "--disable-usage-stats"]
+        words += [f"--{name}={port + 10 * number}" for name, port in AGENTS.items()]
         words += ["--address", self.address] if number else ["--head", "--port", str(PORT)]
         if not number:
             words += ["--include-dashboard", "false", "--temp-dir", str(self._folder / "ray")]
