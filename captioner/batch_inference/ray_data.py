@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,40 +56,60 @@ def caption_on_cluster(
     lines = [shard.to_line().decode("ascii") for shard in shards]
     if not lines:
         return
-    _connect(address)
     try:
-        gpus = 0 if settings.device == "cpu" else 1
-        most = workers or _room(cores, gpus)
-        DataContext.get_current().enable_progress_bars = False  # there is one already
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        items = [{SHARD: line} for line in lines]
-        results = ray.data.from_items(
-            items, override_num_blocks=min(len(items), MOST_BLOCKS)
-        ).map_batches(
-            _Actor,
-            fn_constructor_args=(
-                settings,
-                ray.put(_files_of(settings.model)),
-                captioner.__version__,
-            ),
-            batch_size=1,
-            compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=most,
-                initial_size=min(most, len(items)),
-                max_tasks_in_flight_per_actor=SHARDS_AHEAD,
-            ),
-            num_cpus=cores,
-            num_gpus=gpus,
-        )
-        for row in results.iter_rows():
-            yield _advance(json.loads(row[RESULT]))
+        with _connected(address):
+            yield from _captioned(settings, lines, workers, cores)
     except ray.exceptions.RayError as problem:
         raise ToolError(
             f"Ray gave up: {in_one_line(problem)[:300]}; what is written stays: go on with --resume"
         ) from problem
-    finally:
-        ray.shutdown()
+
+
+def _captioned(
+    settings: ShardSettings, lines: list[str], workers: int | None, cores: int
+) -> Iterator[Advance]:
+    gpus = 0 if settings.device == "cpu" else 1
+    most = workers or _room(cores, gpus)
+    DataContext.get_current().enable_progress_bars = False  # there is one already
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    items = [{SHARD: line} for line in lines]
+    source = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    model = ray.put(_files_of(settings.model))
+    results = source.map_batches(
+        _Actor,
+        fn_constructor_args=(settings, model, captioner.__version__),
+        batch_size=1,
+        compute=ActorPoolStrategy(
+            min_size=1,
+            max_size=most,
+            initial_size=min(most, len(items)),
+            max_tasks_in_flight_per_actor=SHARDS_AHEAD,
+        ),
+        num_cpus=cores,
+        num_gpus=gpus,
+    )
+    for row in results.iter_rows():
+        yield _advance(json.loads(row[RESULT]))
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Stay connected to a cluster; a program that is connected already stays so.
+
+    Raises:
+        ToolError: there is no such cluster, or the program is connected to another.
+    """
+    if not ray.is_initialized():
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    here = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", here):
+        raise ToolError(f"cannot reach the cluster at {address}: this program is in that at {here}")
+    yield
 
 
 def _connect(address: str | None) -> None:
