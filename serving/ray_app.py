@@ -119,7 +119,8 @@ class Ingress:
         _check_address(settings)
         self._settings = settings
         back_end = RayBackEnd(replicas, places=settings.queue_size)
-        self._service = Service(settings, back_end)
+        # Ray sends requests as soon as the application has started: then it has to be ready.
+        self._service = Service(settings, back_end, loads_first=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Ray asks for it once."""
