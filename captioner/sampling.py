@@ -63,7 +63,9 @@ def sample(
             )
         words, own = np.empty((images, rows), np.int64), np.empty((images, rows))
         for image, (config, control) in enumerate(zip(configs, controls, strict=True)):
-            uniform = draws[image].random(rows)
+            # As many as are asked for, so that another image of the batch changes nothing.
+            uniform = np.zeros(rows)
+            uniform[: config.num_captions] = draws[image].random(config.num_captions)
             allowed = values[image].astype(np.float64)
             if np.isnan(allowed).any():
                 raise no_caption()

@@ -332,18 +332,7 @@ def test_a_seed_draws_the_same_in_any_batch() -> None:
     together = sample(TableDecoding(range(6)), configs, [None] * 6)
     for n, config in enumerate(configs):
         [alone] = sample(TableDecoding([n]), [config], [None])
-        assert {one.words for one in alone} <= {one.words for one in together[n]} | {
-            one.words for one in alone
-        }
-        assert [one.words for one in sample(TableDecoding([n]), [config], [None])[0]] == [
-            one.words for one in alone
-        ]
-    same = [a_config(sample=True, num_captions=2, seed=7)] * 6
-    together = sample(TableDecoding(range(6)), same, [None] * 6)
-    for n in range(6):
-        assert [one.words for one in sample(TableDecoding([n]), same[:1], [None])[0]] == [
-            one.words for one in together[n]
-        ]
+        assert [one.words for one in alone] == [one.words for one in together[n]]
     unseeded = a_config(sample=True, num_captions=9)
     first, second = (sample(TableDecoding([3]), [unseeded], [None])[0] for _ in range(2))
     assert [one.words for one in first] != [one.words for one in second]

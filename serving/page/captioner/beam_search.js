@@ -3,21 +3,21 @@
 // already (Anderson et al. 2017), and for each of the groups that are kept from choosing the same
 // words (Vijayakumar et al. 2018); captioner/control_search.py says more.
 
+import { spare, vetoAfter } from "./control.js";
 import { CaptionerError } from "./errors.js";
 
 export const [PAD, START, END] = [0, 1, 2];
 export const SPECIAL_TOKENS = 4;
 
 /**
- * @typedef {object} SearchOptions
+ * @typedef {import("./control.js").Control & Width} SearchOptions
+ *
+ * @typedef {object} Width
  * @property {number} beamSize  Captions searched side by side; 1 is greedy search.
  * @property {number} numCaptions  At most as many as the beam holds.
  * @property {number} maxLength  Most words of a caption.
  * @property {number} lengthPower  A log-probability is divided by so many-th power of its tokens.
  * @property {number[]} include  Ids of words that every caption has to hold.
- * @property {number[]} exclude  Ids of words that no caption may hold.
- * @property {number} noRepeatNgram  So many words in a row never come twice; 0 leaves that free.
- * @property {Set<number>} once  Ids of words that come at most once in a caption.
  * @property {number} diverseGroups  Parts of the beam that are kept from the same words.
  * @property {number} diversity  What a word loses for each choice of it by an earlier part.
  *
@@ -80,17 +80,15 @@ export async function search(decoding, options, pause = async () => {}) {
 class Beams {
   /** @param {SearchOptions} options */
   constructor(options) {
-    const { beamSize, diverseGroups, include, exclude, noRepeatNgram, once, maxLength } = options;
+    const { beamSize, diverseGroups, include, maxLength } = options;
     this.options = options;
     this.isDone = false;
     this.width = beamSize / diverseGroups;
     this.all = 2 ** include.length - 1;
     this.bits = new Map(include.map((word, place) => [word, 1 << place]));
-    this.excluded = new Set(exclude);
     // Some words are vetoed, wanted or chosen before; and a group may choose for every set.
     const others = diverseGroups > 1 ? beamSize * (this.all + 1) : 0;
-    const spare = exclude.length + (noRepeatNgram || once.size ? maxLength : 0);
-    this.candidates = 2 * this.width + 1 + spare + include.length + others;
+    this.candidates = 2 * this.width + 1 + spare(maxLength, options) + include.length + others;
     const groups = [...Array(diverseGroups).keys()];
     /** @type {Finished[][]} */
     this.pools = groups.map(() => []);
@@ -175,14 +173,14 @@ class Beams {
    * @returns {Generator<Live>}
    */
   * continued(caption, row, step, found, chosen) {
-    const { include, once } = this.options;
+    const { include } = this.options;
     const { count } = found;
     const rows = found.words.length / count;
     const items = found.attention ? found.attention.length / rows : 0;
     const attention = found.attention
       ? [...caption.attention, found.attention.slice(row * items, (row + 1) * items)]
       : caption.attention;
-    const banned = this.bannedAfter(caption.words);
+    const isVetoed = vetoAfter(caption.words, this.options);
     const seen = new Set();
     for (let i = 0; i < count + include.length; i += 1) {
       const isWanted = i >= count;
@@ -190,9 +188,7 @@ class Beams {
       const logProb = isWanted
         ? found.wanted[row * include.length + i - count]
         : found.logProbs[row * count + i];
-      if (logProb === -Infinity || seen.has(word)) continue;
-      if (this.excluded.has(word) || banned.has(word)) continue;
-      if (once.has(word) && caption.words.includes(word)) continue;
+      if (logProb === -Infinity || seen.has(word) || isVetoed(word)) continue;
       if (word === END && (step === 0 || caption.held !== this.all)) continue;
       seen.add(word);
       const cost = Math.fround(this.options.diversity * (chosen.get(word) ?? 0));
@@ -255,25 +251,9 @@ class Beams {
     const bound = Math.fround(Math.max(...own.map((one) => one.ranked)) / longest);
     return pool[needed - 1].rank >= bound;
   }
-
-  /**
-   * Returns the words that would end an n-gram that the caption holds already.
-   *
-   * @param {number[]} caption
-   */
-  bannedAfter(caption) {
-    const size = this.options.noRepeatNgram;
-    const banned = new Set();
-    if (!size) return banned;
-    const before = size > 1 ? caption.slice(caption.length - size + 1) : [];
-    for (let at = 0; at + size <= caption.length; at += 1) {
-      if (before.every((word, i) => word === caption[at + i])) banned.add(caption[at + size - 1]);
-    }
-    return banned;
-  }
 }
 
-function noCaption() {
+export function noCaption() {
   return new CaptionerError(
     "The model finds no caption",
     "No caption meets the demands, or the model is damaged.",

@@ -6,6 +6,7 @@ const MAX_BEAM_SIZE = 10;
 const MAX_LENGTH = 200; // words
 const MAX_EXCLUDED = 100; // words
 const MAX_INCLUDED = 4; // words; each doubles the captions that are searched side by side
+const MAX_WORDS = 2 ** 30; // more than any vocabulary has
 const KEPT_PUNCTUATION = "#()&=";
 
 /**
@@ -26,7 +27,16 @@ const KEPT_PUNCTUATION = "#()&=";
  *   default: 0.7.
  * @property {number} [diverseGroups]  Parts of the beam that are kept from choosing the same words.
  * @property {number} [diversity]  What a word loses for each choice of it by an earlier part.
+ * @property {boolean} [sample]  Draw captions by their probability instead of searching for them.
+ * @property {number} [temperature]  Of a draw: below 1 likely words are likelier; default: 1.
+ * @property {number} [topK]  Draw among so many most probable words; default: 0, all.
+ * @property {number} [topP]  Draw among the fewest most probable words that together have this
+ *   probability; default: 1.
+ * @property {number | null} [seed]  With the same seed, the same captions are drawn.
  */
+
+/** @type {Required<Pick<CaptionOptions, "temperature" | "topK" | "topP" | "seed">>} */
+const UNDRAWN = { temperature: 1, topK: 0, topP: 1, seed: null };
 
 /**
  * Returns the options of a search.
@@ -34,7 +44,8 @@ const KEPT_PUNCTUATION = "#()&=";
  * @param {CaptionOptions} options
  * @param {Map<string, number>} ids  Of the words that the model knows.
  * @param {Set<number>} once  Ids of those that are words of content.
- * @returns {import("./sure_attributes.js").Options}
+ * @returns {import("./sure_attributes.js").Options & import("./sampling.js").Draw
+ *   & {sample: boolean}}
  */
 export function searchOptions(options, ids, once) {
   const numCaptions = whole("numCaptions", options.numCaptions ?? 1, 1, MAX_BEAM_SIZE);
@@ -60,7 +71,12 @@ export function searchOptions(options, ids, once) {
   if (include.some((word) => exclude.includes(word))) {
     throw invalid("include and exclude hold the same word; leave it out of one of them");
   }
+  const drawn = drawOptions(options);
+  if (drawn.sample && (include.length || diverseGroups > 1)) {
+    throw invalid(`sample does not go with ${include.length ? "include" : "diverseGroups"}, which is a search; leave one of them out`);
+  }
   return {
+    ...drawn,
     beamSize,
     numCaptions,
     maxLength,
@@ -73,6 +89,26 @@ export function searchOptions(options, ids, once) {
     diverseGroups,
     diversity,
   };
+}
+
+/** @param {CaptionOptions} options */
+function drawOptions({ sample = false, ...options }) {
+  const { temperature, topK, topP, seed } = { ...UNDRAWN, ...options };
+  const drawn = {
+    sample,
+    temperature: number("temperature", temperature),
+    topK: whole("topK", topK, 0, MAX_WORDS),
+    topP: share("topP", topP),
+    seed: seed === null ? null : whole("seed", seed, 0, Number.MAX_SAFE_INTEGER),
+  };
+  if (!temperature) throw invalid("temperature is 0; give a number above 0");
+  for (const [name, left] of Object.entries(UNDRAWN)) {
+    const value = drawn[/** @type {keyof typeof UNDRAWN} */ (name)];
+    if (!sample && value !== left) {
+      throw invalid(`${name} is ${value} without sample; it acts on captions that are drawn alone`);
+    }
+  }
+  return drawn;
 }
 
 /**

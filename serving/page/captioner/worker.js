@@ -7,6 +7,7 @@ import { searchOptions } from "./options.js";
 import { openPicture } from "./pictures.js";
 import { Pieces } from "./pieces.js";
 import { prepare, seenBox } from "./preprocessing.js";
+import { sample } from "./sampling.js";
 import { searchNaming } from "./sure_attributes.js";
 
 const MANIFEST = "model.json";
@@ -158,9 +159,10 @@ async function caption(id, blob, options) {
   await letMessagesIn(id);
   const encoded = performance.now();
   const decoding = await model.begin(features);
-  const hypotheses = await searchNaming(
-    decoding, searched, model.ids, () => letMessagesIn(id),
-  );
+  const pause = () => letMessagesIn(id);
+  const hypotheses = await (searched.sample
+    ? sample(decoding, searched, pause)
+    : searchNaming(decoding, searched, model.ids, pause));
   const done = performance.now();
   const { format, width, height } = picture;
   return {

@@ -11,6 +11,8 @@ const { search } = await load("captioner/beam_search.js");
 const { prepare, resize, seenBox } = await load("captioner/preprocessing.js");
 const { Model } = await load("captioner/model.js");
 const { searchOptions, tokenize } = await load("captioner/options.js");
+const { Random } = await load("captioner/random.js");
+const { sample } = await load("captioner/sampling.js");
 const { searchNaming } = await load("captioner/sure_attributes.js");
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -58,6 +60,11 @@ const ANSWERS = {
   options: ({ options, words }) => (
     searchOptions(options, new Map(words.map((word, place) => [word, place])), new Set())),
   search: async ({ options }) => told(await search(theirs, { ...options, once: new Set(options.once) })),
+  sample: async ({ options }) => told(await sample(theirs, { ...options, once: new Set(options.once) })),
+  random({ seed, count }) {
+    const random = new Random(seed);
+    return Array.from({ length: count }, () => random.next());
+  },
   async searchNaming({ options, words, surest }) {
     const decoding = { ...theirs, surest, again: () => decoding }; // START begins anew
     const ids = new Map(words.map((word, id) => [word, id]));

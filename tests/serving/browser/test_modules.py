@@ -19,6 +19,7 @@ from captioner.deployable import VOCABULARY, load_deployable
 from captioner.encoder.preprocessing import INTERPOLATIONS, Preprocessing
 from captioner.engines.interface import Attributes
 from captioner.errors import CaptionerError
+from captioner.sampling import sample
 from captioner.search import Hypothesis, search
 from captioner.search_config import SearchConfig
 from captioner.strategies import captions_of
@@ -49,6 +50,10 @@ def in_javascript(config: SearchConfig, control: Control) -> dict[str, Any]:
         "attributeThreshold": config.attribute_threshold,
         "diverseGroups": config.diverse_groups,
         "diversity": config.diversity,
+        "temperature": config.temperature,
+        "topK": config.top_k,
+        "topP": config.top_p,
+        "seed": config.seed,
     }
 
 
@@ -159,6 +164,49 @@ def test_the_search_finds_the_captions_of_the_librarys(node: Node) -> None:
             assert ours["attention"] == theirs.attention.tolist()
 
 
+def test_a_seed_gives_the_numbers_of_numpy(node: Node) -> None:
+    for seed in (0, 1, 7, 2**31 + 5, 2**32 - 1, 2**32, 2**53 - 1):
+        expected = np.random.default_rng(seed).random(40).tolist()
+        assert node.ask("random", seed=seed, count=40) == expected
+    first, second = (node.ask("random", seed=None, count=400) for _ in range(2))
+    assert first != second
+    assert 0.4 < sum(first) / 400 < 0.6
+
+
+def test_a_seed_draws_the_captions_of_the_librarys(node: Node) -> None:
+    draws = random.Random(SEED)
+    lengths: Counter[int] = Counter()
+    for image in range(150):
+        config, control = drawn_config(draws)
+        config = replace(
+            config,
+            diverse_groups=1,
+            max_length=config.max_length + 2,
+            sample=True,
+            temperature=draws.choice((0.3, 1.0, 2.5)),
+            top_k=draws.choice((0, 0, 1, 2, 3)),
+            top_p=draws.choice((1.0, 1.0, 0.4, 0.9)),
+            seed=draws.randrange(2**40),
+        )
+        control = replace(control, include=())
+        step, options = stepping(TableDecoding([image])), in_javascript(config, control)
+        try:
+            [expected] = sample(TableDecoding([image]), [config], [control])
+        except CaptionerError:
+            with pytest.raises(ValueError, match="No caption meets the demands"):
+                node.ask("sample", step, options=options)
+            continue
+        found = node.ask("sample", step, options=options)
+        lengths.update(len(one.words) for one in expected)
+        assert [tuple(one["words"]) for one in found] == [one.words for one in expected]
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours["score"] == pytest.approx(theirs.score, rel=1e-12)
+            assert ours["tokenLogProbs"] == list(theirs.token_log_probs)
+            assert theirs.attention is not None
+            assert np.array_equal(ours["attention"] or [], theirs.attention.tolist())
+    assert len(lengths) > 5, lengths
+
+
 # For the words of the tables, which have the ids 4 to 7: with what is a plural, and what is none.
 NOUNS = [
     Vocabulary((*SPECIAL_TOKENS, *words))
@@ -237,6 +285,11 @@ def test_words_are_split_as_the_vocabulary_was(node: Node) -> None:
         ({"attributeThreshold": 1.1}, "attributeThreshold is 1.1; give a number above 0"),
         ({"lengthPower": -1}, "lengthPower is -1; give a number of at least 0"),
         ({"beamSize": 5, "diverseGroups": 2}, "give a beam that can be cut"),
+        ({"temperature": 0.5}, "temperature is 0.5 without sample; it acts on captions"),
+        ({"seed": 0}, "seed is 0 without sample"),
+        ({"sample": True, "temperature": 0}, "temperature is 0; give a number above 0"),
+        ({"sample": True, "topP": 1.5}, "topP is 1.5; give a number above 0, at most 1"),
+        ({"sample": True, "include": ["dog"]}, "sample does not go with include, which is a"),
     ],
 )
 def test_a_wrong_option_is_refused_in_a_line(
