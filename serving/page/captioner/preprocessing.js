@@ -3,6 +3,9 @@
 // (captioner/encoder/preprocessing.py). A canvas's own resize uses other filters, and so other
 // captions would come out.
 
+import { reduced } from "./reduction.js";
+import { halfToEven } from "./rounding.js";
+
 /**
  * @typedef {object} Preprocessing  As in deployable.json.
  * @property {number} image_size
@@ -11,6 +14,7 @@
  * @property {string} interpolation
  *
  * @typedef {object} Picture  An upright picture, read a few rows at a time.
+ * @property {string} [format]  Of its file.
  * @property {number} width
  * @property {number} height
  * @property {(top: number, rows: number) => Uint8ClampedArray | Uint8Array} rows
@@ -24,6 +28,7 @@
  */
 
 const MOST_ELONGATED = 50; // longer side to shorter; beyond it the far ends are left out first
+const DRAFT_MARGIN = 1.35; // times the size after the resize, which a JPEG is reduced to at least
 const PRECISION_BITS = 32 - 8 - 2; // of a weight, as an integer
 const HALF = 1 << (PRECISION_BITS - 1);
 const ROWS_AT_ONCE = 64;
@@ -44,20 +49,34 @@ const FILTERS = {
  * @returns {Uint8Array}
  */
 export function prepare(picture, preprocessing) {
-  const side = preprocessing.image_size;
-  const before = Math.floor(side / preprocessing.crop_fraction);
-  if (preprocessing.image_mode === "squash") {
-    return centre(resize(picture, before, before, preprocessing.interpolation), side);
+  const { image_size: side, image_mode: mode, interpolation } = preprocessing;
+  if (mode !== "crop" && mode !== "squash") {
+    throw new RangeError(`no photograph can be prepared in the mode ${mode}`);
   }
-  if (preprocessing.image_mode !== "crop") {
-    throw new RangeError(`no photograph can be prepared in the mode ${preprocessing.image_mode}`);
-  }
-  const seen = withoutFarEnds(picture);
-  const { width, height } = seen;
-  const [wide, high] = width <= height
-    ? [before, Math.trunc((before * height) / width)]
-    : [Math.trunc((before * width) / height), before];
-  return centre(resize(seen, wide, high, preprocessing.interpolation), side);
+  const isElongated = Math.max(picture.width, picture.height)
+    > MOST_ELONGATED * Math.min(picture.width, picture.height);
+  const least = sizeBeforeCrop(picture, preprocessing)
+    .map((length) => Math.ceil(DRAFT_MARGIN * length));
+  const read = picture.format === "JPEG" && !isElongated
+    ? reduced(picture, least[0], least[1])
+    : picture;
+  const seen = mode === "crop" ? withoutFarEnds(read) : read;
+  const [width, height] = sizeBeforeCrop(seen, preprocessing);
+  return centre(resize(seen, width, height, interpolation), side);
+}
+
+/**
+ * Returns the width and height that a picture is resized to.
+ *
+ * @param {Picture} picture
+ * @param {Preprocessing} preprocessing
+ */
+function sizeBeforeCrop({ width, height }, preprocessing) {
+  const short = Math.floor(preprocessing.image_size / preprocessing.crop_fraction);
+  if (preprocessing.image_mode === "squash") return [short, short];
+  return width <= height
+    ? [short, Math.trunc((short * height) / width)]
+    : [Math.trunc((short * width) / height), short];
 }
 
 /**
@@ -313,15 +332,4 @@ function bicubic(x) {
 /** @param {number} x */
 function sinc(x) {
   return x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI);
-}
-
-/**
- * Rounds as Python does: a half goes to the even neighbour.
- *
- * @param {number} value
- */
-function halfToEven(value) {
-  const below = Math.floor(value);
-  if (value - below !== 0.5) return Math.round(value);
-  return below % 2 === 0 ? below : below + 1;
 }

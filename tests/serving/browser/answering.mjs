@@ -37,9 +37,10 @@ const theirs = {
   },
 };
 
-function pictureOf({ file, width, height }) {
+function pictureOf({ file, width, height, format }) {
   const pixels = readFileSync(file);
-  return { width, height, rows: (top, count) => pixels.subarray(4 * width * top, 4 * width * (top + count)) };
+  const rows = (top, count) => pixels.subarray(4 * width * top, 4 * width * (top + count));
+  return { width, height, format, rows };
 }
 
 const told = (hypotheses) => hypotheses.map((one) => ({

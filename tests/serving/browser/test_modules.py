@@ -1,6 +1,7 @@
 """The page's modules give what the library gives: pixels, searches, captions."""
 
 import base64
+import io
 import os
 import random
 from collections import Counter
@@ -98,6 +99,35 @@ def test_photographs_are_prepared_as_the_library_does(
         left, top, right, bottom = seen_box(seen, size)
         edges = (left / size[0], top / size[1], right / size[0], bottom / size[1])
         assert made["seen"] == pytest.approx(edges)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash"])
+def test_large_jpegs_are_reduced_as_the_librarys_decoder_does(node: Node, mode: str) -> None:
+    seen = Preprocessing(image_size=36, image_mode=mode)
+    for size, share in (
+        ((460, 613), 8),
+        ((451, 461), 8),  # the rest of a square counts on one side, and not on the other
+        ((301, 230), 4),
+        ((113, 140), 2),
+        ((110, 109), 1),  # less than twice as large as is needed
+    ):
+        buffer = io.BytesIO()
+        noise(size[0] // 6, size[1] // 6).resize(size, Image.Resampling.BICUBIC).save(
+            buffer, "JPEG", quality=92, subsampling=0
+        )
+        whole = Image.open(buffer).convert("RGB")
+        asked = {**node.picture(whole), "format": "JPEG"}
+        made = node.ask("prepare", picture=asked, preprocessing=seen.to_json())
+        pixels = np.frombuffer(base64.b64decode(made["pixels"]), np.uint8)
+
+        exact = round(size[0] / share), round(size[1] / share)
+        means = whole.reduce(share).crop((0, 0, *exact))
+        assert np.array_equal(pixels, seen.resize(means).ravel()), size
+        expected = seen.read(buffer.getvalue()).ravel().astype(int)
+        off = np.abs(pixels - expected).mean()
+        off_whole = np.abs(seen.resize(whole).ravel() - expected).mean()
+        assert off < 0.5 if share > 1 else off == 0
+        assert off <= off_whole / 2
 
 
 def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
@@ -237,7 +267,7 @@ def found_by_library(
 def test_captions_name_a_sure_attribute_where_the_librarys_do(node: Node) -> None:
     draws = random.Random(SEED)
     outcomes: Counter[str] = Counter()
-    for image in range(400):
+    for image in range(200):
         config, control = drawn_config(draws)
         if image % 5:  # a plain search; in others nothing is to be named
             config, control = replace(config, diverse_groups=1), replace(control, include=())
@@ -261,7 +291,7 @@ def test_captions_name_a_sure_attribute_where_the_librarys_do(node: Node) -> Non
         assert [one["score"] for one in found] == [one.score for one in expected]
         is_free = [one.words for one in expected] == [one.words for one in free]
         outcomes["free" if is_free else "named"] += 1
-    assert min(outcomes["named"], outcomes["free"]) > 20, outcomes
+    assert min(outcomes["named"], outcomes["free"]) > 15, outcomes
 
 
 def finite(values: Any) -> list[float | None]:
