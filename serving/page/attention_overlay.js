@@ -10,16 +10,28 @@ const ROWS = ["upper", "middle", "lower"];
 const COLUMNS = ["left", "centre", "right"];
 const EVEN_SHARE = 0.17; // of a ninth of the picture, where an even look gives 0.11
 
+/** @typedef {number[]} Box  Left, top, right and bottom, as fractions of the picture. */
+
 export class AttentionOverlay {
+  /**
+   * @param {HTMLCanvasElement} canvas
+   * @param {HTMLImageElement} image
+   */
   constructor(canvas, image) {
     this.canvas = canvas;
+    this.context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     this.image = image;
+    /** @type {Float32Array | null} */
     this.shown = null;
     this.frame = 0;
   }
 
-  // Lays the weights [rows][columns] over `box`, the part of the picture that the model saw, as
-  // fractions (left, top, right, bottom) of it.
+  /**
+   * Lays weights over the part of the picture that the model saw.
+   *
+   * @param {number[][]} grid  [rows][columns]
+   * @param {Box} box
+   */
   show(grid, box) {
     const wanted = this.#lightOf(grid, box);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -29,7 +41,7 @@ export class AttentionOverlay {
       this.#draw(wanted, box);
     } else {
       const start = performance.now();
-      const step = (now) => {
+      const step = (/** @type {number} */ now) => {
         const part = Math.min(1, Math.max(0, now - start) / FADE_MILLISECONDS);
         const eased = part * (2 - part);
         this.#draw(wanted.map((light, i) => from[i] + (light - from[i]) * eased), box);
@@ -37,14 +49,20 @@ export class AttentionOverlay {
       };
       this.frame = requestAnimationFrame(step);
     }
-    this.canvas.parentElement.classList.add("lit");
+    this.canvas.parentElement?.classList.add("lit");
   }
 
   hide() {
     cancelAnimationFrame(this.frame);
-    this.canvas.parentElement.classList.remove("lit");
+    this.canvas.parentElement?.classList.remove("lit");
   }
 
+  /**
+   * Returns how light each pixel of the canvas is, from 0 to 1.
+   *
+   * @param {number[][]} grid
+   * @param {Box} box
+   */
   #lightOf(grid, [left, top, right, bottom]) {
     const scale = LONGER_SIDE / Math.max(this.image.naturalWidth, this.image.naturalHeight);
     const width = Math.max(1, Math.round(this.image.naturalWidth * scale));
@@ -59,23 +77,23 @@ export class AttentionOverlay {
     const across = places(width, left, right, columns);
     const down = places(height, top, bottom, rows);
     const light = new Float32Array(width * height);
-    for (let y = 0; y < height; y += 1) {
-      if (!down[y]) continue;
-      for (let x = 0; x < width; x += 1) {
-        if (!across[x]) continue;
-        let sum = 0;
-        for (const [row, ofRow] of down[y]) {
-          for (const [column, ofColumn] of across[x]) sum += ofRow * ofColumn * grid[row][column];
-        }
-        light[y * width + x] = Math.min(1, Math.max(0, sum / full)) ** GAMMA;
+    down.forEach((ofLine, y) => across.forEach((ofPixel, x) => {
+      if (!ofLine || !ofPixel) return;
+      let sum = 0;
+      for (const [row, ofRow] of ofLine) {
+        for (const [column, ofColumn] of ofPixel) sum += ofRow * ofColumn * grid[row][column];
       }
-    }
+      light[y * width + x] = Math.min(1, Math.max(0, sum / full)) ** GAMMA;
+    }));
     return light;
   }
 
+  /**
+   * @param {Float32Array} light
+   * @param {Box} box
+   */
   #draw(light, [left, top, right, bottom]) {
-    const { width, height } = this.canvas;
-    const context = this.canvas.getContext("2d");
+    const { context, canvas: { width, height } } = this;
     const shade = context.createImageData(width, height);
     for (let i = 0; i < light.length; i += 1) {
       shade.data.set([12, 11, 10, 255 * DARKNESS * (1 - light[i])], 4 * i);
@@ -92,11 +110,16 @@ export class AttentionOverlay {
   }
 }
 
-// Says where the weights [rows][columns] are, for those who do not see the light.
+/**
+ * Says where the weights are, for those who do not see the light.
+ *
+ * @param {number[][]} grid  [rows][columns]
+ */
 export function whereIsIt(grid) {
   const shares = Array.from({ length: 3 }, () => [0, 0, 0]);
   grid.forEach((line, row) => line.forEach((weight, column) => {
-    const third = (place, count) => Math.min(2, Math.floor((3 * (place + 0.5)) / count));
+    const third = (/** @type {number} */ place, /** @type {number} */ count) => (
+      Math.min(2, Math.floor((3 * (place + 0.5)) / count)));
     shares[third(row, grid.length)][third(column, line.length)] += weight;
   }));
   const most = Math.max(...shares.flat());
@@ -107,8 +130,15 @@ export function whereIsIt(grid) {
   return `mostly at the ${place}`;
 }
 
-// For every pixel of a side, the cells that light it and how much each counts (cubic
-// interpolation between the cells' middles); null for pixels that the model did not see.
+/**
+ * Returns for every pixel of a side the cells that light it and how much each counts (cubic
+ * interpolation between the cells' middles); null for pixels that the model did not see.
+ *
+ * @param {number} pixels
+ * @param {number} start
+ * @param {number} end
+ * @param {number} cells
+ */
 function places(pixels, start, end, cells) {
   return Array.from({ length: pixels }, (_, pixel) => {
     const inside = ((pixel + 0.5) / pixels - start) / (end - start);
@@ -123,6 +153,7 @@ function places(pixels, start, end, cells) {
   });
 }
 
+/** @param {number} distance */
 function cubic(distance) {
   if (distance >= 2) return 0;
   if (distance >= 1) return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2;

@@ -1,7 +1,8 @@
 // What the static page asks for captions: a worker of its own. Here are the model's download, with
-// its size and the time left, and the same answers that the service gives.
+// its size and the time left, what computes, and the same answers that the service gives.
 
 import { Captioner, CaptionerError } from "./captioner.js";
+import { byId } from "./elements.js";
 
 export { CaptionerError as Problem };
 
@@ -9,74 +10,97 @@ const FOLDER = "./";
 const DEVICES = { wasm: "WebAssembly", webgpu: "WebGPU" };
 
 const state = byId("model-state");
-const bar = /** @type {HTMLProgressElement} */ (byId("model-progress"));
+const bar = byId("model-progress", HTMLProgressElement);
+const choice = byId("device", HTMLSelectElement);
 /** @type {Promise<Captioner> | null} */
 let loading = null;
+let opening = new AbortController();
 
 /**
  * Returns the service's answer for one photograph.
  *
- * @param {Blob} photograph
- * @param {{beamSize: string, count: string} & Record<string, any>} options  As the page has them:
- *   numbers may be texts.
- * @param {{signal: AbortSignal}} how
+ * @type {typeof import("./service.js").captionsOf}
  */
-export async function captionsOf(photograph, { beamSize, count, ...others }, { signal }) {
-  const captioner = await load();
-  const asked = { beamSize: Number(beamSize), numCaptions: Number(count), ...others, signal };
-  let answer;
+export const captionsOf = async (photograph, { count, ...others }, how) => {
+  const { signal } = opening;
   try {
-    answer = await captioner.look(photograph, asked);
+    const captioner = await load();
+    const options = { numCaptions: count, ...others, signal: how.signal };
+    return answerOf(captioner, await captioner.look(photograph, options));
   } catch (error) {
+    if (signal.aborted && !how.signal.aborted) { // another device was chosen meanwhile
+      return captionsOf(photograph, { count, ...others }, how);
+    }
     if (error instanceof CaptionerError && error.code === "stopped") loading = null;
     throw error;
   }
-  const { name, hash } = captioner.info;
+};
+
+/**
+ * @param {Captioner} captioner
+ * @param {import("./captioner.js").Answer} answer
+ * @returns {import("./service.js").Answer}
+ */
+function answerOf({ info }, { captions, image, milliseconds }) {
+  showReady(info);
   return {
-    captions: answer.captions.map((caption) => Object.fromEntries(
-      Object.entries(caption).map(([option, value]) => [asInService(option), value]),
-    )),
-    image: answer.image,
-    model: { name, hash },
-    timing_ms: answer.milliseconds,
+    captions: captions.map((caption) => ({
+      text: caption.text,
+      tokens: caption.tokens,
+      probability: caption.probability,
+      confidence: caption.confidence,
+      word_probabilities: caption.wordProbabilities,
+      attention: caption.attention,
+      attribute_attention: caption.attributeAttention,
+      shares: caption.shares,
+    })),
+    image,
+    model: { name: info.name, hash: info.hash },
+    timing_ms: milliseconds,
   };
 }
 
-/** @param {string} name */
-function asInService(name) {
-  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-}
-
 function load() {
-  loading ??= open().catch((error) => {
-    loading = null; // the next photograph tries again
+  const { signal } = opening;
+  loading ??= open(signal).catch((error) => {
+    if (!signal.aborted) loading = null; // the next photograph tries again
     throw error;
   });
   return loading;
 }
 
-async function open() {
-  const asked = new URLSearchParams(location.search);
-  const device = asked.get("device") === "webgpu" ? "webgpu" : "wasm";
-  const threads = Number(asked.get("threads")) || undefined;
+/** @param {AbortSignal} signal */
+async function open(signal) {
+  const device = /** @type {"auto" | "wasm" | "webgpu"} */ (choice.value);
+  const threads = Number(new URLSearchParams(location.search).get("threads")) || undefined;
   bar.hidden = false;
   bar.removeAttribute("value");
   state.textContent = "Opening the model …";
   try {
-    const captioner = await Captioner.load(FOLDER, { onProgress: showProgress, device, threads });
-    const { info } = captioner;
-    const many = info.threads === 1 ? "one thread" : `${info.threads} threads`;
-    state.textContent = `Ready: ${DEVICES[info.device]}, ${many}. Works without a network from now on.`;
-    if (!navigator.serviceWorker?.controller) state.textContent = `Ready: ${DEVICES[info.device]}, ${many}.`;
+    const captioner = await Captioner.load(FOLDER, {
+      onProgress: showProgress, device, threads, signal,
+    });
+    signal.addEventListener("abort", () => captioner.close());
+    showReady(captioner.info);
     return captioner;
   } catch (error) {
-    state.textContent = error instanceof CaptionerError
-      ? `${error.title}. ${error.detail}`
-      : "The model cannot be opened in this browser.";
+    if (!signal.aborted) {
+      state.textContent = error instanceof CaptionerError
+        ? `${error.title}. ${error.detail}`
+        : "The model cannot be opened in this browser.";
+    }
     throw error;
   } finally {
-    bar.hidden = true;
+    if (!signal.aborted) bar.hidden = true;
   }
+}
+
+/** @param {Captioner["info"]} info */
+function showReady({ device, threads }) {
+  const many = threads === 1 ? "one thread" : `${threads} threads`;
+  const kept = navigator.serviceWorker?.controller ? " Works without a network from now on." : "";
+  const words = `Ready: ${DEVICES[device]}, ${many}.${kept}`;
+  if (state.textContent !== words) state.textContent = words; // said aloud when it changes
 }
 
 /** @param {import("./captioner.js").Progress} progress */
@@ -97,12 +121,20 @@ function timeLeft(seconds) {
   return `${Math.round(seconds / 60)} min`;
 }
 
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
+function listenForDevice() {
+  const asked = new URLSearchParams(location.search).get("device");
+  if (asked && asked in DEVICES) choice.value = asked;
+  byId("device-choice").hidden = !("gpu" in navigator && "Suspending" in WebAssembly);
+  choice.addEventListener("change", () => {
+    opening.abort();
+    opening = new AbortController();
+    loading = null;
+    load().catch(() => {}); // it is told in words
+  });
 }
 
-navigator.serviceWorker?.register("service_worker.js").catch(() => {
+listenForDevice();
+navigator.serviceWorker?.register("service_worker.js", { updateViaCache: "none" }).catch(() => {
   // Private windows may refuse; the page then needs its network.
 });
 // A person who asked the browser to save data decides by the first photograph.

@@ -25,13 +25,14 @@ const MOST_THREADS = 4; // more share little work among them
  *   attributes: {word: string, probability: number}[]}} image  As people see it; `seen` is the part
  *   that the model saw, as fractions: left, top, right, bottom; `attributes` are words for what it
  *   found there, which captions may look at.
+ * @property {"wasm" | "webgpu"} device  What encoded it.
  * @property {{decode: number, encode: number, search: number, total: number}} milliseconds
  *
  * @typedef {object} Info
  * @property {string} name  Of the model.
  * @property {string} hash
  * @property {number} words  How many it knows.
- * @property {"wasm" | "webgpu"} device
+ * @property {"wasm" | "webgpu"} device  What encodes photographs.
  * @property {number} threads
  *
  * @typedef {object} Waiting
@@ -70,12 +71,12 @@ export class Captioner {
    * @param {object} [options]
    * @param {(progress: Progress) => void} [options.onProgress]  Told of the download.
    * @param {AbortSignal} [options.signal]
-   * @param {"wasm" | "webgpu"} [options.device]  "webgpu" runs the encoder there if the browser can,
-   *   and else is "wasm"; default: "wasm".
+   * @param {"auto" | "wasm" | "webgpu"} [options.device]  "webgpu" runs the encoder there if the
+   *   browser can, and else is "wasm"; "auto", the default, does so if there is a real GPU.
    * @param {number} [options.threads]  Default: up to 4, on pages that are isolated from others.
    * @returns {Promise<Captioner>}
    */
-  static async load(url, { onProgress, signal, device = "wasm", threads } = {}) {
+  static async load(url, { onProgress, signal, device = "auto", threads } = {}) {
     signal?.throwIfAborted();
     const captioner = new Captioner();
     const folder = new URL(url, document.baseURI);
@@ -117,7 +118,9 @@ export class Captioner {
    */
   async look(blob, { signal, ...options } = {}) {
     signal?.throwIfAborted();
-    return this.#ask({ kind: "caption", blob, options }, { signal });
+    const answer = await this.#ask({ kind: "caption", blob, options }, { signal });
+    this.info.device = answer.device; // a GPU that failed is not asked again
+    return answer;
   }
 
   /** Ends the worker and frees its memory; captions that are under way are refused. */

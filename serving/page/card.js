@@ -4,24 +4,50 @@
 
 import { AttentionOverlay, whereIsIt } from "./attention_overlay.js";
 import { aboutWord, certainty, isUnsure, percent } from "./certainty.js";
+import { byId, make, within } from "./elements.js";
 
 const WHOLE = [0, 0, 1, 1];
 const SHOWN_DONE_MILLISECONDS = 1600;
 
+/**
+ * @typedef {import("./service.js").Answer} Answer
+ * @typedef {import("./service.js").Caption} Caption
+ * @typedef {import("./service.js").Attribute} Attribute
+ *
+ * @typedef {object} Problem
+ * @property {string} title
+ * @property {string} detail
+ * @property {string} code
+ * @property {boolean} canRetry
+ *
+ * @typedef {object} Page  What a card asks of the page.
+ * @property {(card: Card) => void} onRemove
+ * @property {(card: Card) => void} onRetry
+ * @property {(words: string) => void} say
+ */
+
 export class Card {
+  /**
+   * @param {File} photograph
+   * @param {Page} page
+   */
   constructor(photograph, { onRemove, onRetry, say }) {
     this.photograph = photograph;
     this.name = photograph.name || "photograph";
     this.say = say;
     this.onRetry = onRetry;
+    /** @type {HTMLButtonElement | null} The word whose light is kept on. */
     this.pressed = null;
-    this.stop = null; // the AbortController of the request under way
+    /** @type {WeakMap<Element, () => void>} What shows where a word looked. */
+    this.looks = new WeakMap();
+    /** @type {AbortController | null} Of the request under way. */
+    this.stop = null;
     this.countdown = 0;
-    const copy = document.getElementById("card").content.cloneNode(true);
-    this.element = copy.firstElementChild;
-    const find = (selector) => this.element.querySelector(selector);
+    const copy = /** @type {DocumentFragment} */ (byId("card", HTMLTemplateElement).content.cloneNode(true));
+    this.element = within(copy, ".photograph");
+    const find = (/** @type {string} */ selector) => within(this.element, selector);
     this.frame = find(".frame");
-    this.image = find("img");
+    this.image = within(this.element, "img", HTMLImageElement);
     this.looked = find(".looked");
     this.state = find(".state");
     this.captions = find(".captions");
@@ -30,19 +56,21 @@ export class Card {
     this.facts = find(".facts");
     find("h3").textContent = this.name;
     find("h3").title = this.name;
-    this.overlay = new AttentionOverlay(find("canvas"), this.image);
+    this.overlay = new AttentionOverlay(
+      within(this.element, "canvas", HTMLCanvasElement), this.image,
+    );
     this.#showPicture();
     const remove = find(".remove");
     remove.setAttribute("aria-label", `Remove ${this.name}`);
     remove.addEventListener("click", () => onRemove(this));
-    find(".copy-html").addEventListener("click", (event) => {
-      this.#copy(find("code").textContent, event.currentTarget, "The alt text");
-    });
+    const copyHtml = find(".copy-html");
+    copyHtml.addEventListener("click", () => this.#copySnippet(copyHtml));
     this.element.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.#press(null);
     });
   }
 
+  /** @param {string} words */
   waiting(words) {
     clearInterval(this.countdown);
     this.element.classList.add("busy");
@@ -50,7 +78,12 @@ export class Card {
     this.state.textContent = words;
   }
 
-  // Counts the seconds down until the service is asked again.
+  /**
+   * Counts the seconds down until the service is asked again.
+   *
+   * @param {number} seconds
+   * @param {Problem} problem
+   */
   waitingFor(seconds, problem) {
     const isBusy = problem.code !== "not_ready";
     const reason = isBusy ? "The service is busy" : "The service is not ready yet";
@@ -65,6 +98,7 @@ export class Card {
     }, 1000);
   }
 
+  /** @param {Problem} problem */
   failed(problem) {
     clearInterval(this.countdown);
     this.element.classList.remove("busy");
@@ -85,6 +119,7 @@ export class Card {
     this.say(`${this.name}: ${sentence(problem.title)} ${problem.detail || ""}`);
   }
 
+  /** @param {Answer} answer */
   captioned(answer) {
     clearInterval(this.countdown);
     this.element.classList.remove("busy");
@@ -123,6 +158,11 @@ export class Card {
     this.image.src = URL.createObjectURL(this.photograph);
   }
 
+  /**
+   * @param {Caption} caption
+   * @param {number} rank
+   * @param {Answer["image"]} image
+   */
   #caption(caption, rank, image) {
     const words = make("p", "words");
     words.setAttribute("role", "toolbar");
@@ -143,7 +183,7 @@ export class Card {
     copy.addEventListener("click", () => this.#copy(sentence(caption.text), copy, "The caption"));
     html.addEventListener("click", () => {
       this.#showSnippet(caption.text);
-      this.#copy(this.snippet.querySelector("code").textContent, html, "The alt text");
+      this.#copySnippet(html);
     });
     const about = make("div", "about");
     about.append(certainty(caption), copy, html);
@@ -152,59 +192,79 @@ export class Card {
     return line;
   }
 
+  /**
+   * @param {string} token
+   * @param {number} place
+   * @param {Caption} caption
+   * @param {Answer["image"]} image
+   */
   #word(token, place, caption, image) {
     const grid = caption.attention?.[place]?.length ? caption.attention[place] : null;
     const where = grid ? whereIsIt(grid) : "";
     const note = aboutWord(caption, place, image?.attributes ?? [], where);
     const button = make("button", note ? "word looks" : "word", token);
     if (!note) return button;
-    if (isUnsure(caption.word_probabilities?.[place])) {
+    const probability = caption.word_probabilities?.[place];
+    if (isUnsure(probability)) {
       button.classList.add("unsure");
-      button.title = `only ${percent(caption.word_probabilities[place])} sure`;
+      button.title = `only ${percent(probability)} sure`;
     }
-    button.look = () => {
+    const look = () => {
       if (grid) this.overlay.show(grid, image?.seen || WHOLE);
       else this.overlay.hide();
       this.#weigh(caption.attribute_attention?.[place] ?? []);
       this.looked.textContent = `“${token}”: ${note}`;
     };
     button.setAttribute("aria-pressed", "false");
-    button.addEventListener("mouseenter", button.look);
-    button.addEventListener("focus", button.look);
+    this.looks.set(button, look);
+    button.addEventListener("mouseenter", look);
+    button.addEventListener("focus", look);
     button.addEventListener("blur", () => this.#rest());
     button.addEventListener("click", () => this.#press(this.pressed === button ? null : button));
     return button;
   }
 
-  // Keeps the light of one word on until another is pressed; null lets go.
+  /**
+   * Keeps the light of one word on until another is pressed; null lets go.
+   *
+   * @param {HTMLButtonElement | null} button
+   */
   #press(button) {
     this.pressed?.setAttribute("aria-pressed", "false");
     this.pressed = button;
     button?.setAttribute("aria-pressed", "true");
-    if (button) button.look();
-    else this.#darken();
+    this.#look(button);
   }
 
   #rest() {
-    const focused = this.captions.querySelector(".word:focus-visible");
-    const kept = this.pressed || focused;
-    if (kept?.look) kept.look();
+    this.#look(this.pressed || this.captions.querySelector(".word:focus-visible"));
+  }
+
+  /** @param {Element | null} word */
+  #look(word) {
+    const look = word && this.looks.get(word);
+    if (look) look();
     else this.#darken();
   }
 
-  // Lists what was found in the picture, each with a bar for how much of a word's look it has.
+  /**
+   * Lists what was found in the picture, each with a bar for how much of a word's look it has.
+   *
+   * @param {Attribute[]} attributes
+   */
   #showFound(attributes) {
     this.found.hidden = !attributes.length;
-    this.found.querySelector("ul").replaceChildren(...attributes.map(({ word, probability }) => {
+    within(this.found, "ul").replaceChildren(...attributes.map(({ word, probability }) => {
       const item = make("li", "", `${word} ${percent(probability)}`);
       item.append(make("span", "share"));
       return item;
     }));
   }
 
+  /** @param {number[]} shares  Of a word's look, for each attribute. */
   #weigh(shares) {
     this.found.querySelectorAll(".share").forEach((bar, number) => {
-      bar.style.width = `${100 * (shares[number] ?? 0)}%`;
+      /** @type {HTMLElement} */ (bar).style.width = `${100 * (shares[number] ?? 0)}%`;
     });
   }
 
@@ -214,14 +274,25 @@ export class Card {
     if (!this.frame.classList.contains("unseeable")) this.looked.textContent = "";
   }
 
+  /** @param {string} text */
   #showSnippet(text) {
-    const code = this.snippet.querySelector("code");
+    const code = within(this.snippet, "code");
     code.textContent = `<img src="${escaped(this.name)}" alt="${escaped(sentence(text))}">`;
     this.snippet.hidden = false;
   }
 
+  /** @param {HTMLElement} button */
+  #copySnippet(button) {
+    this.#copy(within(this.snippet, "code").textContent ?? "", button, "The alt text");
+  }
+
+  /**
+   * @param {string} text
+   * @param {HTMLElement} button
+   * @param {string} what
+   */
   async #copy(text, button, what) {
-    const words = button.dataset.words || button.textContent;
+    const words = button.dataset.words || (button.textContent ?? "");
     button.dataset.words = words;
     const done = await toClipboard(text);
     button.textContent = done ? "Copied" : "Not copied";
@@ -230,9 +301,15 @@ export class Card {
   }
 }
 
-// Arrow keys, Home and End move along the words; the row is one stop of the Tab key.
+/**
+ * Arrow keys, Home and End move along the words; the row is one stop of the Tab key.
+ *
+ * @param {KeyboardEvent} event
+ * @param {HTMLButtonElement[]} buttons
+ */
 function walk(event, buttons) {
-  const here = buttons.indexOf(event.target);
+  const here = buttons.findIndex((button) => button === event.target);
+  /** @type {Record<string, number>} */
   const places = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: buttons.length - 1 };
   if (here < 0 || !(event.key in places)) return;
   event.preventDefault();
@@ -241,6 +318,7 @@ function walk(event, buttons) {
   next.focus();
 }
 
+/** @param {Answer} answer */
 function facts({ model, image, timing_ms: timing }) {
   const parts = [];
   if (image) parts.push(`${image.format} ${image.width} × ${image.height}`);
@@ -249,6 +327,7 @@ function facts({ model, image, timing_ms: timing }) {
   return parts.join(" · ");
 }
 
+/** @param {string} text */
 async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -261,25 +340,19 @@ async function toClipboard(text) {
     area.select();
     const done = document.execCommand("copy");
     area.remove();
-    before?.focus();
+    if (before instanceof HTMLElement) before.focus();
     return done;
   }
 }
 
+/** @param {string} text */
 function sentence(text) {
   const trimmed = text.trim();
   const end = /[.!?…]$/.test(trimmed) ? "" : ".";
   return trimmed ? trimmed[0].toUpperCase() + trimmed.slice(1) + end : "";
 }
 
+/** @param {string} text */
 function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
-}
-
-function make(tag, className, text = "") {
-  const element = document.createElement(tag);
-  if (tag === "button") element.type = "button"; // it must not send a form
-  if (className) element.className = className;
-  element.textContent = text;
-  return element;
 }

@@ -1,6 +1,6 @@
 // The documentation of the API: Swagger UI for openapi.json, which lies beside this file.
 
-window.SwaggerUIBundle({
+/** @type {any} */ (window).SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger",
   deepLinking: true,

@@ -5,27 +5,35 @@
 import { captionsOf, Problem } from "./back_end.js";
 import { Card } from "./card.js";
 import { Controls } from "./controls.js";
+import { byId, within } from "./elements.js";
 
 const AT_ONCE = 3; // requests under way
 
-const byId = (id) => document.getElementById(id);
 const list = byId("photographs");
+/** @type {Card[]} */
 const cards = [];
+/** @type {Card[]} */
 const queue = [];
 let underWay = 0;
 let apiKey = "";
 const controls = new Controls(() => cards.forEach(ask));
 
+/** @param {string} words */
 function say(words) {
   byId("announcer").textContent = words;
 }
 
+/** @param {string} words */
 function complain(words) {
   byId("notice").textContent = words;
 }
 
 // Intake
 
+/**
+ * @param {Iterable<File>} files
+ * @param {{named?: string}} [how]  What to say where there is none.
+ */
 function take(files, { named = "" } = {}) {
   const photographs = [...files].filter((file) => file.size > 0);
   if (!photographs.length) {
@@ -42,6 +50,7 @@ function take(files, { named = "" } = {}) {
   fresh[0].element.scrollIntoView({ block: "nearest", behavior: quick ? "auto" : "smooth" });
 }
 
+/** @param {Card} card */
 function remove(card) {
   const place = cards.indexOf(card);
   cards.splice(place, 1);
@@ -49,7 +58,7 @@ function remove(card) {
   card.discard();
   arrange();
   const next = cards[Math.min(place, cards.length - 1)];
-  (next ? next.element.querySelector(".remove") : byId("files")).focus();
+  (next ? within(next.element, ".remove") : byId("files")).focus();
   say(`${card.name} is removed.`);
 }
 
@@ -58,21 +67,23 @@ function arrange() {
   document.body.classList.toggle("has-photographs", cards.length > 0);
 }
 
+/** @param {DragEvent} event */
 function carriesFiles(event) {
   return [...(event.dataTransfer?.types || [])].includes("Files");
 }
 
 function listenForPhotographs() {
-  byId("files").required = false;
-  for (const input of [byId("files"), byId("snapshot")]) {
+  const inputs = ["files", "snapshot"].map((id) => byId(id, HTMLInputElement));
+  inputs[0].required = false;
+  for (const input of inputs) {
     input.addEventListener("change", () => {
-      if (input.files.length) take(input.files);
+      if (input.files?.length) take(input.files);
       input.value = "";
     });
   }
   byId("ask").addEventListener("submit", (event) => event.preventDefault());
   let depth = 0; // dragenter and dragleave come in pairs for every element that is crossed
-  const drag = (step) => {
+  const drag = (/** @type {number} */ step) => {
     depth = step ? Math.max(0, depth + step) : 0;
     document.body.classList.toggle("dropping", depth > 0);
   };
@@ -82,16 +93,16 @@ function listenForPhotographs() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     drag(0);
-    take(event.dataTransfer.files, {
+    take(event.dataTransfer?.files ?? [], {
       named: "What was dropped is not a file. Save the picture first, then drop it here.",
     });
   });
   addEventListener("paste", (event) => {
-    const files = [...event.clipboardData.files];
+    const files = [...(event.clipboardData?.files ?? [])];
     if (files.length) {
       event.preventDefault();
       take(files);
-    } else if (!event.target.closest?.("input")) {
+    } else if (!(event.target instanceof HTMLInputElement)) {
       complain("There is no picture in the clipboard.");
     }
   });
@@ -99,6 +110,7 @@ function listenForPhotographs() {
 
 // Asking the service
 
+/** @param {Card} card */
 function ask(card) {
   card.stop?.abort();
   card.waiting("Waiting for its turn …");
@@ -109,13 +121,14 @@ function ask(card) {
 function pump() {
   while (underWay < AT_ONCE && queue.length) {
     underWay += 1;
-    attend(queue.shift()).finally(() => {
+    attend(/** @type {Card} */ (queue.shift())).finally(() => {
       underWay -= 1;
       pump();
     });
   }
 }
 
+/** @param {Card} card */
 async function attend(card) {
   const stop = new AbortController();
   card.stop = stop;
@@ -135,7 +148,7 @@ async function attend(card) {
     if (stop.signal.aborted) return; // removed, or asked anew with other options
     const problem = error instanceof Problem
       ? error
-      : new Problem("The page failed", `Load it again; if that does not help, report this: ${error.message}`);
+      : new Problem("The page failed", `Load it again; if that does not help, report this: ${error instanceof Error ? error.message : error}`);
     card.failed(problem);
     if (problem.parameter) controls.mark(problem.parameter);
     if (problem.code === "unauthorized") wantKey(card);
@@ -148,9 +161,9 @@ async function attend(card) {
 
 function listenForExamples() {
   for (const button of document.querySelectorAll(".example")) {
-    const picture = button.querySelector("img");
+    const picture = within(button, "img", HTMLImageElement);
     button.addEventListener("click", async () => {
-      const name = picture.getAttribute("src").split("/").pop();
+      const name = picture.src.split("/").pop() ?? "";
       try {
         const response = await fetch(picture.src);
         if (!response.ok) throw new Error(String(response.status));
@@ -162,8 +175,10 @@ function listenForExamples() {
   }
 }
 
-const locked = new Set(); // cards that were refused for want of a key
+/** @type {Set<Card>} */
+const locked = new Set(); // that were refused for want of a key
 
+/** @param {Card} card */
 function wantKey(card) {
   locked.add(card);
   const form = byId("key-form");
@@ -177,19 +192,20 @@ function wantKey(card) {
 function listenForKey() {
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    apiKey = byId("key").value.trim();
+    apiKey = byId("key", HTMLInputElement).value.trim();
     byId("key-form").hidden = true;
     complain("");
     const refused = [...locked].filter((card) => cards.includes(card));
     locked.clear();
     refused.forEach(ask);
-    (refused[0]?.element.querySelector(".remove") || byId("files")).focus();
+    (refused[0] ? within(refused[0].element, ".remove") : byId("files")).focus();
   });
 }
 
 function listenForCamera() {
-  const dialog = byId("camera-dialog");
-  const video = byId("viewfinder");
+  const dialog = byId("camera-dialog", HTMLDialogElement);
+  const video = byId("viewfinder", HTMLVideoElement);
+  /** @type {MediaStream | null} */
   let stream = null;
   byId("camera").addEventListener("click", async () => {
     // A phone's own camera is better than a page's; without HTTPS there is no other.
@@ -203,7 +219,7 @@ function listenForCamera() {
         video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } },
       });
     } catch (error) {
-      complain(error.name === "NotFoundError"
+      complain(error instanceof DOMException && error.name === "NotFoundError"
         ? "There is no camera here."
         : "The camera cannot be used. Perhaps another program holds it, or the browser was told to refuse.");
       return;
@@ -217,8 +233,9 @@ function listenForCamera() {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
-    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.getContext("2d")?.drawImage(video, 0, 0);
     canvas.toBlob((blob) => {
+      if (!blob) return;
       const time = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
       take([new File([blob], `camera ${time}.jpg`, { type: "image/jpeg" })]);
     }, "image/jpeg", 0.92);

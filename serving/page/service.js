@@ -5,7 +5,49 @@ const ATTEMPTS = 6;
 const LONGEST_WAIT_SECONDS = 60;
 const MEGABYTE = 1024 * 1024;
 
+/**
+ * @typedef {object} Caption  As the service gives it; what it may lack is not known.
+ * @property {string} text
+ * @property {string[]} [tokens]
+ * @property {number} probability  Of exactly these words.
+ * @property {number | null} [confidence]
+ * @property {number[]} [word_probabilities]  Of each token.
+ * @property {number[][][] | null} [attention]  Of each token, rows of weights.
+ * @property {number[][] | null} [attribute_attention]  Of each token, a share for each attribute.
+ * @property {Record<string, number[]>} [shares]  Of what else was looked at.
+ *
+ * @typedef {{word: string, probability: number}} Attribute
+ *
+ * @typedef {object} Answer
+ * @property {Caption[]} captions  The best first.
+ * @property {{format: string, width: number, height: number, seen?: number[],
+ *   attributes?: Attribute[]}} [image]
+ * @property {{name: string, hash?: string}} [model]
+ * @property {{total: number}} [timing_ms]
+ *
+ * @typedef {object} Asked  The service's options in camelCase, but `count` for num_captions.
+ * @property {number} beamSize
+ * @property {number} count
+ * @property {string[]} [include]
+ * @property {string[]} [exclude]
+ * @property {number} [noRepeatNgram]
+ * @property {boolean} [repeatWords]
+ * @property {number} [diverseGroups]
+ * @property {boolean} [sample]
+ * @property {number} [temperature]
+ *
+ * @typedef {object} How
+ * @property {string} apiKey
+ * @property {AbortSignal} signal
+ * @property {(seconds: number, problem: Problem) => void} onWait  Told of each wait beforehand.
+ */
+
 export class Problem extends Error {
+  /**
+   * @param {string} title
+   * @param {string} detail
+   * @param {{code?: string, canRetry?: boolean, parameter?: string}} [about]
+   */
   constructor(title, detail, { code = "", canRetry = true, parameter = "" } = {}) {
     super(detail);
     this.title = title;
@@ -16,16 +58,22 @@ export class Problem extends Error {
   }
 }
 
-// Returns the service's answer for one photograph. The options are the service's, in camelCase, but
-// `count` for num_captions; a list of words is an array. `onWait(seconds, problem)` is told of each
-// wait before it begins. Throws a Problem, or the AbortError of `signal`.
+/**
+ * Returns the service's answer for one photograph. Throws a Problem, or the AbortError of `signal`.
+ *
+ * @param {File} photograph
+ * @param {Asked} options
+ * @param {How} how
+ * @returns {Promise<Answer>}
+ */
 export async function captionsOf(photograph, { count, ...options }, { apiKey, signal, onWait }) {
-  const query = new URLSearchParams({ num_captions: count, attention: "true" });
+  const query = new URLSearchParams({ num_captions: String(count), attention: "true" });
   for (const [name, value] of Object.entries(options)) {
     const asked = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    query.set(asked, Array.isArray(value) ? value.join(",") : value);
+    query.set(asked, String(value)); // words between commas
   }
   const isImage = photograph.type.startsWith("image/");
+  /** @type {Record<string, string>} */
   const headers = {
     Accept: "application/json, application/problem+json",
     "Content-Type": isImage ? photograph.type : "application/octet-stream",
@@ -38,7 +86,7 @@ export async function captionsOf(photograph, { count, ...options }, { apiKey, si
         method: "POST", body: photograph, headers, signal, credentials: "same-origin",
       });
     } catch (error) {
-      if (error.name === "AbortError") throw error;
+      if (isAbort(error)) throw error;
       throw unreachable(photograph);
     }
     if (response.ok) return readAnswer(response);
@@ -51,17 +99,23 @@ export async function captionsOf(photograph, { count, ...options }, { apiKey, si
   }
 }
 
+/**
+ * @param {Response} response
+ * @returns {Promise<Answer>}
+ */
 async function readAnswer(response) {
   try {
     const answer = await response.json();
     if (Array.isArray(answer.captions)) return answer;
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (isAbort(error)) throw error;
   }
   throw new Problem("The answer makes no sense", "Something other than the service answered.");
 }
 
+/** @param {Response} response */
 async function readProblem(response) {
+  /** @type {{title?: string, detail?: unknown, code?: string, parameter?: string}} */
   let told = {};
   try {
     told = await response.json();
@@ -81,6 +135,7 @@ async function readProblem(response) {
   );
 }
 
+/** @param {Blob} photograph */
 function unreachable(photograph) {
   const size = photograph.size / MEGABYTE;
   const maybe = size > 5 ? `, or this file of ${size.toFixed(0)} MB is more than it takes` : "";
@@ -90,6 +145,10 @@ function unreachable(photograph) {
   );
 }
 
+/**
+ * @param {string | null} retryAfter
+ * @param {number} attempt
+ */
 function secondsToWait(retryAfter, attempt) {
   const text = (retryAfter || "").trim();
   if (/^\d+$/.test(text)) return Math.max(1, Number(text));
@@ -98,6 +157,16 @@ function secondsToWait(retryAfter, attempt) {
   return 2 ** (attempt - 1);
 }
 
+/** @param {unknown} error */
+function isAbort(error) {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/**
+ * @param {number} seconds
+ * @param {AbortSignal} signal
+ * @returns {Promise<void>}
+ */
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();

@@ -113,6 +113,15 @@ export class Model {
     return this.run(ENCODER, { pixels: new this.ort.Tensor("uint8", pixels, [1, side, side, 3]) });
   }
 
+  /** Looks at a grey picture, for which a GPU compiles; raises an error if that makes no numbers. */
+  async warmUp() {
+    const side = this.manifest.preprocessing.image_size;
+    const features = await this.encode(new Uint8Array(side * side * 3).fill(128));
+    for (const { data } of Object.values(features)) {
+      if (!data.every(Number.isFinite)) throw new Error("what it computes is no number");
+    }
+  }
+
   /**
    * Returns the beginning of a photograph's captions.
    *

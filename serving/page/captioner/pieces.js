@@ -7,6 +7,7 @@ import { CaptionerError } from "./errors.js";
 const AT_ONCE = 4; // requests
 const CACHE = "captioner-pieces";
 const REPORT_MILLISECONDS = 100;
+const SETTLED_SECONDS = 0.5; // of fetching; before, the time left would be a guess
 
 /**
  * @typedef {object} Piece
@@ -60,7 +61,6 @@ export class Pieces {
    */
   fetch(files) {
     const wanted = /** @type {[Name, File][]} */ (Object.entries(files));
-    this.#began = performance.now();
     for (const [, file] of wanted) for (const piece of file.pieces) this.#total += piece.bytes;
     const contents = wanted.map(([name, file]) => {
       const content = this.#file(file);
@@ -197,11 +197,14 @@ export class Pieces {
     this.#loaded += bytes;
     this.#fetched += fetched;
     const now = performance.now();
+    if (fetched) this.#began ||= now; // waiting for the host says nothing of the rate
     const isOver = this.#loaded === this.#total;
     if (!this.#onProgress || (!isOver && now - this.#reported < REPORT_MILLISECONDS)) return;
     this.#reported = now;
-    const rate = this.#fetched / (now - this.#began);
-    const secondsLeft = rate ? (this.#total - this.#loaded) / rate / 1000 : null;
+    const seconds = (now - this.#began) / 1000;
+    const secondsLeft = fetched && seconds > SETTLED_SECONDS
+      ? (this.#total - this.#loaded) * (seconds / this.#fetched)
+      : null;
     this.#onProgress({
       loaded: this.#loaded, total: this.#total, fetched: this.#fetched, secondsLeft,
     });

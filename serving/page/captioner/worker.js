@@ -11,6 +11,8 @@ import { sample } from "./sampling.js";
 import { searchNaming } from "./sure_attributes.js";
 
 const MANIFEST = "model.json";
+const NOT_OPENED = "not_opened";
+const WARM_UP_SECONDS = 20; // a GPU that has not encoded a picture by then is not used by itself
 const LEAST_SHARE = 1e-12; // of the attention that the picture has, lest its shares be no numbers
 
 /**
@@ -32,6 +34,8 @@ const LEAST_SHARE = 1e-12; // of the attention that the picture has, lest its sh
 
 /** @type {Promise<Model> | null} */
 let loading = null;
+/** @type {() => Promise<Model>} Opens the model for WebAssembly. */
+let withoutGpu;
 /** @type {Promise<unknown>} */
 let turn = Promise.resolve();
 /** @type {Set<number>} */
@@ -56,10 +60,20 @@ addEventListener("message", ({ data }) => {
 
 /**
  * @param {number} id
- * @param {{url: string, device: import("./model.js").Device, threads: number}} asked
+ * @param {{url: string, device: import("./model.js").Device | "auto", threads: number}} asked
  */
-async function load(id, { url, device, threads }) {
-  loading = open(id, new URL(url), device, threads);
+async function load(id, { url, device: asked, threads }) {
+  const base = new URL(url);
+  const manifest = checked(await fetchManifest(base));
+  const patience = asked === "auto" ? WARM_UP_SECONDS : Infinity;
+  const openOn = (/** @type {import("./model.js").Device} */ device) => (
+    open(id, base, manifest, { device, threads }, patience));
+  withoutGpu = () => openOn("wasm");
+  const device = await choose(asked, manifest);
+  loading = device === "wasm" ? openOn(device) : openOn(device).catch((error) => {
+    if (error instanceof CaptionerError && error.code !== NOT_OPENED) throw error; // of the network
+    return withoutGpu();
+  });
   const model = await loading;
   const { name, hash, preprocessing, grid } = model.manifest;
   return { name, hash, preprocessing, grid, words: model.ids.size, ...model.computedBy };
@@ -68,12 +82,11 @@ async function load(id, { url, device, threads }) {
 /**
  * @param {number} id
  * @param {URL} base
- * @param {import("./model.js").Device} asked
- * @param {number} threads
+ * @param {import("./model.js").Manifest} manifest
+ * @param {import("./model.js").Computing} computing
+ * @param {number} patience  Seconds that a GPU may take for its first picture.
  */
-async function open(id, base, asked, threads) {
-  const manifest = checked(await fetchManifest(base));
-  const device = await choose(asked, manifest);
+async function open(id, base, manifest, { device, threads }, patience) {
   const runtime = manifest.runtimes[device];
   const pieces = new Pieces(base, {
     onProgress: (progress) => postMessage({ id, progress }),
@@ -92,12 +105,13 @@ async function open(id, base, asked, threads) {
   let model;
   try {
     model = await Model.open(ort, manifest, files, { device, threads });
+    if (device === "webgpu") await within(patience, model.warmUp());
   } catch (error) {
     if (error instanceof CaptionerError) throw error;
     throw new CaptionerError(
       "The model cannot be opened",
       `This browser lacks something that it needs, or the memory is full: ${error instanceof Error ? error.message : error}.`,
-      "not_opened",
+      NOT_OPENED,
     );
   }
   delete ort.env.wasm.wasmBinary; // 14 MB that nobody reads again
@@ -122,17 +136,59 @@ async function fetchManifest(base) {
 }
 
 /**
- * Returns the device that is asked for, if this browser has it and the model its runtime.
+ * Returns the device that is asked for, if this browser has it and the model its runtime. By itself
+ * it is a GPU, but no software that stands for one, which is slower than WebAssembly.
  *
- * @param {import("./model.js").Device} asked
+ * @param {import("./model.js").Device | "auto"} asked
  * @param {import("./model.js").Manifest} manifest
  * @returns {Promise<import("./model.js").Device>}
  */
 async function choose(asked, manifest) {
-  if (asked !== "webgpu" || !manifest.runtimes.webgpu) return "wasm";
+  if (asked === "wasm" || !manifest.runtimes.webgpu) return "wasm";
   if (!("Suspending" in WebAssembly)) return "wasm"; // the runtime waits for the GPU so
   const gpu = /** @type {any} */ (globalThis.navigator)?.gpu;
-  return await gpu?.requestAdapter().catch(() => null) ? "webgpu" : "wasm";
+  const adapter = await gpu?.requestAdapter().catch(() => null);
+  if (!adapter || (asked === "auto" && adapter.info?.isFallbackAdapter)) return "wasm";
+  return "webgpu";
+}
+
+/**
+ * Returns what work gives, or raises an error if that takes longer.
+ *
+ * @template T
+ * @param {number} seconds
+ * @param {Promise<T>} work
+ */
+async function within(seconds, work) {
+  if (seconds === Infinity) return work;
+  let timer = 0;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it took more than ${seconds} s`)), seconds * 1000);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Returns the features of a photograph, and the model that goes on with them: where a GPU fails,
+ * that is one without, from then on.
+ *
+ * @param {Model} model
+ * @param {Uint8Array} pixels
+ * @returns {Promise<{model: Model, features: import("./model.js").Tensors}>}
+ */
+async function encode(model, pixels) {
+  try {
+    return { model, features: await model.encode(pixels) };
+  } catch (error) {
+    if (model.computedBy.device === "wasm") throw error;
+    loading = withoutGpu();
+    const other = await loading;
+    return { model: other, features: await other.encode(pixels) };
+  }
 }
 
 /**
@@ -142,20 +198,20 @@ async function choose(asked, manifest) {
  */
 async function caption(id, blob, options) {
   if (!loading) throw new Error("no model was loaded");
-  const model = await loading;
+  const loaded = await loading;
   stopIfAborted(id);
-  const searched = searchOptions(options, model.ids, model.once);
+  const searched = searchOptions(options, loaded.ids, loaded.once);
   const began = performance.now();
   const picture = await openPicture(blob);
   let pixels;
   try {
-    pixels = prepare(picture, model.manifest.preprocessing);
+    pixels = prepare(picture, loaded.manifest.preprocessing);
   } finally {
     picture.close();
   }
   await letMessagesIn(id);
   const decoded = performance.now();
-  const features = await model.encode(pixels);
+  const { model, features } = await encode(loaded, pixels);
   await letMessagesIn(id);
   const encoded = performance.now();
   const decoding = await model.begin(features);
@@ -174,6 +230,7 @@ async function caption(id, blob, options) {
       seen: seenBox(model.manifest.preprocessing, width, height),
       attributes: decoding.attributes,
     },
+    device: model.computedBy.device,
     milliseconds: {
       decode: decoded - began, encode: encoded - decoded, search: done - encoded, total: done - began,
     },
