@@ -258,6 +258,7 @@ def test_what_was_found_before_is_listed_with_the_look_that_a_word_gave_it(
     plain["captions"][0]["shares"] = {"sentinel": [0.05, 0.4, 0.1, 0.1, 0.1, 0.1]}
     service.script.append((200, {"content-type": "application/json"}, plain))
     upload(page, photographs[1])
+    expect(best(page)).to_have_count(2)
     expect(page.locator(".found").first).to_be_hidden()
     best(page).first.get_by_role("button", name="dog").focus()
     expect(said.first).to_contain_text("; 40 % at its sentinel")
