@@ -14,7 +14,21 @@ import psutil
 import pytest
 
 from tests.serving.conftest import Running, jpeg, make_checkpoint, problem
+from tests.serving.test_compatible import (  # noqa: F401 - collected here, with this `client`
+    test_harmless_spellings_of_base64_are_taken,
+    test_what_is_not_base64_is_refused,
+)
 from tests.serving.test_live import Load, turned
+from tests.serving.test_routes import (  # noqa: F401
+    test_a_bad_timeout_is_refused,
+    test_a_heic_photograph_is_named_with_what_to_do,
+    test_bodies_without_a_sound_image_are_refused,
+    test_head_and_options_are_answered,
+    test_malformed_json_is_a_problem,
+    test_the_documents_describe_every_route_and_every_problem,
+    test_the_page_is_served_with_its_policy_and_from_caches,
+    test_unknown_paths_and_methods_are_problems_too,
+)
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -68,6 +82,17 @@ def wait_until(is_so: Any) -> None:
     while not is_so():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="module", params=["uvicorn", "ray"])
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """A client of the one and of the other server, for every test of the contract."""
+    if request.param == "ray":
+        url = request.getfixturevalue("on_ray")
+    else:
+        url = request.getfixturevalue("live").url
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        yield client
 
 
 ENCODED = base64.b64encode(PHOTO).decode()
