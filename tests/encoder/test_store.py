@@ -1,5 +1,6 @@
 """The feature store: the encoder's own features, through kills, damage, full disks and company."""
 
+import copy
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from captioner.encoder.store_record import locked
 from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.errors import DataError, EncoderError, StorageError
 from captioner.features import Features
+from captioner.processes import Processes
 
 
 class Photograph(NamedTuple):
@@ -444,6 +447,52 @@ def test_a_second_process_waits_and_finds_the_store(
         f"feature store: another process is writing {finished.folder}; waiting for it"
     )
     assert said[1].startswith("feature store: 11 images, ")
+
+
+class Thread(Processes):
+    """One of two threads that stand for processes."""
+
+    size = 2
+
+    def __init__(self, rank: int, barrier: threading.Barrier, values: list[Any]) -> None:
+        self.rank = rank
+        self._barrier = barrier
+        self._values = values
+
+    def gather(self, value: Any) -> list[Any]:
+        self._values[self.rank] = value
+        self._barrier.wait(60)
+        found = list(map(copy.deepcopy, self._values))
+        self._barrier.wait(60)
+        return found
+
+    def share(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+
+def test_two_processes_write_one_store_each_a_part(
+    tmp_path: Path, images: list[Photograph]
+) -> None:
+    images[3].path.write_bytes(b"no picture")  # in the second chunk, so the second process's
+    alone = open_store(tmp_path / "alone", images)
+    barrier, values = threading.Barrier(2), [None, None]
+    made = [encoder(), encoder()]  # not in threads, for random weights come from one generator
+
+    def open_one(rank: int) -> Opened:
+        of_rank = Thread(rank, barrier, values)
+        return open_store(tmp_path / "both", images, made[rank], processes=of_rank)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(open_one, range(2))
+    assert (first.encoded, second.encoded) == (6, 4)
+    for name in ("features.npy", "manifest.json"):
+        expected = (alone.store.folder / name).read_bytes()
+        assert (first.store.folder / name).read_bytes() == expected
+    assert first.store.missing == second.store.missing == {3}
+    assert [line for line in first.said if "skipped" in line] == [
+        line for line in alone.said if "skipped" in line
+    ]
+    assert torch.equal(first.store.rows([0, 2, 10]).grid, second.store.rows([0, 2, 10]).grid)
 
 
 def test_the_users_cache_is_the_default_place(
