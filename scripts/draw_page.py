@@ -1,16 +1,22 @@
-"""Photograph the service's page for the README: a desk and a phone, with an example captioned.
+"""Photograph the page for the README, with an example captioned: the service's on a desk and on a
+phone, and the static one, which captions in the browser.
 
 python scripts/draw_page.py                              # the model in the box, into docs/pictures
 python scripts/draw_page.py --checkpoint runs/NAME/best --out pictures/
 
-It runs the service on a free port and the browser that CHROMIUM names, else `chromium`.
+It runs the service on a free port, the static page from a plain server of files, and the browser
+that CHROMIUM names, else `chromium`.
 """
 
+import functools
+import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +28,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from captioner.checkpoint_folders import shipped_model
 from captioner.errors import OptionError, ToolError
 from captioner.files import write_atomically
 from captioner.options import Options, option, options_parser
 from captioner.program import run_program
+from serving.static_page import export_static_page
 
 ROOT = Path(__file__).resolve().parent.parent
 _READY_SECONDS = 120
@@ -43,6 +51,7 @@ class Shot:
     scale: float
     example: str
     word: int  # of the best caption
+    is_static: bool = False  # the page that needs no service
 
 
 SHOTS = (
@@ -53,6 +62,10 @@ SHOTS = (
     Shot(
         name="page_phone.jpg", theme="dark", width=375, height=806, scale=1.6,
         example="Zebras in a meadow", word=3,
+    ),
+    Shot(
+        name="page_browser.jpg", theme="light", width=1160, height=900, scale=1.0,
+        example="A kitchen", word=7, is_static=True,
     ),
 )  # fmt: skip
 
@@ -88,13 +101,36 @@ def draw(options: DrawOptions) -> None:
         raise OptionError(f"--out is {options.out}, which is no folder; make it first")
     from playwright.sync_api import sync_playwright
 
-    with _service(options.checkpoint) as url, sync_playwright() as driver:
+    with (
+        _service(options.checkpoint) as service,
+        _host(options.checkpoint) as host,
+        sync_playwright() as driver,
+    ):
         # The sandbox needs rights that a container does not give; only our own page is loaded.
         chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         for shot in SHOTS:
+            url = host if shot.is_static else service
             write_atomically(options.out / shot.name, _photograph(chromium, url, shot))
             print(f"drawn: {options.out / shot.name}")
         chromium.close()
+
+
+@contextmanager
+def _host(checkpoint: Path | None) -> Iterator[str]:
+    """Export the static page, serve its files on a free port, and yield its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+            pass
+
+    with tempfile.TemporaryDirectory(prefix="captioner-page-") as work:
+        site = Path(work) / "site"
+        export_static_page(checkpoint or shipped_model(), site, announce=print)
+        handler = functools.partial(Handler, directory=str(site))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            server.shutdown()
 
 
 @contextmanager
@@ -136,6 +172,7 @@ def _photograph(chromium: Any, url: str, shot: Shot) -> bytes:
         reduced_motion="reduce",
     )
     page = context.new_page()
+    page.set_default_timeout(1000 * _READY_SECONDS)
     page.goto(url)
     page.get_by_role("button", name=shot.example).click()
     words = page.locator(".caption.best .word")
