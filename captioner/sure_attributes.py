@@ -23,7 +23,7 @@ from captioner.search_config import SearchConfig
 if TYPE_CHECKING:
     from captioner.engines.interface import Decoding
 
-LARGEST_LOSS = 0.55  # of the score, for a word of the classifier
+LARGEST_LOSS = 1.0  # of the score, for a word of the classifier
 
 
 def with_sure_attributes(

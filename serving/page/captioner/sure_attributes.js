@@ -5,7 +5,7 @@
 
 import { search } from "./beam_search.js";
 
-const LARGEST_LOSS = 0.55; // of the score, for a word of the classifier
+const LARGEST_LOSS = 1; // of the score, for a word of the classifier
 
 /**
  * @typedef {import("./beam_search.js").SearchOptions & {attributeThreshold: number}} Options
