@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from captioner import cores as cores_module
 from captioner.errors import OptionError
-from serving import cores as cores_module
 from serving.__main__ import build_parser, listen, main
 from serving.settings import Settings, is_loopback, unknown_variables
 

@@ -72,6 +72,7 @@ def test_no_size_is_special(size: int) -> None:
         (PACKED["deflate"], "is damaged"),
         (PACKED["gzip"][:-8] + bytes(8), "is damaged"),
     ],
+    ids=["short", "cut", "longer", "shifted", "of another coding", "with another sum"],
 )
 @pytest.mark.parametrize("step", [1013, 10**6])
 def test_a_damaged_body_is_refused(body: bytes, words: str, step: int) -> None:
