@@ -100,12 +100,15 @@ def test_bad_commands_are_one_line(
 def test_an_answer_is_timed_by_the_kernel_and_not_by_when_a_busy_client_sees_it() -> None:
     from stress.client import ask
 
+    asked, is_busy = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(65536)
+                asked.set()
+                is_busy.wait(10)
                 connection.sendall(b"HTTP/1.1 429 X\r\ncontent-length: 2\r\n\r\nno")
 
         server = threading.Thread(target=answer)
@@ -113,8 +116,9 @@ def test_an_answer_is_timed_by_the_kernel_and_not_by_when_a_busy_client_sees_it(
 
         async def busy_client():
             asking = asyncio.create_task(ask(listener.getsockname(), b"photograph"))
-            while server.is_alive():
+            while not asked.is_set():
                 await asyncio.sleep(0)
+            is_busy.set()
             time.sleep(1.0)  # it does not get to the answer that is there
             return await asking
 

@@ -534,7 +534,8 @@ def test_the_documents_are_shown_from_the_package_alone_behind_a_prefix(
         page.get_by_role("link", name="API").click()
         expect(page).to_have_url(behind_prefix + "docs")
         expect(page.locator("h1")).to_contain_text("Caption service")
-        expect(page.locator(".opblock")).to_have_count(13)
+        described = page.request.get(behind_prefix + "openapi.json").json()["paths"]
+        expect(page.locator(".opblock")).to_have_count(sum(map(len, described.values())))
         page.get_by_role("button", name="Which version this is").click()
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
