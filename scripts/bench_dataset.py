@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _rates(files: list[Path], options: BenchOptions, folder: Path) -> dict[str, Any]:
     """Return photographs a second by cores and contestant, the median of all turns."""
-    paths = list(map(str, islice(cycle(files), options.photographs)))
+    # A list's paths are relative to the list.
+    paths = [str(file.absolute()) for file in islice(cycle(files), options.photographs)]
     listed = folder / "photographs.txt"
     listed.write_text("\n".join(paths))
     size = statistics.mean(Path(one).stat().st_size for one in paths)
@@ -137,6 +138,8 @@ def _job(
     summary: dict[str, Any] = json.loads((out / "_summary.json").read_text())
     if summary["photographs_now"] != photographs:
         raise ToolError(f"{summary['photographs_now']} of {photographs} photographs were captioned")
+    if summary["failures"]:
+        raise ToolError(f"photographs failed: {summary['failures']}; give a folder of sound ones")
     shutil.rmtree(out)
     return summary
 
