@@ -57,6 +57,8 @@ class Cluster:
             "RAY_ADDRESS": self.address,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_agent_register_timeout_ms": "300000",
+            # Serve's proxies are started by the nodes, and read what these were started with.
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.ray_proxy:middleware",
         }
         self._nodes: dict[int, subprocess.Popen[bytes]] = {}
 

@@ -39,10 +39,7 @@ def check_traffic(cluster: "Cluster", folder: Path) -> dict[str, Any]:
     with log.open("wb") as stream:
         done = subprocess.run(
             cluster.command([sys.executable, str(Path(__file__).resolve())]),
-            env={
-                **cluster.environment,
-                "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.ray_proxy:middleware",
-            },
+            env=cluster.environment,
             stdout=subprocess.PIPE,
             stderr=stream,
             check=False,
