@@ -1,4 +1,4 @@
-"""How quickly a data set is captioned, against the library on the same cores, and in how much
+"""Benchmark of captioning a data set, against the library on the same cores, and in how much
 memory.
 
     python scripts/bench_dataset.py --data ../shared/data/flickr8k/images        # about 2 minutes

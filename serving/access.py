@@ -1,4 +1,4 @@
-"""What routes declare: who may ask, and whether a request waits in the queue.
+"""Declarations of routes: who may ask, and whether a request waits in the queue.
 
 Access is open to everybody, for holders of a key, or for administrators. A route that declares none
 needs a key, so a forgotten declaration leaves it closed.

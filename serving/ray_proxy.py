@@ -1,4 +1,4 @@
-"""What Ray's HTTP proxy does besides: whose replica died before it answered is told to try again.
+"""Middleware of Ray's HTTP proxy: whose replica died before it answered is told to try again.
 
 Ray alone answers such a request with 500. The proxies take this in where they run with
 

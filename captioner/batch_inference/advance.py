@@ -1,4 +1,4 @@
-"""What an engine says of a job while it goes on."""
+"""Reports of an engine while a job goes on."""
 
 from typing import NamedTuple
 

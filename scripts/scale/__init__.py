@@ -1,4 +1,4 @@
-"""How far the captioning of data sets scales: what was measured, and the documents of it."""
+"""Measurements of how the captioning of data sets scales, and the documents of them."""
 
 from pathlib import Path
 from typing import Any

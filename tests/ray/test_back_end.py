@@ -1,4 +1,4 @@
-"""What the application makes of replicas that die, refuse or have another model: no cluster yet."""
+"""The application beside replicas that die, refuse or have another model; without a cluster."""
 
 import asyncio
 import time
