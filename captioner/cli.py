@@ -7,6 +7,7 @@ could be done, with one line on standard error that says why; 130 that Ctrl-C en
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from captioner import __version__
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status; `argv` lacks the program's name."""
     wait_passively()  # before torch is loaded
     accept_any_text(sys.stdout)
+    # Pillow's word about large pictures: the limit is the library's, which says so in a line.
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)

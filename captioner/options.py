@@ -348,7 +348,7 @@ def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, 
         text += f" (default: {default})"
     settings: dict[str, Any] = {"help": text, "metavar": metadata["metavar"]}
     if settings["metavar"] is None:
-        settings["metavar"] = "LIST" if as_text and kind.is_list else _METAVARS.get(kind.of, "TEXT")
+        settings["metavar"] = _metavar(kind, metadata["choices"], as_text=as_text)
     if as_text:
         return settings
     if item.default is MISSING:
@@ -362,6 +362,12 @@ def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, 
     if metadata["bare"] is not None:
         settings.update(nargs="?", const=metadata["bare"])
     return settings
+
+
+def _metavar(kind: OptionType, choices: Sequence[str], *, as_text: bool) -> str:
+    if as_text and kind.is_list:
+        return "LIST"
+    return "{" + ",".join(choices) + "}" if choices else _METAVARS.get(kind.of, "TEXT")
 
 
 def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -400,4 +406,4 @@ _READERS: dict[type, Callable[[str], Any]] = {
     Path: Path,
 }
 _type_hints = cache(get_type_hints)
-_METAVARS = {int: "N", float: "X", str: "PATH", Path: "PATH"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}

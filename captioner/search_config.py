@@ -76,8 +76,8 @@ class SearchConfig(Options):
     )
     repeat_words: bool = option(
         False,
-        "let a caption hold a word twice that the model takes for one of content: names of things, "
-        "of what they do and of how they look come once, unless the model knows of none",
+        "let words of content come twice in a caption; without it, names of things, of what they "
+        "do and of how they look come once, if the model knows which words these are",
     )
     attribute_threshold: float = option(
         0.7,

@@ -34,10 +34,10 @@ class Settings(Options):
         None,
         "exported folder, or that of a checkpoint or run (the model that comes with captioner)",
     )
-    host: str = option("127.0.0.1", "address to listen on")
+    host: str = option("127.0.0.1", "address to listen on", metavar="ADDRESS")
     port: int = option(8000, "port to listen on, 0 takes a free one", within=between(0, 65_535))
     workers: int = option(1, "serving processes", within=between(1, 256))
-    device: str = option("cpu", "where the model runs: auto, cpu, cuda, cuda:1 …")
+    device: str = option("cpu", "where the model runs: auto, cpu, cuda, cuda:1 …", metavar="DEVICE")
     engine: str | None = option(
         None,
         "what runs the model (onnxruntime for an exported folder, torch for a checkpoint)",
@@ -70,7 +70,7 @@ class Settings(Options):
     )
     no_auth: bool = option(False, "allow a public address without keys")
     rate_limit: str | None = option(
-        None, "requests per key or address, such as 60/minute (no limit)"
+        None, "requests per key or address, such as 60/minute (no limit)", metavar="RATE"
     )
     cors_origins: tuple[str, ...] = option(
         (), "origins whose pages may call the service, between commas (none)"
@@ -135,7 +135,7 @@ class Settings(Options):
         "info", "least severe line of the log", choices=("debug", "info", "warning", "error")
     )
     tracing_endpoint: str | None = option(
-        None, "OTLP/HTTP address that traces are sent to (no tracing)"
+        None, "OTLP/HTTP address that traces are sent to (no tracing)", metavar="URL"
     )
 
     def contradictions(self) -> Iterable[str]:

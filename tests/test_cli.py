@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -240,6 +241,26 @@ def test_captions_can_be_drawn_and_told_what_to_hold(checkpoint, photographs, ca
     assert error.count("\n") == 1
 
 
+def test_photographs_may_stand_behind_the_words_of_a_flag(checkpoint, photographs, capsys):
+    words = ["caption", "--checkpoint", str(checkpoint)]
+    assert main([*words, "--include", "dog", "grass", *map(str, photographs)]) == 0
+    behind = capsys.readouterr().out
+    assert main([*words, *map(str, photographs), "--include", "dog", "grass"]) == 0
+    assert behind == capsys.readouterr().out
+    assert list(captions_of(behind)) == list(map(str, photographs))
+
+
+def test_a_picture_beyond_the_limit_is_one_line(photographs, tmp_path):
+    large = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_000)).save(large)
+    command = [sys.executable, "-m", "captioner", "caption", str(large), str(photographs[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        f"skipped: {large} has more than 89,478,485 pixels, the limit; make it smaller first"
+    ]
+
+
 def test_json_holds_all_that_is_known_of_a_caption(checkpoint, photographs, broken, capsys):
     words = ["caption", str(photographs[0]), str(broken), "--checkpoint", str(checkpoint)]
     assert main([*words, "--num-captions", "2", "--beam-size", "5", "--json"]) == 1
@@ -286,6 +307,9 @@ def test_what_is_broken_or_missing_is_named_and_skipped(checkpoint, photographs,
         (["{photograph}", "--attention", "out.gif"], "--attention is out.gif; give a name ending"),
         (["{photograph}", "--device", "abacus"], "device is 'abacus', which this machine cannot"),
         (["{photograph}", "--checkpoint", "nowhere"], "nowhere"),
+        (["https://example.com/dog.jpg"], "https://example.com/dog.jpg is a URL; fetch the"),
+        ([], "there is no PHOTO; name an image"),
+        (["--include", "dog"], "there is no PHOTO; name an image"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(
@@ -302,7 +326,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["caption"], ["draw"], ["caption", "a.jpg", "--beam", "x"]])
+@pytest.mark.parametrize("words", [[], ["draw"], ["caption", "a.jpg", "--beam", "x"]])
 def test_what_is_no_command_line_is_status_2(words, capsys):
     with pytest.raises(SystemExit) as left:
         main(words)
@@ -330,7 +354,11 @@ def test_attention_is_drawn_for_every_photograph(checkpoint, photographs, broken
     words = ["caption", "--checkpoint", str(checkpoint), "--attention", str(out), "--json"]
     assert main([*words, str(photographs[0])]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)[0]["attention"] == str(out)
+    (entry,) = json.loads(printed.out)
+    assert entry["attention"] == str(out)
+    assert entry["attributes"] == []
+    assert entry["captions"][0]["attribute_attention"] is None
+    assert entry["captions"][0]["shares"] == {}
     assert printed.err == f"attention of {photographs[0]} drawn in {out}\n"
     with Image.open(out) as picture:
         assert picture.format == "PNG"
@@ -491,3 +519,15 @@ def test_the_versions_agree(capsys):
         main(["--version"])
     assert capsys.readouterr().out == f"captioner {version}\n"
     assert captioner.__version__ == version
+
+
+def test_json_with_attention_says_what_was_found_in_the_photograph(photographs, tmp_path, capsys):
+    words = ["caption", str(photographs[0]), "--json", "--attention", str(tmp_path / "a.png")]
+    assert main(words) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    (caption,) = captioner.load().caption(photographs[:1])
+    found = [(one["word"], one["probability"]) for one in entry["attributes"]]
+    assert found == [tuple(one) for one in caption.attributes]
+    assert len(found) == 5
+    looked = entry["captions"][0]["attribute_attention"]
+    np.testing.assert_allclose(looked, caption.attribute_attention, atol=1e-6)

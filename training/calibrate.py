@@ -43,9 +43,13 @@ _FEWEST = 50  # photographs
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions(Options):
     data: tuple[str, ...] = option(
-        MISSING, "coco, shapes or a path, or several: photographs with captions of people"
+        MISSING,
+        "coco, shapes or a path, or several: photographs with captions of people",
+        metavar="DATA",
     )
-    images: tuple[str, ...] = option((), "folder of the images of each, where it is not beside")
+    images: tuple[str, ...] = option(
+        (), "folder of the images of each, where it is not beside", metavar="FOLDER"
+    )
     split: str = option("val", "images to fit to; none that was trained on", choices=SPLITS)
     plot: Path | None = option(None, "draw the reliability as PNG", metavar="FILE")
     out: Path | None = option(None, "write the measures as JSON", metavar="FILE")

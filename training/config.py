@@ -140,7 +140,10 @@ class TrainingConfig(ComposedOptions):
         within=ABOVE_ZERO,
     )
     feature_store: str | None = option(
-        None, "folder of the stored features; default: the user's cache folder", changeable=True
+        None,
+        "folder of the stored features; default: the user's cache folder",
+        metavar="PATH",
+        changeable=True,
     )
 
     # Decoder

@@ -72,7 +72,9 @@ class ReproduceOptions(Options):
         within=AT_LEAST_ONE,
     )
     only: tuple[str, ...] = option(
-        (), "tasks of the exhibit, such as copying300 or pmnist; default: all of them"
+        (),
+        "tasks of the exhibit, such as copying300 or pmnist; default: all of them",
+        metavar="TASK",
     )
     lr: tuple[float, ...] = option(
         (), "learning rates, in the place of the paper's", within=ABOVE_ZERO

@@ -56,7 +56,9 @@ class DatasetOptions(Options):
         within=AT_LEAST_ONE,
     )
     column: str | None = option(
-        None, "of Parquet: the one with images or paths, if its name does not say so"
+        None,
+        "of Parquet: the one with images or paths, if its name does not say so",
+        metavar="NAME",
     )
 
     def contradictions(self) -> Iterable[str]:

@@ -5,6 +5,7 @@ of written files go to standard error. A broken photograph does not affect the o
 """
 
 import argparse
+import glob
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Captioned:
 
     captions: "Sequence[Caption | ServedCaption]"
     seen: "Callable[[tuple[int, int]], Box]"  # the part of a picture of that size, in pixels
+    attributes: Sequence[tuple[str, float]]  # what was found in it, and how probably
 
 
 Outcome = Captioned | CaptionerError
@@ -86,7 +88,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = parser.add_argument
     add(
         "photographs",
-        nargs="+",
+        nargs="*",
         metavar="PHOTO",
         help="an image, a folder (the images directly in it) or a quoted pattern like 'x/**/*'",
     )
@@ -108,6 +110,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if not arguments.photographs:
+        arguments.photographs = _behind_words(arguments)
     search, model = _given(arguments, SearchConfig), _given(arguments, ModelOptions)
     options = ModelOptions(**model)
     if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
@@ -144,6 +148,25 @@ def run(arguments: argparse.Namespace) -> int:
     return SKIPPED if output.is_any_skipped else 0
 
 
+def _behind_words(arguments: argparse.Namespace) -> list[str]:
+    """Take the photographs that stand behind the words of a flag, out of the words.
+
+    `--include dog dog.jpg` reads both as words.
+
+    Raises:
+        OptionError: there are none.
+    """
+    for name in ("include", "exclude"):
+        words: list[str] = getattr(arguments, name) or []
+        end = len(words)
+        while end > 1 and (glob.has_magic(words[end - 1]) or Path(words[end - 1]).exists()):
+            end -= 1
+        if photographs := words[end:]:
+            del words[end:]
+            return photographs
+    raise OptionError("there is no PHOTO; name an image, a folder or a quoted pattern")
+
+
 def _given(arguments: argparse.Namespace, options: type[Options]) -> dict[str, Any]:
     """Return the values that the command line gave for a group of options."""
     values = {item.name: getattr(arguments, item.name) for item in fields(options)}
@@ -162,7 +185,7 @@ def _caption_by_service(
                 yield outcome
             else:
                 seen = outcome.seen or (0.0, 0.0, 1.0, 1.0)
-                yield Captioned(outcome.captions, partial(_in_pixels, seen))
+                yield Captioned(outcome.captions, partial(_in_pixels, seen), outcome.attributes)
 
 
 def _in_pixels(seen: Sequence[float], size: tuple[int, int]) -> "Box":
@@ -192,7 +215,7 @@ def _write(
                     if total > 1:
                         drawn = drawn.with_stem(f"{drawn.stem}-{number:0{len(str(total))}d}")
                     _draw(path, outcome, drawn)
-                output.add(str(path), outcome.captions, drawn)
+                output.add(str(path), outcome.captions, outcome.attributes, drawn)
             progress.advance()
 
 

@@ -54,7 +54,9 @@ def _outcomes(
                 if isinstance(pixels, ImageError):
                     yield pixels
                 else:
-                    yield Captioned(next(found), partial(seen_box, preprocessing))
+                    captions = next(found)
+                    seen = partial(seen_box, preprocessing)
+                    yield Captioned(captions, seen, captions[0].attributes)
 
 
 def _open(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | ImageError:

@@ -1,6 +1,7 @@
 """The images that the arguments of a command stand for: files, folders of them and patterns."""
 
 import glob
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def _files(argument: str) -> tuple[list[Path], str]:
     if glob.has_magic(argument):
         matches = map(Path, glob.iglob(str(path), recursive=True))
         return _images(matches), f"no image matches {argument}; check the pattern"
+    if re.match(r"[a-z][a-z0-9+.-]+://", argument, re.IGNORECASE):
+        return [], f"{argument} is a URL; fetch the photograph first, and name its file"
     return [], f"{argument}: there is no such file; check the path"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,6 +18,9 @@ _FIGURES = (  # of a caption, in JSON
     *("text", "tokens", "confidence", "log_prob", "probability", "score"),
     *("word_probabilities", "end_probability"),
 )
+
+
+_OF_ATTENTION = ("attribute_attention", "shares")  # of a caption, in JSON
 
 
 def print_json(value: object) -> None:
@@ -65,16 +68,28 @@ class CaptionOutput:
         self.lines.print(f"skipped: {problem}", sys.stderr)
 
     def add(
-        self, name: str, captions: Iterable["Caption | ServedCaption"], drawn: Path | None = None
+        self,
+        name: str,
+        captions: Iterable["Caption | ServedCaption"],
+        attributes: Iterable[tuple[str, float]] = (),
+        drawn: Path | None = None,
     ) -> None:
+        """Take the captions of a photograph, and where its attention was drawn, if it was.
+
+        What was looked at beside the photograph stands in JSON then: as in the service's answers.
+        """
+        figures = _FIGURES if drawn is None else (*_FIGURES, *_OF_ATTENTION)
         entry: dict[str, Any] = {"image": name, "captions": []}
         for caption in captions:
-            entry["captions"].append({name: getattr(caption, name) for name in _FIGURES})
+            entry["captions"].append({name: _plain(getattr(caption, name)) for name in figures})
             if not self.as_json:
                 log_prob = f"\t{caption.log_prob:.3f}" if self.with_log_prob else ""
                 line = f"{escaped(name)}\t{escaped(caption.text)}{log_prob}"
                 self.lines.print(line, sys.stdout)
         if drawn is not None:
+            entry["attributes"] = [
+                {"word": word, "probability": probability} for word, probability in attributes
+            ]
             entry["attention"] = str(drawn)
             self.lines.print(escaped(f"attention of {name} drawn in {drawn}"), sys.stderr)
         self.entries.append(entry)
@@ -84,3 +99,10 @@ class CaptionOutput:
         self.lines.release()
         if self.as_json and self.entries:
             print_json(self.entries)
+
+
+def _plain(value: Any) -> Any:
+    """Return a figure in types that JSON has; arrays become lists."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
