@@ -15,7 +15,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,25 +25,31 @@ from captioner.errors import CaptionerError, StorageError
 
 _AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the current folder
 _RENAME_EXCHANGE = 2  # linux/fs.h: swap the two names in one step
+SYNCS_AT_ONCE = 16  # which the disk takes together
 _LEFTOVER_SECONDS = 10.0  # younger ones may not have been locked yet
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_ERRORS = (*_FULL, *_DENIED, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by `data`; whatever goes wrong, the file is the old one or the new one.
+
+    With `durable=False` nobody waits for the disk, so a power failure may damage the file: for what
+    can be made again, if its readers notice.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
     """
-    with open_atomically(path) as file:
+    with open_atomically(path, durable=durable) as file:
         file.write(data)
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[BinaryIO]:
+def open_atomically(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that takes the place of `path` when the block ends without an error.
+
+    Of `durable` see `write_atomically`.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
@@ -55,9 +62,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
                 _lock(file.fileno())
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 os.replace(aside, path)
-            _sync(path.parent)
+            if durable:
+                _sync(path.parent)
         finally:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
@@ -95,6 +104,18 @@ def folder_written_aside(target: Path, *, durable: bool = True) -> Iterator[Path
             recover_folder(target)
             _remove(aside)
             os.close(lock)
+
+
+def bring_to_disk(folder: Path, names: Iterable[str]) -> None:
+    """Wait until files of a folder, and their names, are where a power failure leaves them.
+
+    Raises:
+        StorageError: the disk cannot take them.
+    """
+    with _explained(folder), ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
+        for _ in threads.map(lambda name: _sync(folder / name), names):
+            pass
+        _sync(folder)
 
 
 def recover_folder(target: Path) -> None:

@@ -7,10 +7,12 @@ memory.
 
 The rates are of the model that comes with captioner. Contestants take turns, each in processes of
 its own that are kept on so many cores: `captions` of the library, and `captioner caption-dataset`
-by each engine, without the start of its processes. Memory is what the job's processes hold
-together, shared pages counted once, and is measured with links to a few photographs and a tiny
-model: what grows with the number of photographs would grow with any. Figures go to
-docs/results/scale.json, and the documents are written anew from it.
+by each engine. Of each turn there are the seconds from the start of the program to the first
+captions, the steady rate after it, and the rate of the whole, from the start to the exit.
+
+Memory is what the job's processes hold together, shared pages counted once, and is measured with
+links to a few small photographs and a tiny model: what grows with the number of photographs would
+grow with any. Figures go to docs/results/scale.json, and the documents are written anew from it.
 """
 
 import json
@@ -26,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from scale import RESULTS, ROOT, keep, load_of_others
@@ -35,7 +37,7 @@ from scale.tiny_model import tiny_model
 
 from captioner.data.image_formats import is_image_file
 from captioner.errors import DataError, ToolError
-from captioner.options import AT_LEAST_ONE, Options, option, options_parser
+from captioner.options import AT_LEAST_ONE, Options, at_least, option, options_parser
 from captioner.program import run_program
 
 OF_LIBRARY = """
@@ -44,11 +46,20 @@ import captioner
 paths, cores = json.loads(sys.stdin.read()), int(sys.argv[1])
 model = captioner.load(threads=cores)
 model.captions(paths[:16], num_captions=1)
-began = time.monotonic()
-model.captions(paths, num_captions=1)
-print(len(paths) / (time.monotonic() - began))
+first = time.monotonic()
+model.captions(paths[16:], num_captions=1)
+print(first, (len(paths) - 16) / (time.monotonic() - first))
 """
 LOOK_EVERY = 0.5  # seconds
+LINKED = 100  # photographs, the smallest, that the measurement of memory has links to
+
+
+class Turn(NamedTuple):
+    """One run of a contestant."""
+
+    start: float  # seconds to the first captions
+    steady: float  # photographs a second, after the start
+    whole: float  # photographs a second, from the program's start to its exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +67,9 @@ class BenchOptions(Options):
     data: Path = option(
         ROOT.parent / "shared" / "data" / "flickr8k" / "images", "folder of photographs"
     )
-    photographs: int = option(640, "of each turn", within=AT_LEAST_ONE)
+    photographs: int = option(
+        640, "of each turn", within=at_least(32, "the first 16 are the start")
+    )
     rounds: int = option(2, "turns of each contestant", within=AT_LEAST_ONE)
     cores: tuple[int, ...] = option((1, 2), "that the contestants are kept on, in turn")
     engines: tuple[str, ...] = option(
@@ -98,7 +111,7 @@ def _rates(files: list[Path], options: BenchOptions, folder: Path) -> dict[str, 
     size = statistics.mean(Path(one).stat().st_size for one in paths)
     found: dict[str, Any] = {"photographs": len(paths), "bytes_each": round(size)}
     for cores in options.cores:
-        turns: dict[str, list[float]] = {"library": []}
+        turns: dict[str, list[Turn]] = {"library": []}
         work: dict[str, Any] = {}
         for _ in range(options.rounds):
             turns["library"].append(_library(paths, cores))
@@ -106,17 +119,40 @@ def _rates(files: list[Path], options: BenchOptions, folder: Path) -> dict[str, 
                 if engine == "ray" and cores != max(options.cores):
                     continue
                 job = _job(listed, folder / "captions", cores, engine, options.photographs)
-                turns.setdefault(engine, []).append(job["photographs_per_second"])
+                turns.setdefault(engine, []).append(_turn_of(job, options.photographs))
                 work[engine] = job["work_seconds"]
-        rates = {name: statistics.median(every) for name, every in turns.items()}
-        found[str(cores)] = {"rates": rates, "turns": turns, "work_seconds": work}
-        for name, rate in rates.items():
-            share = f", {rate / rates['library']:.0%} of the library" if name != "library" else ""
-            print(f"{cores} cores: {name}: {rate:.1f} photographs a second{share}", flush=True)
+        medians = {
+            name: Turn(*map(statistics.median, zip(*every, strict=True)))
+            for name, every in turns.items()
+        }
+        found[str(cores)] = {
+            "rates": {name: one.steady for name, one in medians.items()},
+            "whole": {name: one.whole for name, one in medians.items()},
+            "seconds_to_first": {name: one.start for name, one in medians.items()},
+            "turns": {name: [one._asdict() for one in every] for name, every in turns.items()},
+            "work_seconds": work,
+        }
+        for name, one in medians.items():
+            shares = [mine / of / 0.01 for mine, of in zip(one, medians["library"], strict=True)]
+            print(
+                f"{cores} cores: {name}: first captions after {one.start:.1f} s; then "
+                f"{one.steady:.1f} photographs a second, {shares[1]:.0f}% of the library; as a "
+                f"whole {one.whole:.1f}, {shares[2]:.0f}%",
+                flush=True,
+            )
     return found
 
 
-def _library(paths: list[str], cores: int) -> float:
+def _turn_of(job: dict[str, Any], photographs: int) -> Turn:
+    """Return what a job's summary says, with how long its program ran."""
+    seconds = job["program_seconds"]
+    after_first = job["seconds_now"] - job["seconds_to_first"]
+    steady = job["photographs_per_second"]
+    return Turn(seconds - after_first, steady, photographs / seconds)
+
+
+def _library(paths: list[str], cores: int) -> Turn:
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", OF_LIBRARY, str(cores)],
         input=json.dumps(paths),
@@ -126,16 +162,21 @@ def _library(paths: list[str], cores: int) -> float:
         check=True,
         preexec_fn=_kept_on(cores),
     )
-    return float(done.stdout)
+    seconds = time.monotonic() - began
+    first, steady = map(float, done.stdout.split())  # the clock is the same in all processes
+    return Turn(first - began, steady, len(paths) / seconds)
 
 
 def _job(
     source: Path, out: Path, cores: int, engine: str, photographs: int, *more: str
 ) -> dict[str, Any]:
-    """Caption a source by the command, and return its summary."""
+    """Caption a source by the command; return its summary and the program's seconds."""
+    began = time.monotonic()
     with _running(source, out, cores, engine, *more) as job:
         job.wait()
+    seconds = time.monotonic() - began
     summary: dict[str, Any] = json.loads((out / "_summary.json").read_text())
+    summary["program_seconds"] = seconds
     if summary["photographs_now"] != photographs:
         raise ToolError(f"{summary['photographs_now']} of {photographs} photographs were captioned")
     if summary["failures"]:
@@ -166,11 +207,12 @@ def _running(
 def _memory(files: list[Path], options: BenchOptions, folder: Path) -> dict[str, Any]:
     """Return the most memory of jobs of so many photographs, in MiB."""
     model = tiny_model(folder / "tiny")
+    small = sorted(files, key=lambda file: file.stat().st_size)[:LINKED]
     found: dict[str, Any] = {}
     cores = max(options.cores)
     for count in options.memory:
         photographs, out = folder / f"photographs-{count}", folder / "captions"
-        for number, file in enumerate(islice(cycle(files[:100]), count)):
+        for number, file in enumerate(islice(cycle(small), count)):
             link = photographs / f"{number // 1000:04d}" / f"{number:07d}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.absolute())

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from captioner.batch_inference import sources, storage
-from captioner.batch_inference.results import ShardSummary, part_number, read_summary
+from captioner.batch_inference.results import ShardSummary, part_name, part_number, read_summary
 from captioner.batch_inference.sources import Shard
 from captioner.batch_inference.storage import OutputFolder
 from captioner.errors import DataError, OptionError
@@ -69,7 +69,12 @@ class Job:
         return round(totals.photographs / totals.shards * self.shards)
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write the summary of the whole job."""
+        """Bring all captions to the disk, then write the summary of the whole job.
+
+        Raises:
+            StorageError: the disk cannot take them.
+        """
+        self.out.bring_to_disk(part_name(one) for one in range(self.shards))
         self.out.write(SUMMARY, _json(facts))
 
 

@@ -6,7 +6,7 @@ What is written appears whole or not at all: under another name first, then rena
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from captioner.errors import DataError, OptionError, StorageError, ToolError
-from captioner.files import write_atomically
+from captioner.files import bring_to_disk, write_atomically
 from captioner.text import escaped, in_one_line
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -116,14 +116,16 @@ class OutputFolder:
             return []
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
         """Write a file, whole or not at all.
+
+        With `durable=False` it is safe from a power failure only after `bring_to_disk`.
 
         Raises:
             StorageError: it cannot be written.
         """
         if self.is_local:
-            write_atomically(Path(self._name) / name, data)
+            write_atomically(Path(self._name) / name, data, durable=durable)
             return
         aside = f"{self._name}/_{name}.{secrets.token_hex(4)}.tmp"
         try:
@@ -132,6 +134,21 @@ class OutputFolder:
         except OSError as problem:
             raise StorageError(
                 f"{self.file(name)} could not be written: {in_one_line(problem)}"
+            ) from problem
+
+    def bring_to_disk(self, names: Iterable[str]) -> None:
+        """Make files safe from a power failure; an object store does that by itself.
+
+        Raises:
+            StorageError: the disk cannot take them.
+        """
+        if not self.is_local:
+            return
+        try:
+            bring_to_disk(Path(self._name), names)
+        except FileNotFoundError as problem:
+            raise StorageError(
+                f"{problem.filename} was removed meanwhile; --resume makes it anew"
             ) from problem
 
     @contextmanager

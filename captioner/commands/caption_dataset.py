@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from captioner.batch_inference.shard_captioner import ShardSettings
 
 SOME_FAILED = 1  # exit status
+WARMING = 1 / 8  # of a job, which the steady rate leaves out: processes start one after the other
 DESCRIPTION = """\
 Caption every photograph of SOURCE and write Parquet files with the columns path, caption, log_prob,
 confidence, width, height, error and model. A photograph that cannot be read is a row with an error.
@@ -133,8 +134,7 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
 
     totals = Totals(job.earlier.shards, job.earlier.photographs, job.earlier.failures.copy())
     began, initial = time.monotonic(), totals.photographs
-    begun: tuple[float, int] | None = None  # when the first photographs were done, and how many
-    done = 0
+    pace = _Pace(began)
     try:
         with Progress(
             job.expected(totals), "captioning", unit="photographs", initial=initial
@@ -145,14 +145,14 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
                     progress.expect(job.expected(totals))
                 failed = {"failed": str(totals.failures.total())} if totals.failures else {}
                 progress.advance(advance.photographs, **failed)
-                done += advance.photographs
-                begun = begun or (time.monotonic(), done)
+                expected = job.expected(totals)
+                pace.add(advance.photographs, None if expected is None else expected - initial)
     except KeyboardInterrupt:
         print(
             f"{totals.photographs:,} photographs are written; go on with --resume", file=sys.stderr
         )
         raise
-    seconds = time.monotonic() - began
+    done, seconds = pace.done, time.monotonic() - began
     job.finish(
         {
             "photographs": totals.photographs,
@@ -160,8 +160,8 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
             "engine": options.chosen_engine,
             "photographs_now": done,
             "seconds_now": round(seconds, 3),
-            # Without the start of the processes.
-            "photographs_per_second": _rate(done, began + seconds, begun),
+            "seconds_to_first": pace.seconds_to_first,
+            "photographs_per_second": pace.steady_rate(),
             "work_seconds": {name: round(value, 3) for name, value in totals.seconds.items()},
         }
     )
@@ -173,8 +173,30 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
     return SOME_FAILED if totals.failures else 0
 
 
-def _rate(done: int, end: float, begun: tuple[float, int] | None) -> float | None:
-    """Return photographs a second after the first ones; None where all came at once."""
-    if begun is None or done <= begun[1] or end <= begun[0]:
-        return None
-    return round((done - begun[1]) / (end - begun[0]), 3)
+class _Pace:
+    """How quickly photographs are captioned, apart from the start and the end of the processes."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._first: float | None = None  # when the first photographs were done
+        self._warm: tuple[float, int] | None = None  # when all processes surely worked; done then
+        self._last = began
+        self.done = 0
+
+    def add(self, photographs: int, expected: int | None) -> None:
+        """Count photographs as done now, of so many that are expected."""
+        self.done += photographs
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        if self._warm is None and self.done >= (expected or 0) * WARMING:
+            self._warm = self._last, self.done
+
+    @property
+    def seconds_to_first(self) -> float | None:
+        return None if self._first is None else round(self._first - self._began, 3)
+
+    def steady_rate(self) -> float | None:
+        """Return photographs a second from then on; None where all came at once."""
+        if self._warm is None or self.done <= self._warm[1] or self._last <= self._warm[0]:
+            return None
+        return round((self.done - self._warm[1]) / (self._last - self._warm[0]), 3)

@@ -26,7 +26,12 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rates(local: float, decode: float) -> dict[str, object]:
     """Figures of one hundred photographs on two cores."""
     work = {"decode": 100 * decode, "encode": 3.0, "search": 1.0}
-    measured = {"rates": {"library": 50.0, "local": local}, "work_seconds": {"local": work}}
+    measured = {
+        "rates": {"library": 50.0, "local": local},
+        "whole": {"library": 40.0, "local": 30.0},
+        "seconds_to_first": {"library": 0.5, "local": 1.5},
+        "work_seconds": {"local": work},
+    }
     return {**FACTS, "found": {"photographs": 100, "bytes_each": 125_000, "2": measured}}
 
 
@@ -48,7 +53,7 @@ def test_documents_hold_what_was_measured_and_what_follows(results: Path) -> Non
     (results / "scale.json").write_text(json.dumps(found))
     write_documents(results)
     text = (results / "scale.md").read_text()
-    assert "| 2 | local | 40.0 | 80%, **missed** | 9% | 68% | 23% |" in text
+    assert "| 2 | local | 1.5 | 40.0 | 80%, **missed** | 30.0 | 75% | 9% | 68% | 23% |" in text
     assert "| node killed | passed | rows 9 |" in text
     assert "| driver killed | **failed** |  |" in text
     assert "| 1,000 | 100 | 2 |" in text
