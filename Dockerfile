@@ -78,8 +78,9 @@ COPY serving serving
 COPY scripts scripts
 COPY --from=kernels /kernels captioner/native/built
 RUN python -m compileall -q captioner training serving
+COPY --chmod=755 deploy/captioner /opt/python/bin/captioner
 # All that is written at run time goes to /tmp, runs, data and /cache.
-ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/app
 USER 10001:10001
 CMD ["python", "-m", "training.train_coco", "--help"]
 
@@ -88,7 +89,9 @@ FROM packages AS code
 WORKDIR /app
 COPY captioner captioner
 COPY serving serving
-RUN rm -rf captioner/model && python -m compileall -q captioner serving
+# The library finds the model where the service does, so it is in the image once.
+RUN rm -rf captioner/model && ln -s /checkpoints/default captioner/model && \
+    python -m compileall -q captioner serving
 
 # --- the image that serves
 FROM packages
@@ -105,8 +108,9 @@ RUN rm -r /build && groupadd --gid 10001 captioner && \
 COPY LICENSE ./
 COPY --from=model /model /checkpoints/default
 COPY --from=code /app /app
+COPY --chmod=755 deploy/captioner /opt/python/bin/captioner
 # All that is written at run time goes to /tmp.
-ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/app \
     CAPTIONER_HOST=0.0.0.0 CAPTIONER_PORT=8000 CAPTIONER_CHECKPOINT=/checkpoints/default
 USER 10001:10001
 EXPOSE 8000

@@ -90,6 +90,15 @@ assert not written, written
 assert tried > 500, tried
 pathlib.Path("/tmp/written").write_text("x")'
 }
+captions_inside() {
+    local served
+    served=$(caption | sed -E 's/.*"caption" *: *"([^"]*)".*/\1/')
+    inside sh -c 'cat >/tmp/photo.jpg' <"$PHOTO"
+    equals "$(inside sh -c 'cd /tmp && captioner caption photo.jpg 2>/dev/null')" "photo.jpg	$served" &&
+        equals "$(inside sh -c 'cd /tmp && python -c "
+import captioner
+print(captioner.load().caption([\"photo.jpg\"])[0].text)"')" "$served"
+}
 tmpfs_is_bounded() {
     inside python -c '
 import errno
@@ -271,6 +280,7 @@ check "it comes up" up
 check "it becomes healthy" await_health healthy
 echo "# from nothing to healthy: $((SECONDS - began)) s"
 check "a photograph gets a caption" grep -q '"caption"' <(caption)
+check "the command and the library inside caption as the service does" captions_inside
 check "the port is this machine's alone" grep -qx "127.0.0.1:$PORT" <(compose port captioner 8000)
 check "uid 10001, no capabilities, no new privileges, in every process" no_capabilities
 check "the root is read-only: nothing can be written but in memory" writes_are_refused

@@ -97,6 +97,7 @@ def captions_of_batch(
 
 def name_of(folder: Path) -> str:
     """Return what a model is called: its folder's name, or that of its run."""
-    if folder == SHIPPED.resolve():
+    # In the image the model in the box is a link to the folder that is served, "default".
+    if folder == SHIPPED.parent.resolve() / SHIPPED.name:
         return SHIPPED_NAME
     return folder.parent.name if folder.name in ("best", "last") else folder.name

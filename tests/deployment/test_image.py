@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from captioner.checkpoint_folders import shipped_model
+from serving.model import name_of
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -74,6 +77,40 @@ def test_the_model_that_is_built_in_is_the_shipped_one_where_there_is_one() -> N
     assert f"MODEL: ${{MODEL:-{default}}}\n" in COMPOSE
 
 
+def test_the_library_in_the_image_finds_the_model_that_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served,) = re.findall(r"CAPTIONER_CHECKPOINT=(\S+)", stages()["final"])
+    assert f"COPY --from=model /model {served}\n" in stages()["final"]
+    assert f"ln -s {served} captioner/model" in stages()["code"]
+    folder = tmp_path / "checkpoints" / "default"
+    folder.mkdir(parents=True)
+    (folder / "deployable.json").write_text("{}")
+    package = tmp_path / "app" / "captioner"
+    package.mkdir(parents=True)
+    (package / "model").symlink_to(folder)
+    for module in ("captioner.checkpoint_folders", "serving.model"):
+        monkeypatch.setattr(f"{module}.SHIPPED", package / "model")
+    assert shipped_model() == package / "model"
+    assert name_of(folder.resolve()) == "default"  # which may be of the sample
+
+
+def test_the_command_is_in_both_images(tmp_path: Path) -> None:
+    command = ROOT / "deploy" / "captioner"
+    for name in ("final", "training"):
+        assert "COPY --chmod=755 deploy/captioner /opt/python/bin/captioner\n" in stages()[name]
+        assert "PYTHONPATH=/app" in stages()[name]
+    done = subprocess.run(
+        [sys.executable, command, "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.startswith("captioner ")
+
+
 def test_a_change_of_the_service_does_not_train_the_sample_anew() -> None:
     for name in bases("model-sample"):
         assert not re.search(r"COPY.*(serving|scripts|docs|pyproject)", stages()[name]), name
@@ -81,7 +118,7 @@ def test_a_change_of_the_service_does_not_train_the_sample_anew() -> None:
 
 def test_what_is_copied_exists_and_is_let_through() -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"]
-    for words in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+    for words in re.findall(r"^COPY (?!--from)(?:--chmod=\d+ )?(.*)$", DOCKERFILE, re.MULTILINE):
         for source in words.split()[:-1]:
             if source == "captioner/model":  # copied where it is there
                 continue
