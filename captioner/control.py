@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from captioner.errors import OptionError
+from captioner.noun_forms import forms_of
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, Vocabulary, tokenize
 
@@ -43,13 +44,13 @@ class Control:
     def must_name(self, word: int, probability: float, caption: Sequence[int]) -> bool:
         """Return whether an attribute of this probability has to be in a caption that lacks it.
 
-        Its plural, or its singular, counts as the word.
+        Its plural, its singular and words of the same meaning count as the word.
         """
         if probability < self.attribute_threshold or self.attribute_threshold == 1:
             return False
         if self.vocabulary is None or word in self.exclude:
             return False
-        forms = _forms(self.vocabulary.words[word])
+        forms = forms_of(self.vocabulary.words[word])
         return forms.isdisjoint(self.vocabulary.words[one] for one in caption)
 
     def spare(self, length: int) -> int:
@@ -112,16 +113,6 @@ def problem_word(config: SearchConfig, vocabulary: Vocabulary) -> tuple[str, str
     except OptionError as problem:
         return ("exclude" if str(problem).startswith("exclude") else "include"), str(problem)
     return None
-
-
-def _forms(word: str) -> frozenset[str]:
-    """Return the singular and the plural that a noun may have."""
-    forms = {word, f"{word}s", f"{word}es"}
-    if word.endswith("y"):
-        forms.add(f"{word[:-1]}ies")
-    if word.endswith("s"):
-        forms.add(word[:-1])
-    return frozenset(forms)
 
 
 def _ids(option: str, words: Iterable[str], vocabulary: Vocabulary) -> tuple[int, ...]:

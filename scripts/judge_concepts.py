@@ -34,24 +34,13 @@ from captioner.data.open_dataset import open_datasets
 from captioner.encoder.joint_store import JointStore
 from captioner.errors import DataError, OptionError
 from captioner.files import read_json
+from captioner.noun_forms import SYNONYMS
 from captioner.options import SHARE, Options, option, options_parser
 from captioner.program import run_program
 from captioner.vocabulary import tokenize
 
 _BATCH = 100  # images
-# Words of captions for one thing, by the word that stands for all of them.
-_SAME = {
-    "airplane": "plane",
-    "bicycle": "bike",
-    "cellphone": "phone",
-    "couch": "sofa",
-    "jet": "plane",
-    "motorbike": "motorcycle",
-    "mountains": "mountain",
-    "refrigerator": "fridge",
-    "telephone": "phone",
-    "television": "tv",
-}
+_SAME = {**SYNONYMS, "mountains": "mountain"}
 _PEOPLE = {
     "men": frozenset(("boy", "boys", "guy", "guys", "male", "man", "men")),
     "women": frozenset(("female", "girl", "girls", "ladies", "lady", "woman", "women")),

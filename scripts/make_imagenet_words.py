@@ -6,10 +6,12 @@ python scripts/make_imagenet_words.py --wordnet /usr/share/wordnet --synsets \\
 Each class is a synset of WordNet 3.0. Its words are its own names and those of its hypernyms, the
 most specific first, as far as captions use them: a name that captions hardly know gives way to one
 that is far more frequent ("terrier" to "dog", but not "zebra" to "animal"). Names that mean nothing
-that could be seen, and those whose commoner sense is another one, are listed below and left out;
-what hypernyms cannot know (a passenger car is part of a train) is corrected there as well. The
-files of WordNet are in Debian's package wordnet-base. The result is committed, so that nothing of
-this is needed to train or to caption.
+that could be seen are listed below and left out. What hypernyms cannot know (a passenger car is
+part of a train), and names whose commoner sense in captions is another one (a crane, a chest), are
+put right by imagenet_corrections.tsv, by a class's first name or, where two share it, its synset.
+
+The files of WordNet are in Debian's package wordnet-base. The result is committed, so that nothing
+of this is needed to train or to caption.
 """
 
 import re
@@ -37,218 +39,6 @@ _EMPTY = """abstraction area arm article attire attribute bar_ barrier being bra
     top transport unit wear whole wind wood work"""
 # Taken only where nothing else is known.
 _GENERAL = "animal building clothing food fruit furniture insect shop tool vegetable vehicle"
-# By the class's first name: better words, in place of WordNet's; none where captions have no word.
-_CORRECTIONS: Mapping[str, str] = {
-    "african crocodile": "crocodile alligator animal",
-    "airliner": "airplane plane jet",
-    "american alligator": "alligator crocodile animal",
-    "american coot": "duck bird",
-    "ballplayer": "baseball player",
-    "barrow": "wheelbarrow cart",
-    "bearskin": "hat",
-    "bolo tie": "tie",
-    "book jacket": "book",
-    "bookcase": "bookshelf bookcase shelf",
-    "bookshop": "books store",
-    "bottlecap": "bottle",
-    "breakwater": "ocean water",
-    "breastplate": "armor",
-    "brass": "plaque",
-    "bubble": "bubbles bubble",
-    "bullet train": "train",
-    "butcher shop": "meat store",
-    "car mirror": "mirror",
-    "cardigan": "sweater",
-    "carousel": "carousel",
-    "carpenter's kit": "tools tool",
-    "cellular telephone": "phone cellphone",
-    "cello": "cello instrument",
-    "christmas stocking": "stocking christmas",
-    "cliff": "cliff",
-    "coffeepot": "coffee pot",
-    "comic book": "book",
-    "coral reef": "underwater fish",
-    "corn": "corn",
-    "cowboy boot": "boots",
-    "crane": "crane",
-    "cricket": "insect",
-    "croquet ball": "ball",
-    "desktop computer": "computer desk",
-    "dial telephone": "phone telephone",
-    "diaper": "diaper baby",
-    "digital watch": "",
-    "dining table": "table",
-    "dome": "building",
-    "drake": "duck bird",
-    "drilling platform": "",
-    "ear": "corn",
-    "electric locomotive": "train locomotive",
-    "entertainment center": "television tv",
-    "espresso": "coffee cup",
-    "feather boa": "",
-    "file": "cabinet",
-    "fire engine": "firetruck truck",
-    "fly": "insect",
-    "football helmet": "football helmet",
-    "freight car": "train",
-    "four-poster": "bed",
-    "gas pump": "gas",
-    "golf ball": "golf ball",
-    "gondola": "boat",
-    "granny smith": "apple apples",
-    "grand piano": "piano",
-    "grocery store": "grocery store",
-    "grille": "car",
-    "hair slide": "hair",
-    "half track": "truck tank",
-    "hamper": "basket",
-    "hand blower": "hairdryer hair",
-    "hay": "hay",
-    "hen": "chicken bird",
-    "cock": "rooster chicken bird",
-    "hip": "berries",
-    "hog": "pig animal",
-    "home theater": "television tv",
-    "honeycomb": "",
-    "horizontal bar": "gymnast",
-    "hotdog": "hotdog sandwich food",
-    "balance beam": "gymnast",
-    "parallel bars": "gymnast",
-    "ipod": "phone ipod",
-    "iron": "",
-    "jersey": "jersey shirt",
-    "joystick": "controller remote",
-    "komodo dragon": "animal",
-    "killer whale": "whale dolphin animal",
-    "lakeside": "lake water",
-    "letter opener": "knife",
-    "library": "books bookshelf library",
-    "lighter": "lighter",
-    "loupe": "",
-    "lumbermill": "",
-    "maillot": "swimsuit",
-    "matchstick": "match",
-    "maypole": "pole",
-    "milk can": "",
-    "missile": "rocket missile",
-    "mobile home": "trailer",
-    "modem": "computer",
-    "moped": "motorcycle",
-    "mosquito net": "bed",
-    "motor scooter": "scooter motorcycle",
-    "mouse": "mouse",
-    "muzzle": "dog",
-    "nipple": "bottle",
-    "notebook": "laptop computer",
-    "paddlewheel": "boat",
-    "parking meter": "meter parking",
-    "park bench": "bench",
-    "passenger car": "train",
-    "patio": "patio",
-    "pay-phone": "phone telephone",
-    "photocopier": "printer",
-    "piggy bank": "pig",
-    "pick": "guitar",
-    "pier": "pier dock",
-    "pitcher": "pitcher",
-    "plane": "",
-    "plate": "food plate",
-    "plate rack": "dishes rack",
-    "police van": "police van",
-    "pool table": "pool",
-    "pop bottle": "soda bottle",
-    "pretzel": "pretzel food",
-    "projector": "projector",
-    "promontory": "cliff ocean",
-    "puck": "hockey",
-    "punching bag": "boxing bag",
-    "racer": "race car",
-    "racket": "tennis racket",
-    "radio telescope": "dish",
-    "rain barrel": "barrel",
-    "recreational vehicle": "rv van",
-    "red wine": "wine glass",
-    "remote control": "remote",
-    "rock python": "snake animal",
-    "boa constrictor": "snake animal",
-    "rubber eraser": "",
-    "rugby ball": "rugby football ball",
-    "rule": "ruler",
-    "running shoe": "shoes shoe",
-    "sandbar": "beach",
-    "sandal": "sandals shoes shoe",
-    "school bus": "bus",
-    "schooner": "sailboat boat ship",
-    "catamaran": "sailboat boat",
-    "trimaran": "sailboat boat",
-    "yawl": "sailboat boat",
-    "scoreboard": "stadium",
-    "screen": "monitor computer",
-    "screw": "",
-    "scuba diver": "diver underwater",
-    "sea lion": "seal animal",
-    "seashore": "beach ocean",
-    "seat belt": "car",
-    "shoji": "",
-    "ski": "ski skis",
-    "sleeping bag": "bag",
-    "sloth bear": "bear animal",
-    "slide rule": "ruler",
-    "slot": "",
-    "snowplow": "snow truck",
-    "soccer ball": "soccer ball",
-    "sock": "socks sock",
-    "sorrel": "horse animal",
-    "space bar": "keyboard",
-    "space shuttle": "rocket airplane plane",
-    "spindle": "",
-    "spotlight": "stage light",
-    "steam locomotive": "train locomotive",
-    "stole": "scarf",
-    "street sign": "sign",
-    "streetcar": "train trolley",
-    "stretcher": "",
-    "studio couch": "couch sofa",
-    "sunglass": "sunglasses",
-    "sunscreen": "",
-    "swab": "mop",
-    "switch": "",
-    "teddy": "teddy bear",
-    "tennis ball": "tennis ball",
-    "theater curtain": "stage",
-    "thimble": "",
-    "toilet seat": "toilet",
-    "toilet tissue": "toilet paper",
-    "torch": "torch",
-    "traffic light": "traffic light",
-    "tray": "tray food",
-    "tripod": "tripod camera",
-    "trolleybus": "bus",
-    "turnstile": "",
-    "typewriter keyboard": "typewriter keyboard",
-    "umbrella": "umbrella",
-    "upright": "piano",
-    "valley": "valley mountains mountain",
-    "alp": "mountains mountain",
-    "volcano": "mountain",
-    "vault": "church",
-    "volleyball": "volleyball",
-    "wall clock": "clock",
-    "wallet": "wallet",
-    "wardrobe": "closet",
-    "warplane": "plane airplane jet",
-    "washbasin": "sink",
-    "washer": "washer",
-    "water tower": "tower",
-    "web site": "computer",
-    "wig": "wig hair",
-    "wing": "airplane plane",
-    "wooden spoon": "spoon",
-    "wool": "yarn",
-    "worm fence": "fence",
-    "wreck": "ship boat",
-    "zebra": "zebra animal",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +47,11 @@ class TableOptions(Options):
     synsets: Path = option(MISSING, "file with a class's synset in each line", metavar="FILE")
     captions: tuple[str, ...] = option(
         MISSING, "data sets, in Karpathy's form, or tables of captions, for the words' frequency"
+    )
+    corrections: Path = option(
+        Path(__file__).with_name("imagenet_corrections.tsv"),
+        "words in place of WordNet's, none where captions have no word for the class",
+        metavar="FILE",
     )
     min_count: int = option(5, "how often captions use a word of the table", within=AT_LEAST_ONE)
     out: Path = option(
@@ -279,11 +74,14 @@ def _make(argv: Sequence[str] | None) -> None:
         for word, count in count_words(options.captions).items()
         if count >= options.min_count
     }
+    rows = options.corrections.read_text().splitlines()[1:]
+    corrections = dict(row.split("\t") for row in rows)
     lines = ["class\tsynset\tname\twords"]
     for number, synset in enumerate(options.synsets.read_text().split()):
         name = names_of[synset[1:]][0].replace("_", " ")
-        if name in _CORRECTIONS:
-            chosen = [word for word in _CORRECTIONS[name].split() if word in counts]
+        correction = corrections.get(synset, corrections.get(name))
+        if correction is not None:
+            chosen = [word for word in correction.split() if word in counts]
         else:
             names = names_upwards(synset[1:], names_of, hypernyms_of)
             chosen = caption_words(names, counts)

@@ -393,10 +393,15 @@ class WithAttributes(TableDecoding):
 SURE = [0.9, 0.71, 0.69, 0.7, 0.95, 0.2, 0.8, 0.99]
 
 
-@pytest.mark.parametrize("num_captions", [1, 3])
-def test_a_sure_attribute_is_named_where_the_caption_loses_little(num_captions: int) -> None:
+@pytest.mark.parametrize(
+    ("num_captions", "word", "same"),
+    [(1, "dog", "dogs"), (3, "dog", "dogs"), (1, "bicycle", "bikes")],
+)
+def test_a_sure_attribute_is_named_where_the_caption_loses_little(
+    num_captions: int, word: str, same: str
+) -> None:
     features = Features(grid=np.arange(len(SURE), dtype=np.float32)[:, None, None])
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, "dog", "dogs", "cat", "runs"))
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, word, same, "cat", "runs"))
     config = a_config(num_captions=num_captions, beam_size=400, max_length=3)
     controls = [control_of(config, vocabulary)] * len(SURE)
     found = captions_of(WithAttributes, features, [config] * len(SURE), controls)
@@ -407,7 +412,7 @@ def test_a_sure_attribute_is_named_where_the_caption_loses_little(num_captions: 
     for image, sure in enumerate(SURE):
         free = all_captions(image, config, Control())
         with_word = all_captions(image, config, Control((A,)))
-        lacks = not {A, B} & set(free[0][1])  # B is the plural
+        lacks = not {A, B} & set(free[0][1])  # B names the same
         is_named = sure >= 0.7 and lacks and with_word[0][0] >= free[0][0] - LARGEST_LOSS
         changed += is_named
         check(image, found[image], free)

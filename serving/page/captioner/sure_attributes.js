@@ -7,6 +7,12 @@ import { search } from "./beam_search.js";
 
 const LARGEST_LOSS = 1; // of the score, for a word of the classifier
 
+/** @type {Record<string, string>} Of words of one meaning, the word that stands for all of them. */
+export const SYNONYMS = {
+  airplane: "plane", bicycle: "bike", cellphone: "phone", couch: "sofa", jet: "plane", motorbike: "motorcycle",
+  refrigerator: "fridge", telephone: "phone", television: "tv",
+};
+
 /**
  * @typedef {import("./beam_search.js").SearchOptions & {attributeThreshold: number}} Options
  *   With the probability from which an attribute has to be named; 1 leaves captions free.
@@ -52,14 +58,26 @@ function wordToName({ surest }, { attributeThreshold, include, exclude, diverseG
 }
 
 /**
- * Returns the ids of a word and of the singular and the plural that a noun may have.
+ * Returns the ids of a noun and its synonyms, each with the singular and the plural that it may have.
  *
  * @param {string} word
  * @param {Map<string, number>} ids
  */
 function formsOf(word, ids) {
+  const forms = numbersOf(word).flatMap((one) => {
+    const standsForAll = SYNONYMS[one] ?? one;
+    const same = Object.keys(SYNONYMS).filter((name) => SYNONYMS[name] === standsForAll);
+    return [one, standsForAll, ...same].flatMap(numbersOf);
+  });
+  return new Set(forms.map((form) => ids.get(form)));
+}
+
+/** @param {string} word */
+function numbersOf(word) {
   const forms = [word, `${word}s`, `${word}es`];
   if (word.endsWith("y")) forms.push(`${word.slice(0, -1)}ies`);
   if (word.endsWith("s")) forms.push(word.slice(0, -1));
-  return new Set(forms.map((form) => ids.get(form)));
+  if (word.endsWith("es")) forms.push(word.slice(0, -2));
+  if (word.endsWith("ies")) forms.push(`${word.slice(0, -3)}y`);
+  return forms;
 }
