@@ -70,6 +70,7 @@ class Ranks(Processes):
             return
         with in_touch():
             rank, meeting = Meeting.found()
+            meeting.wait_for_all(rank, size)
             dist.init_process_group(
                 "gloo", store=meeting.store, rank=rank, world_size=size, timeout=_PATIENCE
             )

@@ -23,6 +23,7 @@ from captioner.files import write_atomically
 from captioner.text import in_one_line
 
 _PATIENCE = timedelta(minutes=10)
+_HERE = "captioner/here/"  # keys in a meeting's store: which processes have come
 # Keys in torchrun's store: where the meeting is, and, with its name, how the first process ended
 # that failed.
 _PLACE, _FIRST_END = "captioner/meeting", "captioner/first_end/"
@@ -82,6 +83,23 @@ class Meeting:
             f"the first process of this training was not found on {os.environ['MASTER_ADDR']} "
             f"within {_PATIENCE}; look at its output"
         )
+
+    def wait_for_all(self, rank: int, size: int) -> None:
+        """Wait until all processes have come, lest the one that did not be waited for all day.
+
+        Raises:
+            ProcessLostError: some have not, within the patience of a meeting.
+        """
+        keys = [f"{_HERE}{one}" for one in range(size)]
+        self.store.set(keys[rank], "")
+        try:
+            self.store.wait(keys, _PATIENCE)
+        except dist.DistStoreError as problem:  # the time is over
+            absent = [str(one) for one, key in enumerate(keys) if not self.store.check([key])]
+            raise ProcessLostError(
+                f"of {size} processes, number {', '.join(absent)} did not come within "
+                f"{_PATIENCE}; look at their output, and start all of them again"
+            ) from problem
 
     def first_end(self, own: End) -> End:
         """Return how the first process failed, which may be this one.

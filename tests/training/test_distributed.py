@@ -11,17 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import training.meeting
 from captioner.checkpoint import load_checkpoint
 from captioner.data.shapes import generate
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
 from tests.training.test_resume import end_state, saved_step
+from training.meeting import Meeting, ProcessLostError
 from training.run_folder import RunFolder, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,14 +59,16 @@ Launch = Callable[..., Together]
 
 @pytest.fixture
 def launch(start: Any) -> Launch:
-    """Start a training in two processes, which log every step."""
+    """Start a training in two processes, or more, which log every step."""
 
-    def launch(*words: str, others: Sequence[str] = (), program: str = "train_coco") -> Together:
+    def launch(
+        *words: str, others: Sequence[str] = (), program: str = "train_coco", size: int = 2
+    ) -> Together:
         def start_one(rank: int, environment: dict[str, str]) -> Any:
             given = [*words, *(others if rank else ())]
             return start(*given, program=program, environment=environment, log_every=1)
 
-        return Together(start_one, 2)
+        return Together(start_one, size)
 
     return launch
 
@@ -183,6 +188,36 @@ def test_the_error_of_one_process_is_told_once(
     together = launch(program="copying")
     assert together.end() == [2, 2]
     assert together.outputs().count("copying.py trains in one process") == 1
+
+
+def test_three_processes_learn_from_captions_without_photographs_as_one_does(
+    tiny: list[str], start: Any, launch: Launch, tmp_path: Path
+) -> None:
+    # The last batch of photographs has one for three processes, the last one of captions none for
+    # one of them. The detector of attributes is learned before.
+    captions = tmp_path / "captions.tsv"
+    rows = [f"{number}\ta red circle above a black star" for number in range(33)]
+    captions.write_text("\n".join(["cocoid\tcaption", *rows]))
+    words = [
+        *(*tiny, "--batch-size", "13", "--captions-per-image", "1", "--dropout", "0", "--p", "0.4"),
+        *("--attributes", "3", "--attribute-detector", "mil", "--epochs", "1"),
+        *("--captions-without-photographs", str(captions), "--alone-weight", "0.8"),
+    ]
+    alone = start(*words, "--out", "alone", log_every=1)
+    launch(*words, "--out", "together", size=3).finish()
+    assert alone.wait() == 0, alone.output
+    expected = figure(tmp_path / "alone")
+    assert len(expected) == 4 + 2
+    assert figure(tmp_path / "together") == pytest.approx(expected, rel=0, abs=2e-5)
+
+
+def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.meeting, "_PATIENCE", timedelta(seconds=0.3))
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    meeting = Meeting(store, store, "name")
+    store.set(f"{training.meeting._HERE}2", "")
+    with pytest.raises(ProcessLostError, match=r"of 4 processes, number 1, 3 did not come"):
+        meeting.wait_for_all(0, 4)
 
 
 _SCRIPT = """
