@@ -64,12 +64,13 @@ def bench(options: InferenceOptions) -> None:
     print(f"written: {file}, inference.md and inference.png beside it")
 
 
-def write_page(path: Path, tables: str) -> None:
+def write_page(path: Path, tables: str, marks: tuple[str, str] = (PAGE_START, PAGE_END)) -> None:
     """Put the tables between their marks on the page, which is begun where there is none."""
-    text = path.read_text(encoding="utf-8") if path.exists() else f"{PAGE_START}\n{PAGE_END}\n"
-    before, _, rest = text.partition(PAGE_START)
-    after = rest.partition(PAGE_END)[2]
-    page = f"{before}{PAGE_START}\n\n{tables}\n{PAGE_END}{after}"
+    start, end = marks
+    text = path.read_text(encoding="utf-8") if path.exists() else f"{start}\n{end}\n"
+    before, _, rest = text.partition(start)
+    after = rest.partition(end)[2]
+    page = f"{before}{start}\n\n{tables}\n{end}{after}"
     write_atomically(path, page.encode())
 
 
