@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if len(arguments.files) not in (2, 3):
         raise OptionError(
-            f"{len(arguments.files)} files are given; name two files of captions, after their "
-            "references where they do not hold these"
+            f"{len(arguments.files)} {'file is' if len(arguments.files) == 1 else 'files are'} "
+            "given; name two files of captions, after their references where they do not hold these"
         )
     check_samples(arguments.bootstrap, arguments.seed)
     split = None if arguments.split == "all" else arguments.split
@@ -87,7 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(comparison_table(found))
     for name, file, signature in zip("AB", (first, second), signatures, strict=True):
         print(f"{name} {file}: {signature_line(signature)}")
-    for note in scores.notes:
+    for note in dict.fromkeys(
+        f"{name}: {note}" if note not in scores.notes or note not in others.notes else note
+        for name, one in (("A", scores), ("B", others))
+        for note in one.notes
+    ):
         print(f"note: {note}")
     return 0
 

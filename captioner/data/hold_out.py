@@ -40,10 +40,12 @@ def hold_out(
 
     Raises:
         DataError: the data set cannot be read, or too few training images have a caption.
-        OptionError: the count or a split is out of range, or the result would replace its source.
+        OptionError: count, seed or a split is out of range, or the result would replace its source.
     """
     if count < 1:
         raise OptionError(f"the number of images to hold out is {count}; give at least 1")
+    if seed < 0:
+        raise OptionError(f"--seed is {seed}; it cannot be negative")
     for name, value, allowed in (("--as", split, NOT_TRAINED_ON), ("--former", former, SPLITS)):
         if value not in (None, *allowed):
             raise OptionError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")

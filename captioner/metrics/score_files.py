@@ -86,6 +86,12 @@ def read_two(
         if subset:
             other = {key: caption for key, caption in other.items() if key in known}
         return known, one, other
+    for file in (first, second):
+        if not holds_both(read_json(file, "the captions file", DataError)):
+            raise OptionError(
+                f"{file} holds no references beside its captions; name a file of references before "
+                "the two"
+            )
     known, one = read_pairs(first)
     others, other = read_pairs(second)
     if known != others:
@@ -132,6 +138,8 @@ def _references(value: Any, path: Path, split: str | None) -> References:
 def _candidates(value: Any, path: Path) -> Candidates:
     with _malformed(path, "candidates"):
         if isinstance(value, list):
+            if strange := next((one for one in value if not isinstance(one, dict)), None):
+                raise TypeError(f'an entry is {strange!r}, not {{"image_id", "caption"}}')
             rows = [(as_id(entry["image_id"]), _text(entry["caption"])) for entry in value]
             _refuse_twice((key for key, _ in rows), path, "a caption")
             return dict(rows)

@@ -44,6 +44,7 @@ class Scores:
     bleu_counts: BleuCounts
     signature: Mapping[str, Any]
     by_set: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as if scored alone
+    empty_captions: int = 0  # candidates without a word
     statistics: Statistics | None = None  # what the figures were computed from, image by image
 
     def __getitem__(self, metric: str) -> float:
@@ -52,11 +53,18 @@ class Scores:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about figures that do not mean what they seem to."""
+        found: tuple[str, ...] = ()
+        if self.empty_captions:
+            found = (
+                f"{self.empty_captions:,} of the captions "
+                f"{'has' if self.empty_captions == 1 else 'have'} no word; such a caption scores 0",
+            )
         images = len(self.per_image)
         if images >= FEW_IMAGES:
-            return ()
+            return found
         says = "it is 0 for any caption" if images == 1 else "it says little"
         return (
+            *found,
             f"CIDEr needs more images: it weighs words by how few images have them, so with "
             f"{images} {'image' if images == 1 else 'images'} {says}",
         )
@@ -198,6 +206,7 @@ class Scorer(AbstractContextManager["Scorer"]):
             },
             bleu_counts=counts,
             signature=self._signature(),
+            empty_captions=sum(not one.strip() for one in tokens),
             statistics=Statistics(
                 bleu_rows,
                 self.meteor.statistics,

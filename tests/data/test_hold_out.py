@@ -78,6 +78,7 @@ def test_the_command_prints_the_counts(data, tmp_path, capsys):
         (0, {}, "the number of images to hold out is 0; give at least 1"),
         (12, {}, "12 captioned training images, and 12 of them are to be held out; leave some"),
         (2, {"split": "train"}, "--as is 'train'; it is one of val, test"),
+        (2, {"seed": -1}, "--seed is -1; it cannot be negative"),
         (2, {"former": "dev"}, "--former is 'dev'; it is one of train, val, test"),
     ],
 )

@@ -100,16 +100,21 @@ def test_a_signature_counts_for_the_captions_it_was_written_with(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["compare", "good.json"], "1 files are given; name two files of captions"),
+        (["compare", "good.json"], "1 file is given; name two files of captions"),
         (["compare", "good.json", "bad.json", "--bootstrap", "1"], "--bootstrap is 1; draw at le"),
         (["score", "bad.json", "--bootstrap", "0"], "--bootstrap is 0; draw at least 2 times"),
-        (["compare", "references.json", "bad.json"], "references.json holds no candidates"),
+        (["compare", "good.json", "plain.json"], "plain.json holds no references beside its capt"),
+        (["compare", "references.json", "bad.json"], "references.json holds no references beside"),
+        (["score", "refs.json", "odd.json"], 'an entry is 1, not {"image_id", "caption"}'),
         (["compare", "good.json", "fewer.json"], "do not hold the same references; compare capt"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(files, words, message, capsys, monkeypatch):
     fewer = json.loads((files / "good.json").read_text())[1:]
     (files / "fewer.json").write_text(json.dumps(fewer))
+    (files / "plain.json").write_text('[{"image_id": "0", "caption": "a dog"}]')
+    (files / "refs.json").write_text('{"0": ["a dog"]}')
+    (files / "odd.json").write_text("[1]")
     monkeypatch.chdir(files)
     assert main(words) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -223,3 +223,10 @@ def test_one_image_has_a_note_on_cider_and_many_have_none(fake_java: Any) -> Non
     many = replace(scores, per_image={key: {} for key in range(10)})
     assert many.notes == ()
     assert "note:" not in scores_table(many)
+
+
+def test_captions_without_a_word_are_counted_in_a_note(fake_java: Any) -> None:
+    references = {key: ["a dog runs"] for key in range(10)}
+    with Scorer(references, tokenised=True, java=fake_java(FOREVER)) as scorer:
+        scores = scorer.score({key: "" if key < 2 else "a dog" for key in range(10)})
+    assert scores.notes == ("2 of the captions have no word; such a caption scores 0",)
