@@ -176,7 +176,10 @@ def whom_it_calls_what(entries: Iterable[Mapping[str, Any]]) -> dict[str, Counte
 
 
 def _concepts(text: str, known: Mapping[str, float]) -> set[str]:
-    return {_SAME.get(word, word) for word in attributes_in(tokenize(text), known)}
+    """Return the concepts that a text names, by their own words or by synonyms."""
+    concepts = {_SAME.get(word, word) for word in known}
+    names = concepts | {word for word, concept in _SAME.items() if concept in concepts}
+    return {_SAME.get(word, word) for word in attributes_in(tokenize(text), names)}
 
 
 if __name__ == "__main__":
