@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
-EXPOSED_HEADERS = ("X-Request-ID", "Retry-After")  # that a page may read
+# What a page may read. The last one says where the JSON of an inference ends and its tensors begin.
+EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Inference-Header-Content-Length")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 

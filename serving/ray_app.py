@@ -17,16 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
-import ray
 from fastapi import FastAPI
-from ray import serve
-from ray.serve.context import _get_global_client
-from ray.serve.handle import DeploymentHandle
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from captioner.errors import CaptionerError, OptionError
+from captioner.extras import needing
 from captioner.search_config import SearchConfig
 from serving.app import create_app
 from serving.batching import failure_at
@@ -38,6 +34,13 @@ from serving.service import Service
 from serving.settings import Settings, is_loopback
 from serving.startup import BAD_INPUT
 from serving.telemetry.logs import configure_logs
+
+with needing("ray", "the service on Ray Serve"):
+    import click
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.handle import DeploymentHandle
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

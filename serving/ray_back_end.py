@@ -12,12 +12,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import structlog
-from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle
 
 from captioner.captioner import Caption
 from captioner.errors import CheckpointError
+from captioner.extras import needing
 from captioner.search_config import SearchConfig
 from captioner.text import in_one_line
 from serving.admission import Ticket
@@ -30,6 +28,11 @@ from serving.errors import (
     Overloaded,
 )
 from serving.model import ServedModel
+
+with needing("ray", "the service on Ray Serve"):
+    from ray.exceptions import RayActorError, RayError
+    from ray.serve.exceptions import BackPressureError, RayServeException
+    from ray.serve.handle import DeploymentHandle
 
 MOST_REPLICAS = 5  # that one request may lose
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0  # before another is asked

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-from ray.data import ActorPoolStrategy, DataContext
 
 import captioner
 from captioner.batch_inference.advance import Advance
@@ -27,8 +25,13 @@ from captioner.batch_inference.results import ShardSummary
 from captioner.batch_inference.shard_captioner import ShardCaptioner, ShardSettings
 from captioner.batch_inference.sources import Shard
 from captioner.errors import CaptionerError, StorageError, ToolError
+from captioner.extras import needing
 from captioner.files import folder_written_aside
 from captioner.text import in_one_line
+
+with needing("ray", "--engine ray"):
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
 
 SHARD, RESULT = "shard", "result"  # columns
 SHARDS_AHEAD = 2  # of an actor, so that it never waits for the next one

@@ -1,6 +1,7 @@
 """The application beside replicas that die, refuse or have another model; without a cluster."""
 
 import asyncio
+import importlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ from serving.errors import (
 )
 from serving.model import ServedModel
 
-ray_back_end = pytest.importorskip("serving.ray_back_end")
+pytest.importorskip("ray.serve.schema")  # which warns when it is imported
+ray_back_end = importlib.import_module("serving.ray_back_end")
 ROOT = Path(__file__).resolve().parents[2]
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
