@@ -210,8 +210,12 @@ stopped = {}
 for module in modules:
     try:
         importlib.import_module(module)
-    except ModuleNotFoundError as problem:
-        stopped[module] = problem.name
+    except Exception as problem:
+        # Some say how to install what is missing: the cause is the same.
+        missing = problem if isinstance(problem, ModuleNotFoundError) else problem.__cause__
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        stopped[module] = missing.name
 print(json.dumps(stopped))
 """
 

@@ -113,7 +113,12 @@ def _rows(
             groups.append(group)
         position += rows
     row = before
-    for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=list(columns)):
+    batches = (
+        batch
+        for group in groups  # one at a time, lest a damaged one cost those before it
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(columns))
+    )
+    for batch in batches:
         low, high = max(start, row), min(start + count, row + batch.num_rows)
         if low < high:
             yield from enumerate(batch.slice(low - row, high - low).to_pylist(), low)
@@ -133,10 +138,16 @@ def _is_name(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in _TEXT)
+    return any(test(_plain(kind)) for test in _TEXT)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values, which a file may number in a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_image(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
     if pa.types.is_struct(kind):
         return any(member.name == BYTES and _is_image(member.type) for member in kind)
     return any(test(kind) for test in _BYTES)

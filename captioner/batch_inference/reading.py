@@ -3,15 +3,13 @@
 What cannot be read is a record with an error, so that it costs nobody else anything.
 """
 
+import os
 import tarfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
-
-import pyarrow as pa
+from typing import BinaryIO, Self
 
 from captioner.batch_inference import storage
 from captioner.batch_inference.parquet_rows import read_rows
@@ -59,6 +57,8 @@ def _read_list(shard: Shard) -> Iterator[Record]:
 
 
 def _read_file(path: str) -> Record:
+    if not storage.is_url(path) and os.path.exists(path) and not os.path.isfile(path):
+        return _unreadable(path, "it is no file")  # and to open a pipe would wait for ever
     try:
         with storage.open_file(path) as file:
             return _bounded(path, file)
@@ -79,7 +79,7 @@ def _read_tar(path: str) -> Iterator[Record]:
     try:
         with (
             storage.open_file(path) as file,
-            tarfile.open(fileobj=file, mode="r|*") as tar,
+            tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar,
         ):
             for member in tar:
                 if not member.isfile() or not is_photograph(member.name):
@@ -88,12 +88,33 @@ def _read_tar(path: str) -> Iterator[Record]:
                 assert content is not None  # it is a regular file
                 # A URL of fsspec that opens this very member.
                 yield _bounded(f"tar://{member.name}::{path}", content)  # type: ignore[arg-type]
-    except (tarfile.TarError, EOFError, zlib.error, DataError) as problem:
+    except Exception as problem:  # of tars, of compression, of whatever protocol
         yield _unreadable(path, in_one_line(problem))
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is whole.
+
+    Python's reader takes one that is damaged or cut for the end of the archive, and would leave out
+    what follows without a word.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        place = tar.offset
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as problem:
+            if isinstance(problem, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise  # the mark of the end
+            raise tarfile.ReadError(
+                f"{in_one_line(problem)} at byte {place:,}; the tar is damaged, or was cut"
+            ) from problem
 
 
 def _read_parquet(shard: Shard) -> Iterator[Record]:
     assert shard.photographs is not None
+    row = shard.start
     try:
         rows = read_rows(shard.file, shard.column, shard.start, shard.photographs)
         for path, value in rows:
@@ -103,8 +124,12 @@ def _read_parquet(shard: Shard) -> Iterator[Record]:
                 yield _read_file(value)
             else:
                 yield Record(path, value)
-    except (DataError, pa.ArrowException) as problem:
+            row += 1
+    except DataError as problem:
         yield _unreadable(shard.file, in_one_line(problem))
+    except Exception as problem:  # a damaged page, or what a protocol says
+        for lost in range(row, shard.start + shard.photographs):
+            yield _unreadable(f"{shard.file}#{lost}", in_one_line(problem))
 
 
 def _unreadable(path: str, why: str) -> Record:

@@ -75,7 +75,10 @@ def open_file(path: str) -> BinaryIO:
     try:
         system, name = file_system(path)
         opened: BinaryIO = system.open(name, "rb")
-    except FileNotFoundError:
+    except FileNotFoundError as problem:
+        if problem.__cause__ is not None:  # of a URL: nobody answers there
+            why = in_one_line(problem.__cause__)[:300]
+            raise DataError(f"{path} cannot be read: {why}") from problem
         raise DataError(f"{path}: there is no such file; check the path") from None
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {in_one_line(problem)}") from problem

@@ -143,6 +143,24 @@ def test_a_damaged_tar_costs_what_is_behind_the_damage(aside: Path) -> None:
     assert rest[-1].error.startswith("unreadable: ")
 
 
+@pytest.mark.parametrize("damage", ["at the end of a member", "in a header", "to a header"])
+def test_what_is_behind_a_damaged_header_is_not_left_out_in_silence(
+    damage: str, aside: Path
+) -> None:
+    path = aside.parent / "a.tar"
+    make_tar(path, {f"{one}.jpg": bytes(700) for one in range(4)})
+    member = 512 + 1024  # header and whole blocks
+    whole = bytearray(path.read_bytes())
+    whole[2 * member + 150] ^= 0xFF  # in the third header's checksum
+    cuts = {"at the end of a member": 2 * member, "in a header": 2 * member + 100}
+    path.write_bytes(whole[: cuts.get(damage)])
+    first, second, last = records_of(shards_of(path, aside))
+    assert [one.path for one in (first, second)] == [f"tar://{one}.jpg::{path}" for one in range(2)]
+    assert last.path == str(path)
+    assert last.error.startswith("unreadable: ")
+    assert f"at byte {2 * member:,}" in last.error
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_parquet_is_cut_into_all_of_its_rows(aside: Path, seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -196,6 +214,35 @@ def test_a_damaged_parquet_file_is_one_row(aside: Path) -> None:
     assert good.data == b"1"
     assert bad.path == str(aside.parent / "1.parquet")
     assert "is no readable Parquet file" in bad.error
+
+
+def test_the_rows_of_a_damaged_page_of_parquet_have_an_error_each(aside: Path) -> None:
+    path = aside.parent / "a.parquet"
+    images = [bytes([one]) * 3000 for one in range(40)]
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"image": images}), path, row_group_size=10, **plain)
+    content = bytearray(path.read_bytes())
+    end = content.index(images[30]) - 4  # of a page's header
+    content[end - 12 : end] = b"\xff" * 12
+    path.write_bytes(content)
+    records = records_of(shards_of(path, aside))
+    assert [one.data for one in records[:30]] == images[:30]
+    assert [one.path for one in records[30:]] == [f"{path}#{row}" for row in range(30, 40)]
+    assert all(one.error.startswith("unreadable: ") for one in records[30:])
+
+
+def test_columns_of_parquet_may_be_dictionaries(aside: Path) -> None:
+    path = aside.parent / "a.parquet"
+    images = [b"one", b"two", None, b"one"]
+    pq.write_table(pa.table({"image": pa.array(images).dictionary_encode()}), path)
+    assert [one.data for one in records_of(shards_of(path, aside))] == [b"one", b"two", b"", b"one"]
+
+
+def test_what_is_no_file_is_not_opened(aside: Path) -> None:
+    os.mkfifo(aside.parent / "pipe.jpg")  # whose reader would wait for ever
+    (aside.parent / "a.txt").write_text("pipe.jpg\n.\n")
+    records = records_of(shards_of(aside.parent / "a.txt", aside))
+    assert [one.error for one in records] == ["unreadable: it is no file"] * 2
 
 
 def test_sources_may_be_urls(aside: Path) -> None:
