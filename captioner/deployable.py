@@ -6,12 +6,13 @@ against, and of which checkpoint they were made.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from captioner.encoder.preprocessing import Preprocessing
-from captioner.engines import DEPLOYABLE
+from captioner.engines import DEPLOYABLE, ENGINES
 from captioner.errors import CaptionerError, CheckpointError
 from captioner.files import read_json
 from captioner.hashed_folder import HASHES, read_hashes, verified
@@ -21,6 +22,7 @@ from captioner.vocabulary import Vocabulary
 FORMAT_VERSION = 1
 VOCABULARY = "vocabulary.json"
 ENCODER, DECODER = "encoder", "decoder"  # the parts
+_MOST = 1_000_000  # of any size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,37 @@ class Deployable:
         return self.folder / name
 
 
+def _wrong_facts(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the facts that are not what they must be, and what that is."""
+    for name in ("grid", "feature_size", "vocabulary_size"):
+        if type(facts.get(name)) is not int or not 1 <= facts[name] <= _MOST:
+            yield name, f"it must be a whole number from 1 to {_MOST:,}"
+    if facts.get("engine") not in list(ENGINES):
+        yield "engine", f"and this program knows {', '.join(ENGINES)}"
+    for name in ("preprocessing", "summary"):
+        if not isinstance(facts.get(name), dict):
+            yield name, "it must be an object"
+    for name in ("encoder", "decoder"):
+        if not isinstance(facts.get(name), str):
+            yield name, "it must be a text"
+    for name in ("checks", "choice", "made_with"):
+        if not isinstance(facts.get(name), dict | None):
+            yield name, "it must be an object"
+    shares = facts.get("share_names", [])
+    if not isinstance(shares, list) or not all(isinstance(one, str) for one in shares):
+        yield "share_names", "it must be a list of texts"
+    if not isinstance(facts.get("attribute_detector", ""), str):
+        yield "attribute_detector", "it must be a text"
+    parts = facts.get("parts")
+    if not isinstance(parts, dict) or not all(
+        isinstance(part := parts.get(name), dict)
+        and isinstance(part.get("precision"), str)
+        and type(part.get("bytes")) is int
+        for name in (ENCODER, DECODER)
+    ):
+        yield "parts", f"it must give precision and bytes of {ENCODER} and {DECODER}"
+
+
 def load_deployable(folder: Path) -> Deployable:
     """Return what `captioner export` wrote, after a look at the hash of every file.
 
@@ -71,6 +104,11 @@ def load_deployable(folder: Path) -> Deployable:
         )
     for name in hashes:
         verified(folder, hashes, name)
+    for name, problem in _wrong_facts(facts):
+        raise CheckpointError(
+            f"{folder / DEPLOYABLE} has {name} {facts.get(name)!r:.80}, {problem}; export the "
+            "checkpoint again"
+        )
     try:
         preprocessing = Preprocessing.from_json(facts["preprocessing"])
         vocabulary = Vocabulary.load(folder / VOCABULARY)

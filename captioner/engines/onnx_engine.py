@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import fields
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime
@@ -27,6 +28,7 @@ from captioner.text import in_one_line
 # of the time; between steps it may sleep.
 SHORT_WAIT = 50
 _ERRORS_ONLY = 3  # of the library's levels of logging
+_FEATURES = {graphs.FEATURES + one.name for one in fields(Features)}
 _VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 _LIMITS_WAITS = (1, 27)  # an earlier one would wait awake for much longer
 
@@ -53,6 +55,7 @@ class OnnxEngine(Engine):
         self._opening = Lock()  # that several callers open it once
         self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
         self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads, waits=SHORT_WAIT)
+        self._check_decoder()
 
     @classmethod
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:
@@ -64,6 +67,19 @@ class OnnxEngine(Engine):
         deployable = load_deployable(folder)
         engine = cls(deployable, threads)
         return LoadedEngine(engine, deployable.vocabulary, deployable.hash, deployable.summary)
+
+    def _check_decoder(self) -> None:
+        """Raise `CheckpointError` where the files of the decoder's graphs hold others."""
+        prepared = {one.name for one in self.prepare_graph.get_outputs()}
+        asked = {graphs.WORDS, graphs.PARENTS, graphs.COUNT, graphs.WANTED}
+        for name, graph, given, wanted in (
+            (graphs.PREPARE, self.prepare_graph, _FEATURES, set()),
+            (graphs.STEP, self.step_graph, prepared | asked, {graphs.LOG_PROBS, graphs.CANDIDATES}),
+        ):
+            read = {one.name for one in graph.get_inputs()}
+            made = {one.name for one in graph.get_outputs()}
+            if not read <= given or not wanted <= made:
+                _refuse_graph(self.deployable.graph(name), read, made)
 
     def load_encoder(self) -> Any:
         """Return the encoder, ready to run.
@@ -78,7 +94,18 @@ class OnnxEngine(Engine):
                 f"{self.deployable.facts.get('engine')} alone; load it with that, or export the "
                 f"checkpoint again with --engine {self.name}"
             )
-        return open_graph(path, self.threads)
+        graph = open_graph(path, self.threads)
+        shapes = {one.name: one.shape for one in graph.get_inputs()}
+        made = {one.name for one in graph.get_outputs()}
+        if set(shapes) != {graphs.PIXELS} or not made <= _FEATURES:
+            _refuse_graph(path, set(shapes), made)
+        side = self.preprocessing.image_size
+        if [size for size in shapes[graphs.PIXELS][1:3] if size not in (side, str(size))]:
+            raise CheckpointError(
+                f"{path} takes pictures of {shapes[graphs.PIXELS][1:3]} pixels, and "
+                f"{self.deployable.folder} makes them of {side}; export the checkpoint again"
+            )
+        return graph
 
     def with_graphs(self, prepare: Any, step: Any) -> "OnnxEngine":
         """Return an engine with the same encoder and what stands for the decoder's graphs."""
@@ -201,6 +228,13 @@ def open_graph(path: Path, threads: int, *, waits: int = 0) -> onnxruntime.Infer
             f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__}: "
             f"{in_one_line(problem)[:300]}; update onnxruntime, or export the checkpoint again"
         ) from problem
+
+
+def _refuse_graph(path: Path, read: set[str], made: set[str]) -> NoReturn:
+    raise CheckpointError(
+        f"{path} holds another graph, one from {', '.join(sorted(read))} to "
+        f"{', '.join(sorted(made))}; export the checkpoint again"
+    )
 
 
 def run_graph(

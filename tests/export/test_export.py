@@ -1,6 +1,7 @@
 """An exported captioner against the checkpoint that it was made of."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from captioner.export import checks
 from captioner.export.checks import ExportError
 from captioner.export.config import ExportOptions
 from captioner.export.exporter import export_captioner
+from captioner.files import file_hash
 from captioner.hashed_folder import HASHES
 from captioner.vocabulary import START
 from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
@@ -143,6 +145,47 @@ def test_a_later_version_is_refused_in_one_line(tmp_path):
     write_json(tmp_path / "out" / HASHES, hashes | {DEPLOYABLE: file_hash(path)})
     with pytest.raises(CheckpointError, match="has format_version 2, this program reads 1"):
         captioner.load(tmp_path / "out")
+
+
+WRONG_FACTS = {
+    "grid": None,
+    "feature_size": 0,
+    "preprocessing": [],
+    "summary": "none",
+    "parts": {"encoder": {"precision": "float32"}},
+    "share_names": -1,
+    "engine": "of tomorrow",
+    "checks": [1],
+}
+
+
+def test_facts_and_graphs_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    export(checkpoint, tmp_path / "out")
+
+    def refusal(changes: dict[str, object], files: dict[str, str]) -> str:
+        folder = tmp_path / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "out", folder)
+        facts = json.loads((folder / DEPLOYABLE).read_text())
+        (folder / DEPLOYABLE).write_text(json.dumps({**facts, **changes}))
+        for name, source in files.items():
+            shutil.copy(folder / source, folder / name)
+        names = [path.name for path in folder.iterdir() if path.name != HASHES]
+        hashes = {name: file_hash(folder / name) for name in names}
+        (folder / HASHES).write_text(json.dumps(hashes))
+        with pytest.raises(CheckpointError) as refused:
+            captioner.load(folder)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    for name, value in WRONG_FACTS.items():
+        assert f"deployable.json has {name} {value!r}" in refusal({name: value}, {})
+    size = captioner.load(tmp_path / "out").preprocessing.to_json() | {"image_size": 48}
+    assert "makes them of 48" in refusal({"preprocessing": size}, {})
+    for name, source in (("step", "prepare"), ("prepare", "step"), ("encoder", "prepare")):
+        said = refusal({}, {f"{name}.onnx": f"{source}.onnx"})
+        assert f"{name}.onnx holds another graph" in said
 
 
 def test_pictures_of_many_sizes_cannot_be_exported(tmp_path):
