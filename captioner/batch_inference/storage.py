@@ -170,11 +170,17 @@ class OutputFolder:
             ) from problem
 
     def read(self, name: str) -> bytes | None:
-        """Return what is in a file, or None where there is no such file."""
+        """Return what is in a file, or None where there is no such file.
+
+        Raises:
+            StorageError: the folder is a file.
+        """
         try:
             content: bytes = self.system.cat_file(f"{self._name}/{name}")
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise StorageError(f"{self.path} is no folder; choose another --out") from None
         return content
 
     def remove(self, *names: str) -> None:

@@ -18,6 +18,7 @@ from captioner.batch_inference.results import (
 )
 from captioner.batch_inference.storage import OutputFolder
 from captioner.commands.caption_dataset import _Pace
+from captioner.errors import StorageError
 
 ROWS = [
     Row("a.jpg", "a dog", -1.25, 0.5, 640, 480),
@@ -69,3 +70,9 @@ def test_the_steady_rate_leaves_out_the_start(monkeypatch: pytest.MonkeyPatch) -
         pace.add(4, 48)
     assert (pace.seconds_to_first, pace.done) == (7.0, 48)
     assert pace.steady_rate() == pytest.approx(4.0)
+
+
+def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(StorageError, match=r"/out is no folder; choose another --out$"):
+        OutputFolder(str(tmp_path / "out")).read("_manifest.json")
