@@ -52,5 +52,8 @@ def test_it_tells_nothing_of_the_machine_that_trained_it() -> None:
 def test_most_examples_are_named_rightly() -> None:
     paths = [EXAMPLES / f"{name}.jpg" for name in RIGHT]
     captions = captioner.load(threads=1).caption(paths)
-    named = [word in one.tokens for word, one in zip(RIGHT.values(), captions, strict=True)]
+    named = [
+        not {word, f"{word}s"}.isdisjoint(one.tokens)
+        for word, one in zip(RIGHT.values(), captions, strict=True)
+    ]
     assert sum(named) >= len(RIGHT) - 1  # a near tie may fall out otherwise on other machines
