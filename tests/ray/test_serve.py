@@ -41,7 +41,6 @@ PATIENCE = 300.0  # seconds: a replica is a new process, which imports everythin
 OF_EACH_ANSWER = ("request_id", "timing_ms", "created", "id", "loaded_at")
 SET_DIFFERENTLY = ("request_seconds",)  # so that a new replica is waited for
 # What Ray's proxy adds or leaves out, and what a cluster has not: docs/ray_serve.md lists them.
-# The headers of one connection, and those that each server sets by itself.
 OF_THE_PROXY = {
     "connection",
     "content-length",
