@@ -98,11 +98,14 @@ def control_of(config: SearchConfig, vocabulary: Vocabulary) -> Control | None:
     words = config.include or config.exclude
     if not (words or config.no_repeat_ngram or is_once is not None or threshold < 1):
         return None
-    include = _ids("include", config.include, vocabulary)
-    exclude = _ids("exclude", config.exclude, vocabulary)
+    include = _ids(config.label("include"), config.include, vocabulary)
+    exclude = _ids(config.label("exclude"), config.exclude, vocabulary)
     if both := set(include) & set(exclude):
         word = vocabulary.words[min(both)]
-        raise OptionError(f"include and exclude both hold {word!r}; leave it out of one of them")
+        raise OptionError(
+            f"{config.label('include')} and {config.label('exclude')} both hold {word!r}; "
+            "leave it out of one of them"
+        )
     return Control(include, exclude, config.no_repeat_ngram, is_once, threshold, vocabulary)
 
 

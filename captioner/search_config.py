@@ -120,36 +120,42 @@ class SearchConfig(Options):
     )
 
     def contradictions(self) -> Iterable[str]:
+        label = self.label
         if self.num_captions > self.beam_size:
             yield (
-                f"num_captions is {self.num_captions} and beam_size {self.beam_size}; "
-                "ask for at most as many captions as the beam holds"
+                f"{label('num_captions')} is {self.num_captions} and {label('beam_size')} "
+                f"{self.beam_size}; ask for at most as many captions as the beam holds"
             )
         if len(self.include) > MAX_INCLUDED:
             yield (
-                f"include holds {len(self.include)} words; a caption can be asked to hold at most "
-                f"{MAX_INCLUDED}"
+                f"{label('include')} holds {len(self.include)} words; a caption can be asked to "
+                f"hold at most {MAX_INCLUDED}"
             )
         elif len(self.include) > self.max_length:
             yield (
-                f"include holds {len(self.include)} words and max_length is {self.max_length}; "
-                "allow a caption more words"
+                f"{label('include')} holds {len(self.include)} words and {label('max_length')} is "
+                f"{self.max_length}; allow a caption more words"
             )
         if self.beam_size % self.diverse_groups:
             yield (
-                f"beam_size is {self.beam_size} and diverse_groups {self.diverse_groups}; give a "
-                "beam that can be cut into so many equal parts"
+                f"{label('beam_size')} is {self.beam_size} and {label('diverse_groups')} "
+                f"{self.diverse_groups}; give a beam that can be cut into so many equal parts"
             )
+        sample = label("sample")
         if self.sample and (self.include or self.diverse_groups > 1):
             yield (
-                f"sample does not go with {'include' if self.include else 'diverse_groups'}, which "
-                "is a search; leave one of them out"
+                f"{sample} does not go with "
+                f"{label('include' if self.include else 'diverse_groups')}, which is a search; "
+                "leave one of them out"
             )
         defaults = type(self).__dataclass_fields__
         for name in _OF_SAMPLING:
             value = getattr(self, name)
             if not self.sample and value != defaults[name].default:
-                yield f"{name} is {value} without sample; it acts on captions that are drawn alone"
+                yield (
+                    f"{label(name)} is {value} without {sample}; it acts on captions that are "
+                    "drawn alone"
+                )
 
     @classmethod
     def for_captions(
@@ -165,7 +171,13 @@ class SearchConfig(Options):
             beam_size = -(-max(num_captions, cls.beam_size) // groups) * groups
         for name in others.keys() & {"include", "exclude"}:
             if isinstance(others[name], str):
-                raise OptionError(f"{name} is {others[name]!r}; give a list of words")
+                raise OptionError(f"{cls.label(name)} is {others[name]!r}; give a list of words")
             words = (word.strip() for text in others[name] for word in text.split(","))
             others[name] = tuple(word for word in words if word)
         return cls(beam_size=beam_size, num_captions=num_captions, **others)
+
+
+class SearchFlags(SearchConfig):
+    """The same options of a command line: messages call them by their flags."""
+
+    is_named_by_flags = True

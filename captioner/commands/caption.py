@@ -18,7 +18,7 @@ from captioner.commands.image_paths import find_photographs
 from captioner.commands.output import CaptionOutput, HeldLines
 from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
-from captioner.search_config import SearchConfig
+from captioner.search_config import SearchConfig, SearchFlags
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.server is None:
         from captioner.commands.caption_local import caption_here
 
-        outcomes = caption_here(photographs, SearchConfig.for_captions(**search), options)
+        outcomes = caption_here(photographs, SearchFlags.for_captions(**search), options)
     else:
         asked = {**search, "attention": arguments.attention is not None}
         outcomes = _caption_by_service(arguments.server, photographs, asked)

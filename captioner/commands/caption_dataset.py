@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from captioner.batch_inference.options import SEARCH, DatasetOptions
 from captioner.extras import needing, require
 from captioner.options import add_flags
-from captioner.search_config import SearchConfig
+from captioner.search_config import SearchConfig, SearchFlags
 
 if TYPE_CHECKING:
     from captioner.batch_inference.advance import Advance
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = {item.name for item in fields(DatasetOptions)}
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = DatasetOptions(**{name: given[name] for name in names & given.keys()})
-    search = SearchConfig.for_captions(**{name: given[name] for name in SEARCH if name in given})
+    search = SearchFlags.for_captions(**{name: given[name] for name in SEARCH if name in given})
     with needing("datasets", "captioner caption-dataset"):
         from captioner.batch_inference import job
     if options.chosen_engine == "ray":
