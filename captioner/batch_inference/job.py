@@ -79,7 +79,7 @@ class Job:
 
 
 def begin_job(
-    out: str,
+    out: OutputFolder,
     source: str,
     *,
     model_hash: str,
@@ -88,14 +88,13 @@ def begin_job(
     shard_size: int | None = None,
     resume: bool = False,
 ) -> Job:
-    """Return a new job, or with `resume` the one in `out` if there is one.
+    """Return a new job, or with `resume` the one in `out`, which is locked, if there is one.
 
     Raises:
         OptionError: `out` holds another job, or the source cannot be told.
         DataError: there is no such source, or nothing in it.
         StorageError: `out` cannot be written.
     """
-    folder = OutputFolder(out)
     identity = {
         "source": storage.absolute(source),
         "column": column,
@@ -103,24 +102,23 @@ def begin_job(
         "model": model_hash,
         "search": search.to_json(),
     }
-    manifest = folder.read(MANIFEST)
+    manifest = out.read(MANIFEST)
     if manifest is None:
-        if any(part_number(name) is not None for name in folder.names()):
+        if any(part_number(name) is not None for name in out.names()):
             raise OptionError(
-                f"{folder.path} holds captions and no {MANIFEST}, so nobody knows of what; "
+                f"{out.path} holds captions and no {MANIFEST}, so nobody knows of what; "
                 "choose another --out"
             )
-        return _plan(folder, identity)
+        return _plan(out, identity)
     if not resume:
         raise OptionError(
-            f"{folder.path} holds the captions of an earlier job; go on with it by --resume, "
+            f"{out.path} holds the captions of an earlier job; go on with it by --resume, "
             "or choose another --out"
         )
-    return _resumed(folder, identity, manifest)
+    return _resumed(out, identity, manifest)
 
 
 def _plan(out: OutputFolder, identity: dict[str, Any]) -> Job:
-    out.make()
     try:
         facts = _write_shards(out, identity)
     except BaseException:

@@ -3,7 +3,10 @@
 What is written appears whole or not at all: under another name first, then renamed.
 """
 
+import errno
+import fcntl
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
@@ -109,6 +112,37 @@ class OutputFolder:
             raise StorageError(
                 f"{self.path} cannot be written: {in_one_line(problem)}; choose another --out"
             ) from problem
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it; one with nothing in it goes again.
+
+        Only folders of a local disk can be locked; the lock ends with this process.
+
+        Raises:
+            OptionError: another process writes into it.
+            StorageError: it cannot be made.
+        """
+        self.make()
+        if not self.is_local:
+            yield
+            return
+        descriptor = os.open(self._name, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                if problem.errno == errno.EWOULDBLOCK:  # others: a disk that has no locks
+                    raise OptionError(
+                        f"another process writes captions into {self.path}; wait for it, or "
+                        "choose another --out"
+                    ) from None
+            try:
+                yield
+            finally:
+                self.remove()
+        finally:
+            os.close(descriptor)
 
     def names(self) -> list[str]:
         """Return the names of the files in it; none where it does not exist."""

@@ -57,20 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
     search = SearchFlags.for_captions(**{name: given[name] for name in SEARCH if name in given})
     with needing("datasets", "captioner caption-dataset"):
         from captioner.batch_inference import job
+        from captioner.batch_inference.storage import OutputFolder
     if options.chosen_engine == "ray":
         require("ray", "--engine ray", "ray")
 
     settings = _settings(options, search)
-    begun = job.begin_job(
-        options.out,
-        arguments.source,
-        model_hash=settings.model_hash,
-        search=search,
-        column=options.column,
-        shard_size=options.shard_size,
-        resume=options.resume,
-    )
-    return _follow(begun, _advances(options, settings, begun), options)
+    out = OutputFolder(options.out)
+    with out.locked():
+        begun = job.begin_job(
+            out,
+            arguments.source,
+            model_hash=settings.model_hash,
+            search=search,
+            column=options.column,
+            shard_size=options.shard_size,
+            resume=options.resume,
+        )
+        return _follow(begun, _advances(options, settings, begun), options)
 
 
 def _advances(

@@ -1,7 +1,9 @@
 """`captioner caption-dataset`: the library's captions, each photograph once, whatever is killed."""
 
+import fcntl
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -206,6 +208,21 @@ def test_a_job_that_cannot_begin_leaves_nothing(
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     assert run(tmp_path, "--out", out, "--engine", "ray") == 2
     assert "pip install 'captioner[ray]'" in capsys.readouterr().err
+
+
+def test_two_jobs_do_not_write_into_one_folder(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "captions"
+    out.mkdir()
+    held = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(album, "--out", out, "--resume") == 2
+    finally:
+        os.close(held)
+    assert f"another process writes captions into {out}; wait" in capsys.readouterr().err
+    assert not list(out.iterdir())
 
 
 WITHOUT_PYARROW = """
