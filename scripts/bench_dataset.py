@@ -1,9 +1,9 @@
 """Benchmark of captioning a data set, against the library on the same cores, and in how much
 memory.
 
-    python scripts/bench_dataset.py --data ../shared/data/flickr8k/images        # about 2 minutes
+    python scripts/bench_dataset.py --data data/flickr8k/images        # about 2 minutes
     python scripts/bench_dataset.py --memory 1000 100000 \\
-        --data ../shared/data/flickr8k/images                                    # about 3 minutes
+        --data data/flickr8k/images                                    # about 3 minutes
 
 The rates are of the model that comes with captioner. Contestants take turns, each in processes of
 its own that are kept on so many cores: `captions` of the library, and `captioner caption-dataset`

@@ -1,6 +1,6 @@
 """Kill what can be killed of a Ray cluster, and count: is every row and every answer there once?
 
-    python scripts/cluster_check.py --data ../shared/data/flickr8k/images
+    python scripts/cluster_check.py --data data/flickr8k/images
 
 Two Ray nodes run on this machine, as root in network namespaces of their own. Jobs of
 `captioner caption-dataset` run on both: one undisturbed, one whose second node is killed with all
