@@ -80,7 +80,7 @@ def read_confidence_curve(folder: Path) -> ConfidenceCurve | None:
     value = read_json(path, "the confidence curve of the model", CheckpointError)
     try:
         return ConfidenceCurve.from_json(value)
-    except (KeyError, TypeError, ValueError) as problem:
+    except (KeyError, OverflowError, TypeError, ValueError) as problem:
         raise CheckpointError(
             f"{path} cannot be used ({type(problem).__name__}: {problem}); fit it again: "
             f"captioner calibrate {folder} --data DATA"

@@ -111,6 +111,8 @@ def load_deployable(folder: Path) -> Deployable:
         )
     try:
         preprocessing = Preprocessing.from_json(facts["preprocessing"])
+        if preprocessing.image_mode == "whole":
+            raise CheckpointError("image_mode is 'whole', and graphs are made for one size")
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         if len(vocabulary) != facts["vocabulary_size"]:
             raise CheckpointError(

@@ -1,10 +1,14 @@
 """`captioner info`: what a folder holds, and what would run it here."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from captioner.commands.output import print_json
+from captioner.errors import CheckpointError
+from captioner.text import escaped, in_one_line
 
 DESCRIPTION = """\
 Say what a deployable folder or a checkpoint is: which engine runs it here, with how many threads,
@@ -43,10 +47,9 @@ def describe(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it holds none, or a file of it is damaged; the message names the file.
     """
-    from captioner.checkpoint_folders import find_checkpoint
+    from captioner.checkpoint_folders import MODEL, find_checkpoint
     from captioner.confidence import read_confidence_curve
     from captioner.engines import DEPLOYABLE, engine_for, load_engine
-    from captioner.errors import CheckpointError
     from captioner.files import read_json
     from captioner.hashed_folder import HASHES
 
@@ -54,7 +57,7 @@ def describe(folder: Path) -> dict[str, Any]:
     loaded = load_engine(engine_for(folder), folder)
     curve = read_confidence_curve(folder)
     is_deployable = (folder / DEPLOYABLE).is_file()
-    stated = folder / (DEPLOYABLE if is_deployable else "model.json")
+    stated = folder / (DEPLOYABLE if is_deployable else MODEL)
     facts = read_json(stated, "the description of the captioner", CheckpointError)
     encoder, decoder = facts["encoder"], facts["decoder"]
     return {
@@ -78,7 +81,36 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Return the facts for a reader, a line each."""
+    """Return the facts for a reader, a line each.
+
+    Raises:
+        CheckpointError: facts that only people read are of other types than what was written.
+    """
+    from captioner.checkpoint_folders import DEPLOYABLE, MODEL
+    from captioner.confidence import CONFIDENCE
+
+    folder = Path(found["folder"])
+    with _as_written(folder / (DEPLOYABLE if found["kind"] == "deployable folder" else MODEL)):
+        rows = _described(found)
+    with _as_written(folder / CONFIDENCE):
+        rows |= _confidence(found["confidence"])
+    width = max(map(len, rows))
+    return [f"{name:{width}}  {escaped(value)}" for name, value in rows.items()]
+
+
+@contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """Say which file was altered where its facts are not those that captioner writes."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as problem:
+        raise CheckpointError(
+            f"{path} does not say what captioner writes there ({type(problem).__name__}: "
+            f"{in_one_line(problem)[:300]}); restore it, or export the checkpoint again"
+        ) from problem
+
+
+def _described(found: dict[str, Any]) -> dict[str, str]:
     per_part = ", ".join(
         f"{part} {precision} ({found['bytes'][part] / 1e6:.1f} MB)"
         for part, precision in found["precision"].items()
@@ -99,16 +131,17 @@ def _lines(found: dict[str, Any]) -> list[str]:
         rows["checked"] = f"log-probabilities within {gap:.1e} of the checkpoint's in float32"
     for part, verdict in ((found["choice"] or {}).get("cider") or {}).items():
         rows[part] = f"CIDEr {verdict['float32']:.4f} -> {verdict['this']:.4f}"
-    if found["confidence"]:
-        fitted = found["confidence"]
-        rows["confidence"] = (
-            f"fitted on {fitted['split']} of {', '.join(fitted['data'])}, calibration error "
-            f"{fitted['left_out']['calibration_error']:.3f}"
-        )
     if found["made_with"]:
         rows["made with"] = ", ".join(" ".join(one) for one in found["made_with"].items())
-    width = max(map(len, rows))
-    return [f"{name:{width}}  {value}" for name, value in rows.items()]
+    return rows
+
+
+def _confidence(fitted: dict[str, Any] | None) -> dict[str, str]:
+    if not fitted:
+        return {}
+    error = fitted["left_out"]["calibration_error"]
+    where = f"{fitted['split']} of {', '.join(fitted['data'])}"
+    return {"confidence": f"fitted on {where}, calibration error {error:.3f}"}
 
 
 def _trained(summary: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-CROP_FRACTION = Range("it must be above 0 and at most 1", lambda value: 0 < value <= 1)
+# Below it, what is cut away would have to be computed first: a hundred times the picture.
+CROP_FRACTION = Range("it must be from 0.1 to 1", lambda value: 0.1 <= value <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)

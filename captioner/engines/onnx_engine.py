@@ -6,7 +6,7 @@ library does not arrange them anew for the processor.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import fields
@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from captioner import graphs
+from captioner.checkpoint_folders import DEPLOYABLE
 from captioner.deployable import DECODER, ENCODER, Deployable, load_deployable
 from captioner.engines.interface import Attributes, Candidates, Decoding, Engine, LoadedEngine
 from captioner.errors import CheckpointError, OptionError
@@ -27,8 +28,9 @@ from captioner.text import in_one_line
 # Microseconds. The operators of a step are so short that waking a thread for each costs a seventh
 # of the time; between steps it may sleep.
 SHORT_WAIT = 50
-_ERRORS_ONLY = 3  # of the library's levels of logging
+_SILENT = 4  # of the library's levels of logging: what goes wrong is raised as well
 _FEATURES = {graphs.FEATURES + one.name for one in fields(Features)}
+_GRID = graphs.FEATURES + "grid"
 _VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 _LIMITS_WAITS = (1, 27)  # an earlier one would wait awake for much longer
 
@@ -80,6 +82,32 @@ class OnnxEngine(Engine):
             made = {one.name for one in graph.get_outputs()}
             if not read <= given or not wanted <= made:
                 _refuse_graph(self.deployable.graph(name), read, made)
+        for name, facts in self._other_sizes():
+            raise CheckpointError(
+                f"{self.deployable.graph(name)} was made for another {facts} than "
+                f"{self.deployable.folder / DEPLOYABLE} says; export the checkpoint again"
+            )
+
+    def _other_sizes(self) -> Iterator[tuple[str, str]]:
+        """Yield the graphs, and which facts, whose sizes are not those of the folder's facts."""
+        prepare, step = self.prepare_graph, self.step_graph
+        ports = [*prepare.get_inputs(), *prepare.get_outputs(), *step.get_outputs()]
+        shapes = {one.name: one.shape for one in ports}
+
+        def differs(name: str, axis: int, *allowed: int) -> bool:
+            stated = shapes.get(name, [])[axis : axis + 1]  # a size that is free has a name
+            return any(isinstance(size, int) and size not in allowed for size in stated)
+
+        positions = self.grid**2
+        if differs(_GRID, 1, positions):
+            yield graphs.PREPARE, "grid"
+        if differs(_GRID, 2, self.deployable.facts["feature_size"]):
+            yield graphs.PREPARE, "feature_size"
+        # A decoder may look at attributes alone.
+        attributes = shapes.get(graphs.ATTRIBUTES + Attributes._fields[0], [None, 0])[1:]
+        others = len(self.share_names) + sum(one for one in attributes if isinstance(one, int))
+        if differs(graphs.ATTENTION, 2, others, others + positions):
+            yield graphs.STEP, "grid, or other share_names,"
 
     def load_encoder(self) -> Any:
         """Return the encoder, ready to run.
@@ -204,6 +232,33 @@ class OnnxDecoding:
         self._images = {name: values[images] for name, values in self._images.items()}
 
 
+class _Session(onnxruntime.InferenceSession):
+    """A graph whose errors name its file."""
+
+    def __init__(self, path: Path, options: onnxruntime.SessionOptions) -> None:
+        super().__init__(path, options, providers=["CPUExecutionProvider"])
+        self._path = path
+
+    def run(self, *asked: Any) -> list[Any]:
+        """Compute outputs.
+
+        Raises:
+            CheckpointError: the graph is not for such inputs, or cannot be computed.
+        """
+        try:
+            made: list[Any] = super().run(*asked)
+        except Exception as problem:
+            raise CheckpointError(_about(self._path, "computed", problem)) from problem
+        return made
+
+
+def _about(path: Path, what: str, problem: Exception) -> str:
+    return (
+        f"{path} cannot be {what} by ONNX Runtime {onnxruntime.__version__}: "
+        f"{in_one_line(problem)[:300]}; update onnxruntime, or export the checkpoint again"
+    )
+
+
 def open_graph(path: Path, threads: int, *, waits: int = 0) -> onnxruntime.InferenceSession:
     """Return a graph of ONNX, ready to run.
 
@@ -215,19 +270,16 @@ def open_graph(path: Path, threads: int, *, waits: int = 0) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _SILENT
     # A thread that waits asleep leaves its core to others: see captioner/threads.py.
     is_awake = waits > 0 and _VERSION >= _LIMITS_WAITS
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(is_awake)))
     if is_awake:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(waits))
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return _Session(path, options)
     except Exception as problem:  # the library has a dozen kinds, none with a common root
-        raise CheckpointError(
-            f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__}: "
-            f"{in_one_line(problem)[:300]}; update onnxruntime, or export the checkpoint again"
-        ) from problem
+        raise CheckpointError(_about(path, "run", problem)) from problem
 
 
 def _refuse_graph(path: Path, read: set[str], made: set[str]) -> NoReturn:

@@ -20,10 +20,14 @@ from captioner.export import checks
 from captioner.export.checks import ExportError
 from captioner.export.config import ExportOptions
 from captioner.export.exporter import export_captioner
-from captioner.files import file_hash
 from captioner.hashed_folder import HASHES
 from captioner.vocabulary import START
-from tests.export.toy_captioners import pictures, toys, write_checkpoint  # noqa: F401
+from tests.export.toy_captioners import (  # noqa: F401
+    pictures,
+    renew_hashes,
+    toys,
+    write_checkpoint,
+)
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -137,12 +141,10 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
 
 def test_a_later_version_is_refused_in_one_line(tmp_path):
     export(write_checkpoint(tmp_path / "checkpoint", "show_tell"), tmp_path / "out")
-    from captioner.files import file_hash, write_json
-
     path = tmp_path / "out" / DEPLOYABLE
-    write_json(path, json.loads(path.read_text()) | {"format_version": 2, "parts": "other"})
-    hashes = json.loads((tmp_path / "out" / HASHES).read_text())
-    write_json(tmp_path / "out" / HASHES, hashes | {DEPLOYABLE: file_hash(path)})
+    facts = json.loads(path.read_text()) | {"format_version": 2, "parts": "other"}
+    path.write_text(json.dumps(facts))
+    renew_hashes(tmp_path / "out")
     with pytest.raises(CheckpointError, match="has format_version 2, this program reads 1"):
         captioner.load(tmp_path / "out")
 
@@ -160,7 +162,7 @@ WRONG_FACTS = {
 
 
 def test_facts_and_graphs_that_do_not_fit_are_refused_in_one_line(tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "soft_attention", attention_size=20)
     export(checkpoint, tmp_path / "out")
 
     def refusal(changes: dict[str, object], files: dict[str, str]) -> str:
@@ -171,9 +173,7 @@ def test_facts_and_graphs_that_do_not_fit_are_refused_in_one_line(tmp_path):
         (folder / DEPLOYABLE).write_text(json.dumps({**facts, **changes}))
         for name, source in files.items():
             shutil.copy(folder / source, folder / name)
-        names = [path.name for path in folder.iterdir() if path.name != HASHES]
-        hashes = {name: file_hash(folder / name) for name in names}
-        (folder / HASHES).write_text(json.dumps(hashes))
+        renew_hashes(folder)
         with pytest.raises(CheckpointError) as refused:
             captioner.load(folder)
         assert "\n" not in str(refused.value)
@@ -181,8 +181,18 @@ def test_facts_and_graphs_that_do_not_fit_are_refused_in_one_line(tmp_path):
 
     for name, value in WRONG_FACTS.items():
         assert f"deployable.json has {name} {value!r}" in refusal({name: value}, {})
+    for changes, said in (
+        ({"grid": 4}, "prepare.onnx was made for another grid than"),
+        ({"feature_size": 7}, "prepare.onnx was made for another feature_size than"),
+        (
+            {"share_names": ["sentinel"]},
+            "step.onnx was made for another grid, or other share_names",
+        ),
+    ):
+        assert said in refusal(changes, {})
     size = captioner.load(tmp_path / "out").preprocessing.to_json() | {"image_size": 48}
     assert "makes them of 48" in refusal({"preprocessing": size}, {})
+    assert "image_mode is 'whole'" in refusal({"preprocessing": size | {"image_mode": "whole"}}, {})
     for name, source in (("step", "prepare"), ("prepare", "step"), ("encoder", "prepare")):
         said = refusal({}, {f"{name}.onnx": f"{source}.onnx"})
         assert f"{name}.onnx holds another graph" in said

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from captioner.cli import main
+from captioner.engines import DEPLOYABLE
 from captioner.export.config import ExportOptions
 from captioner.export.exporter import export_captioner
-from tests.export.toy_captioners import toys, write_checkpoint  # noqa: F401
+from tests.export.toy_captioners import renew_hashes, toys, write_checkpoint  # noqa: F401
 
 
 @pytest.mark.usefixtures("toys")
@@ -36,6 +37,16 @@ def test_both_kinds_of_folder_are_described(tmp_path, capsys):
         assert lines["trained on"].strip() == "one, two"
         assert lines["validation"].strip() == "CIDEr 0.2500"
         assert engine in lines["engine"]
+    path = out / DEPLOYABLE
+    facts = path.read_text()
+    for name, value in (("checks", {"greatest": 1}), ("summary", {"scores_val": [0.25]})):
+        path.write_text(json.dumps({**json.loads(facts), name: value}))
+        renew_hashes(out)
+        assert main(["info", str(out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path} does not say what captioner writes there")
+    path.write_text(facts)
+    renew_hashes(out)
     path = out / "step.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["info", str(out)]) == 2

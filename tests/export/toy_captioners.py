@@ -1,6 +1,7 @@
 """Small checkpoints for tests of the export: a toy's encoder, and any decoder."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ from captioner.checkpoint import save_checkpoint
 from captioner.decoders import DECODERS, Decoder, Step, build_decoder
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import ENCODERS, create_encoder
+from captioner.files import file_hash
+from captioner.hashed_folder import HASHES
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 EXTENSIONS = Path(__file__).parent.parent / "extensions"
@@ -111,6 +114,13 @@ def write_checkpoint(
         summary={"training": {"steps": 7}} if summary is None else summary,
     )
     return folder
+
+
+def renew_hashes(folder: Path) -> None:
+    """Make the list of hashes right again, after files were changed on purpose."""
+    names = [path.name for path in folder.iterdir() if path.name != HASHES]
+    hashes = {name: file_hash(folder / name) for name in names}
+    (folder / HASHES).write_text(json.dumps(hashes))
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
