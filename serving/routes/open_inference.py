@@ -331,7 +331,7 @@ def _check_version(request: Request, model: ServedModel) -> None:
 
 def _seconds(microseconds: Any) -> float | None:
     """Return a request's own time limit, where it is one."""
-    if type(microseconds) is not int or microseconds < 0:
+    if type(microseconds) is not int or not 0 <= microseconds < 2**64:
         shown = str(microseconds)[:40]
         raise Problem("invalid_parameter", f"timeout is {shown!r}; give whole microseconds")
     return microseconds / 1e6 or None

@@ -182,6 +182,8 @@ def invalid(errors: Any) -> Problem:
         if error["type"] == "extra_forbidden":
             known = ", ".join(OptionFields.model_fields)
             lines.append(f"{name[:_SHOWN_CHARACTERS]!r} is no option; there are {known}")
+        elif error["type"] == "missing":
+            lines.append(f"{name} is missing")
         else:
             shown = repr(error.get("input"))[:_SHOWN_CHARACTERS]
             lines.append(f"{name[:_SHOWN_CHARACTERS]} is {shown}; {error['msg'].lower()}")

@@ -6,6 +6,7 @@ and time are limited before this module reads any of it.
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from serving.problems import Problem
 from serving.routes.multipart import FormReader
 
 MOST_JSON_MEMBERS = 10_000  # parsed JSON can take 20 times the memory of its text
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, or one alone
 _URL_ALPHABET = str.maketrans("-_", "+/")
 RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")
 
@@ -88,11 +90,17 @@ def json_of(body: bytes) -> dict[str, Any]:
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_JSON_MEMBERS:
         raise _not_json(f"it has more than {MOST_JSON_MEMBERS:,} members")
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        text = body.decode(json.detect_encoding(body))
+        value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise _not_json("it is malformed") from None
     if not isinstance(value, dict):
         raise _not_json(f"it is a {type(value).__name__}, not an object")
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # an answer that repeats it could not be written
+            raise _not_json("it holds half of a surrogate pair") from None
     return value
 
 

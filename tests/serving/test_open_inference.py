@@ -1,5 +1,6 @@
 """The Open Inference Protocol: by hand against its specification, and with Triton's own client."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -91,12 +92,12 @@ def test_another_model_or_version_is_not_found(client: TestClient) -> None:
 
 
 def test_tensors_of_json_have_a_row_for_each_photograph(client: TestClient) -> None:
-    answer = send(client, {"id": "42", "inputs": [in_json(PHOTO, OTHER)]})
+    answer = send(client, {"id": "42 \U0001f436", "inputs": [in_json(PHOTO, OTHER)]})
     assert answer.headers["content-type"] == "application/json"
     expected = {
         "model_name": "captioner",
         "model_version": VERSION,
-        "id": "42",
+        "id": "42 \U0001f436",
         "outputs": [
             {"name": "caption", "datatype": "BYTES", "shape": [2, 1], "data": ["a dog", "a dog"]},
             {"name": "log_prob", "datatype": "FP32", "shape": [2, 1], "data": [-1.0, -1.0]},
@@ -112,7 +113,7 @@ def test_tensors_of_json_have_a_row_for_each_photograph(client: TestClient) -> N
         {**column, "parameters": base},
         {**column, "data": [f"data:image/jpeg;base64,{one}" for one in flat]},
     ):
-        assert send(client, {"id": "42", "inputs": [tensor]}).json() == expected
+        assert send(client, {"id": "42 \U0001f436", "inputs": [tensor]}).json() == expected
     versioned = client.post(
         f"/v2/models/captioner/versions/{VERSION}/infer", json={"inputs": [in_json(PHOTO)]}
     )
@@ -166,7 +167,7 @@ SOUND_BYTES, DATA = in_bytes(PHOTO)
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, "inputs is"),
+        ({}, "inputs is missing"),
         ({"inputs": []}, "inputs holds nothing; the model has one input, 'image'"),
         ({"inputs": [SOUND, SOUND]}, "inputs holds 'image', 'image'"),
         ({"inputs": [{**SOUND, "name": "x"}]}, "inputs holds 'x'"),
@@ -200,7 +201,9 @@ SOUND_BYTES, DATA = in_bytes(PHOTO)
         ({"inputs": [SOUND], "parameters": {"include": "zebra"}}, "include holds 'zebra'"),
         ({"inputs": [SOUND], "parameters": {"attention": True}}, "attention is no output here"),
         ({"inputs": [SOUND], "parameters": {"timeout": 0.5}}, "timeout is '0.5'"),
+        ({"inputs": [SOUND], "parameters": {"timeout": 10**400}}, "timeout is '1000"),
         ({"inputs": [SOUND], "id": 7}, "id is 7"),
+        ({"inputs": [SOUND], "id": "\ud83d"}, "half of a surrogate pair"),
     ],
 )
 def test_a_wrong_request_is_a_400_that_names_it(
@@ -413,3 +416,28 @@ def test_tritons_client_may_ask_for_several_at_once(running: Live) -> None:
     with http.InferenceServerClient(f"127.0.0.1:{running.port}", concurrency=4) as client:
         asked = [client.async_infer("captioner", [triton_input(PHOTO)]) for _ in range(8)]
         assert {one.get_result().as_numpy("caption")[0, 0] for one in asked} == {b"a dog"}
+
+
+def test_tritons_asynchronous_client_captions(running: Live) -> None:
+    aio = pytest.importorskip("tritonclient.http.aio")
+    from tritonclient.utils import InferenceServerException
+
+    async def ask() -> None:
+        async with aio.InferenceServerClient(f"127.0.0.1:{running.port}") as client:
+            assert await client.is_server_live()
+            assert await client.is_model_ready("captioner")
+            assert (await client.get_model_metadata("captioner"))["versions"] == [VERSION]
+            for packed in (None, "gzip"):  # None: it takes what it knows to unpack, by itself
+                found = await client.infer(
+                    "captioner",
+                    [triton_input(*[PHOTO] * 16)],
+                    parameters={"num_captions": 10},
+                    request_compression_algorithm=packed,
+                    response_compression_algorithm=packed,
+                )
+                assert (found.as_numpy("caption") == b"a dog").all()
+                assert found.as_numpy("log_prob").shape == (16, 10)
+            with pytest.raises(InferenceServerException, match=r"image\[0\]: "):
+                await client.infer("captioner", [triton_input(b"no picture")])
+
+    asyncio.run(ask())
