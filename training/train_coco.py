@@ -43,7 +43,8 @@ class TrainCoco(Program):
   python training/train_coco.py --p 0.4 --data A B             two data sets as one
   python training/train_coco.py --resume runs/NAME             go on after a stop
   torchrun --nproc-per-node 8 -- training/train_coco.py --p 0.4
-                                                               on 8 GPUs of this machine
+                                                               on 8 GPUs of this machine; without
+                                                               the -- torchrun takes --p for its own
 
 """
     default_folder = "runs/DATA-DECODER-pP-TIME"
