@@ -3,10 +3,15 @@
 The import is cheap: torch is imported when a name that needs it is first used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner, load
+
+# Since 1.29 ONNX Runtime reports its use to Microsoft, under an id that it keeps in the user's
+# cache, unless it finds this when it is first imported. Who sets it to 0 lets it report.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

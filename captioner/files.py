@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,25 @@ def folder_written_aside(target: Path, *, durable: bool = True) -> Iterator[Path
             os.close(lock)
 
 
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Yield an empty folder for what is needed until the block ends.
+
+    Raises:
+        StorageError: it cannot hold what was written into it.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+        try:
+            yield Path(name)
+        except OSError as problem:
+            if _disk_error(problem, Path(name, "any")) is None:
+                raise
+            raise StorageError(
+                f"{Path(name).parent} cannot hold what is worked on: {problem.strerror}; free some "
+                "space, or name another folder in the environment variable TMPDIR"
+            ) from problem
+
+
 def bring_to_disk(folder: Path, names: Iterable[str]) -> None:
     """Wait until files of a folder, and their names, are where a power failure leaves them.
 
@@ -183,10 +203,14 @@ def _explained(path: Path) -> Iterator[None]:
 def _disk_error(problem: Exception, path: Path) -> int | None:
     """Return the number of the error if it says that `path` cannot be written, else None."""
     if isinstance(problem, OSError):
-        if isinstance(problem.filename, str | Path):
-            named = Path(problem.filename).resolve()
-            if not (named.is_relative_to(path.parent) or path.is_relative_to(named)):
-                return None
+        names = [
+            one for one in (problem.filename, problem.filename2) if isinstance(one, str | Path)
+        ]
+        resolved = [Path(name).resolve() for name in names]
+        if names and not any(
+            one.is_relative_to(path.parent) or path.is_relative_to(one) for one in resolved
+        ):
+            return None
         return problem.errno if problem.errno in _DISK_ERRORS else None
     # safetensors writes from Rust and raises its own error, with the number only in the text.
     text = str(problem)

@@ -1,6 +1,7 @@
 """Caption photographs from a deployable folder with numpy, Pillow and ONNX Runtime alone.
 
-python examples/caption_with_onnxruntime.py FOLDER PHOTO...     (greedy search)
+ORT_DISABLE_TELEMETRY=1 python examples/caption_with_onnxruntime.py FOLDER PHOTO...
+Greedy search: `captioner caption --beam-size 1 --repeat-words --attribute-threshold 1`.
 """
 
 import json
@@ -15,7 +16,7 @@ START, END, MOST_WORDS = 1, 2, 20
 
 
 def main() -> None:
-    folder, *photographs = map(Path, sys.argv[1:])
+    folder, *photographs = map(Path, sys.argv[1:] or sys.exit(__doc__))
     seen = json.loads((folder / "deployable.json").read_text())["preprocessing"]
     words = json.loads((folder / "vocabulary.json").read_text())["words"]
     names = ("encoder.onnx", "prepare.onnx", "step.onnx")

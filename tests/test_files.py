@@ -168,6 +168,16 @@ def test_a_full_disk_inside_the_folder_names_the_place_the_user_knows(
             write_json(folder / "model.json", {})
 
 
+def test_a_full_disk_is_one_too_where_a_copy_from_elsewhere_met_it(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(StorageError, match=f"^{target} could not be written: No space left"):
+        with folder_written_aside(target) as folder:
+            raise OSError(errno.ENOSPC, "full", "/elsewhere/a.onnx", None, str(folder / "a.onnx"))
+    with pytest.raises(OSError, match=r"full: ./elsewhere/a\.onnx. -> ./elsewhere/b\.onnx."):
+        with folder_written_aside(target):
+            raise OSError(errno.ENOSPC, "full", "/elsewhere/a.onnx", None, "/elsewhere/b.onnx")
+
+
 def test_a_folder_reached_through_a_link_is_replaced_behind_the_link(tmp_path: Path) -> None:
     fill(tmp_path / "real", "old")
     (tmp_path / "link").symlink_to("real")

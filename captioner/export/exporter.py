@@ -4,7 +4,7 @@ Parts that a deployable captioner may be made of are written to a folder for tri
 when all are checked, judged and timed is copied to its place, which holds it whole or not at all.
 """
 
-import tempfile
+import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from captioner.confidence import CONFIDENCE, read_confidence_curve
 from captioner.deployable import DECODER, ENCODER, VOCABULARY
 from captioner.engines import DEPLOYABLE, engine_class
 from captioner.engines.torch_engine import TorchEngine
-from captioner.errors import OptionError
+from captioner.errors import OptionError, StorageError
 from captioner.export.checks import (
     ExportError,
     agreement,
@@ -31,7 +31,7 @@ from captioner.export.graphs import write_decoder, write_encoder
 from captioner.export.parts import Assembler, Part, copy_parts, facts_of
 from captioner.export.photographs import Announce, Photographs, encode_files
 from captioner.export.precision import Choice, PrecisionChooser
-from captioner.files import write_json
+from captioner.files import temporary_folder, write_json
 from captioner.hashed_folder import hashed_folder_written_aside
 from captioner.search_config import SearchConfig
 
@@ -60,8 +60,8 @@ def export_captioner(
     if options.engine is not None:
         engine_class(options.engine)  # it may not be installed: better said now than in minutes
     photographs = Photographs.find(options, checkpoint.summary, announce)
-    with tempfile.TemporaryDirectory(prefix="captioner-export-") as work:
-        assembler = Assembler(checkpoint, Path(work), options.threads)
+    with temporary_folder("captioner-export-") as work:
+        assembler = Assembler(checkpoint, work, options.threads)
         choice = Choice(*_float32_parts(checkpoint, assembler))
         checks = _checks(checkpoint, assembler, choice, photographs, announce, show_progress)
         if options.precisions != {FLOAT32}:
@@ -113,6 +113,11 @@ def _refuse(checkpoint: Checkpoint, out: Path) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_ours(out))):
         raise OptionError(
             f"--out is {out}, which exists and is no deployable folder; choose another name"
+        )
+    place = next(one for one in out.resolve().parents if one.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):  # in minutes it would fail
+        raise StorageError(
+            f"--out is {out}, and {place} cannot be written to; choose another place"
         )
 
 

@@ -129,6 +129,8 @@ def write_encoder(encoder: Encoder, path: Path) -> None:
     fields = list(present(encoder(torch.zeros(_IMAGES, 3, side, side))))
     try:
         _write(graph, path, {PIXELS: pixels}, [FEATURES + name for name in fields], {})
+    except OSError:  # of the disk
+        raise
     except Exception as problem:  # whatever the exporter says, in one line
         raise EncoderError(_refusal(f"encoder {encoder.config.name}", problem)) from problem
 
@@ -175,6 +177,8 @@ def write_decoder(decoder: Decoder, grid: int, prepare: Path, step: Path) -> Non
             ],
             {},
         )
+    except OSError:  # of the disk
+        raise
     except Exception as problem:  # whatever the exporter says, in one line
         raise OptionError(_refusal(f"decoder {decoder.name}", problem)) from problem
     finally:

@@ -1,5 +1,9 @@
 """ONNX Runtime as an engine: photographs in a batch are encoded as alone, and keep their order."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -60,3 +64,16 @@ def test_a_graph_that_cannot_be_computed_is_named_in_one_line(tmp_path, capfd):
         captioner.load(out, threads=1).caption(pictures(1))
     assert "\n" not in f"{damaged.value}{other.value}"
     assert capfd.readouterr().err == ""  # where the library logs
+
+
+def test_a_model_that_captions_reports_to_nobody(tmp_path):
+    environment = {name: one for name, one in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    code = (
+        "import captioner, pathlib; captioner.load(threads=1)\n"
+        "print(len(list(pathlib.Path('/proc/self/task').iterdir())))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment | places, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr  # another thread would be the one that sends
+    assert list(tmp_path.rglob("*")) == []  # nor is there an id of this machine

@@ -1,9 +1,11 @@
 """An exported captioner against the checkpoint that it was made of."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 import captioner
 from captioner.cli import main
 from captioner.engines import DEPLOYABLE, onnx_engine
-from captioner.errors import CaptionerError, CheckpointError, OptionError
+from captioner.errors import CaptionerError, CheckpointError, OptionError, StorageError
 from captioner.export import checks
 from captioner.export.checks import ExportError
 from captioner.export.config import ExportOptions
@@ -214,6 +216,28 @@ def test_no_other_folder_is_overwritten(tmp_path):
         export(checkpoint, tmp_path / "mine")
     export(checkpoint, tmp_path / "out")
     export(checkpoint, tmp_path / "out")  # its own may be replaced
+    said = []
+    with pytest.raises(StorageError, match=r"--out is .*letter.txt/out, and .* cannot be written"):
+        options = ExportOptions(out=tmp_path / "mine" / "letter.txt" / "out")
+        export_captioner(checkpoint, options, announce=said.append)
+    assert not said  # before the work
+
+
+def test_a_full_disk_is_told_from_what_cannot_be_exported(tmp_path, monkeypatch):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "work"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"work cannot hold .* in the environment variable TMP"
+        ):
+            export(checkpoint, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_many_callers_open_the_encoder_for_batches_once(tmp_path, monkeypatch):
