@@ -228,6 +228,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_deadline.cancel()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text says no more
+        if self._is_refused:  # it had its answer when its header was there
+            return
         self._refuse(Problem("bad_request", "the request is not well-formed HTTP/1.1"))
 
     def _unsupported_upgrade_warning(self) -> None:

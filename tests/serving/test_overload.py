@@ -132,6 +132,14 @@ def test_who_goes_on_sending_is_told_and_cut(full: Live) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_a_malformed_body_gets_no_second_answer(full: Live, caplog: Any) -> None:
+    received = full.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nab\r\n0\r\n\r\n")
+    assert statuses(received) == [429]
+    assert fields_of(received)["connection"] == "close"
+    assert httpx.get(full.url + "/version").status_code == 200  # its loop is past that
+    assert [one for one in caplog.records if one.name == "asyncio"] == []  # no failed call
+
+
 def test_pipelined_requests_are_answered_in_order(full: Live) -> None:
     version = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
     received = full.send(version + post(3) + b"abc" + version + post(3) + b"abc" + version)
