@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -30,7 +31,13 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_work, args=(settings, theirs), daemon=False, name="captioner"
         )
-        self.process.start()
+        # Ctrl-C is for the program, which ends this; a process inherits what is blocked.
+        resource_tracker.ensure_running()  # or the first start would, and unblock it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.shard: Shard | None = None
         self.counted = 0  # photographs of the shard
@@ -120,7 +127,6 @@ def _to_try_again(shard: Shard, tries: dict[int, int]) -> Shard:
 
 def _work(settings: ShardSettings, connection: Connection) -> None:
     """Caption the shards that come through a connection; what a process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends this
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the program is gone
         try:
             with ShardCaptioner(settings) as captioner:

@@ -96,8 +96,9 @@ def read_rows(
             name = values[names] if names is not None and names != column else None
             if isinstance(value, dict):
                 name, value = name or value.get(PATH), value.get(BYTES) or value.get(PATH)
-            if not is_image and value:
-                name = value = storage.joined(storage.parent(file), value)
+            if isinstance(value, str):
+                value = storage.joined(storage.parent(file), value) if value else None
+                name = value if not is_image else name or value
             yield str(name) if name else f"{file}#{row}", value
 
 

@@ -15,7 +15,7 @@ from captioner.batch_inference import storage
 from captioner.batch_inference.parquet_rows import read_rows
 from captioner.batch_inference.sources import Shard, is_photograph
 from captioner.errors import DataError
-from captioner.text import in_one_line
+from captioner.text import escaped, in_one_line
 
 MOST_BYTES = 100 << 20  # of one photograph's file
 FILES_AT_ONCE = 16  # that are waited for: an object store takes its time for each
@@ -63,7 +63,7 @@ def _read_file(path: str) -> Record:
         with storage.open_file(path) as file:
             return _bounded(path, file)
     except DataError as problem:
-        return _unreadable(path, str(problem).removeprefix(f"{path}: "))
+        return _unreadable(path, str(problem).removeprefix(f"{escaped(path)}: "))
     except Exception as problem:  # every protocol has errors of its own
         return _unreadable(path, in_one_line(problem))
 
@@ -82,12 +82,16 @@ def _read_tar(path: str) -> Iterator[Record]:
             tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as tar,
         ):
             for member in tar:
-                if not member.isfile() or not is_photograph(member.name):
+                if member.isdir() or not is_photograph(member.name):
+                    continue
+                name = f"tar://{member.name}::{path}"  # a URL of fsspec that opens it
+                if not member.isfile():
+                    leads = f", but a link to {member.linkname}" if member.linkname else ""
+                    yield _unreadable(name, f"it is no file{leads}; store the photograph itself")
                     continue
                 content = tar.extractfile(member)
                 assert content is not None  # it is a regular file
-                # A URL of fsspec that opens this very member.
-                yield _bounded(f"tar://{member.name}::{path}", content)  # type: ignore[arg-type]
+                yield _bounded(name, content)  # type: ignore[arg-type]
     except Exception as problem:  # of tars, of compression, of whatever protocol
         yield _unreadable(path, in_one_line(problem))
 

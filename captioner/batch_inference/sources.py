@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -192,12 +193,10 @@ def _files(source: str, leave_out: str) -> Iterator[str]:
     system, name = storage.file_system(source)
     local = not storage.is_url(source)
     if glob.has_magic(source) and not (local and os.path.exists(source)):
-        matches = glob.iglob(source, recursive=True) if local else system.glob(name)
-        yield from (
-            storage.full_name(system, str(one))
-            for one in sorted(matches)
-            if not local or os.path.isfile(one)
-        )
+        if local:
+            yield from _matches_here(source, leave_out)
+        else:
+            yield from (storage.full_name(system, str(one)) for one in sorted(system.glob(name)))
     elif system.isdir(name):
         walk = _walk_here(name, leave_out) if local else _walk_there(system, name)
         yield from walk
@@ -205,6 +204,34 @@ def _files(source: str, leave_out: str) -> Iterator[str]:
         yield source
     else:
         raise DataError(f"{source}: there is no such file or folder; check the path")
+
+
+def _matches_here(pattern: str, leave_out: str) -> Iterator[str]:
+    """Yield the files that fit a pattern; `**` stands for folders, and not for links to them.
+
+    Python's own `**` follows links, so two that lead upwards would keep it busy for ever.
+    """
+    above, recursive, below = pattern.partition("/**/")
+    if not recursive and pattern.endswith("/**"):
+        above, recursive, below = pattern[:-3], "/**/", ""
+    matches = sorted(glob.iglob(above or "/"))
+    if not recursive:
+        yield from filter(os.path.isfile, matches)
+        return
+    parts = ["**", *filter(None, below.split("/"))]
+    for folder in filter(os.path.isdir, matches):
+        for file in _walk_here(folder, leave_out):
+            if _fit(file[len(folder) :].strip("/").split("/"), parts):
+                yield file
+
+
+def _fit(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Return whether the names of folders and of a file fit the parts of a pattern."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_fit(names[skipped:], parts[1:]) for skipped in range(len(names) + 1))
+    return bool(names) and fnmatchcase(names[0], parts[0]) and _fit(names[1:], parts[1:])
 
 
 def _walk_here(folder: str, leave_out: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -250,7 +251,8 @@ def entries(file: BinaryIO, path: str) -> Iterator[tuple[int, str]]:
     """
     start = file.tell()
     for line in file:
-        if text := line.strip():
+        mark = BOM_UTF8 if start == 0 else b""  # as Windows begins a text
+        if text := line.removeprefix(mark).strip():
             yield start, _entry(text, path)
         start += len(line)
 

@@ -251,11 +251,13 @@ def test_a_killed_job_is_resumed_and_every_photograph_is_there_once(
     command = [sys.executable, "-m", "captioner", "caption-dataset", str(album), "--out", str(out)]
     command += ["--shard-size", "1", "--workers", "1", "--batch-size", "1"]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: processes_with_models(job))
+    (model,) = processes_with_models(job)
+    model.send_signal(signal.SIGINT)  # Ctrl-C reaches it while it starts, and is not for it
     until(lambda: len(list(out.glob("part-*"))) >= 1)
+    assert processes_with_models(job) == [model]
     workers = psutil.Process(job.pid).children(recursive=True)
-    # A process that dies is replaced, and its shard is done again.
-    model = next(one for one in workers if "spawn_main" in " ".join(one.cmdline()))
-    model.kill()
+    model.kill()  # one that dies is replaced, and its shard is done again
     count = len(list(out.glob("part-*")))
     until(lambda: len(list(out.glob("part-*"))) >= count + 2)
     workers += psutil.Process(job.pid).children(recursive=True)
@@ -268,6 +270,11 @@ def test_a_killed_job_is_resumed_and_every_photograph_is_there_once(
     assert done.returncode == 1, done.stderr
     check_rows(rows_of(out), album, library)
     assert before.items() <= written(out).items()
+
+
+def processes_with_models(job: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    children = psutil.Process(job.pid).children()
+    return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
 
 
 def until(happens: Any) -> None:

@@ -1,5 +1,6 @@
 """Every photograph of a source is in exactly one shard, whatever the source is."""
 
+import glob
 import io
 import os
 import tarfile
@@ -83,21 +84,40 @@ def test_a_folder_is_its_photographs_and_those_of_its_subfolders(aside: Path) ->
     assert [one.photographs for one in shards] == [3, 3, 3, 2]
 
 
+@pytest.mark.timeout(30)
+def test_a_pattern_is_what_python_finds_though_links_lead_upwards(aside: Path) -> None:
+    folder = aside.parent
+    put(folder, "a.jpg", "sub/b.jpg", "sub/deep/c.jpg", "sub/deep/er/d.png", "other/deep/e.jpg")
+    put(folder, ".hidden/f.jpg", "sub/.g.jpg", "sub/[x]/h.jpg")
+    patterns = ["**/*.jpg", "**", "*/**/*.jpg", "sub/**/deep/*", "**/deep/**/*.png", "**/[ab].jpg"]
+    expected = {
+        one: sorted(filter(os.path.isfile, glob.glob(f"{folder}/{one}", recursive=True)))
+        for one in patterns
+    }
+    for name in ("sub/up", "other/up"):  # two: as many paths as there are ways of going round
+        (folder / name).symlink_to("..")
+    for pattern, files in expected.items():
+        assert files
+        records = records_of(shards_of(folder / pattern, aside))
+        assert sorted(one.path for one in records) == files
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 30, None])
 def test_a_list_is_cut_into_its_lines(aside: Path, size: int | None) -> None:
     lines = [f"photograph {number}.jpg" for number in range(30)]
     content = put(aside.parent / "far", *lines)
-    # Relative to the list, from the root, quoted; blank lines and the last newline do not count.
+    # Relative to the list, from the root, quoted; blank lines, the last newline and the mark with
+    # which Windows begins a text do not count.
     first, second, *others = lines
     text = "\r\n".join(
         [
             f"far/{first}",
-            "",
+            "\n  ",
             str(aside.parent / "far" / second),
             *(f'"far/{one}"' for one in others),
         ]
     )
-    (aside.parent / "list.txt").write_text("\n  \n" + text)
+    (aside.parent / "list.txt").write_text("\ufeff" + text)
     shards = shards_of(aside.parent / "list.txt", aside, size)
     assert {one.path: one.data for one in records_of(shards)} == content
     assert len(shards) == -(-30 // (size or 16))
@@ -131,6 +151,21 @@ def test_tars_are_read_one_a_shard_by_folder_pattern_and_braces(aside: Path) -> 
     name, data = next(iter(expected.items()))
     with fsspec.open(name) as file:  # such a path opens the photograph
         assert file.read() == data
+
+
+def test_a_link_in_a_tar_is_told_of(aside: Path) -> None:
+    path = aside.parent / "a.tar"
+    (aside / "a.jpg").write_bytes(b"1")
+    os.link(aside / "a.jpg", aside / "b.jpg")  # which tar stores as a link to the first name
+    with tarfile.open(path, "w") as tar:
+        tar.add(aside / "a.jpg", "a.jpg")
+        tar.add(aside / "b.jpg", "b.jpg")
+        tar.add(aside, "folder.jpg", recursive=False)
+    first, second = records_of(shards_of(path, aside))
+    assert (first.data, second.path) == (b"1", f"tar://b.jpg::{path}")
+    assert second.error == (
+        "unreadable: it is no file, but a link to a.jpg; store the photograph itself"
+    )
 
 
 def test_a_damaged_tar_costs_what_is_behind_the_damage(aside: Path) -> None:
@@ -195,10 +230,18 @@ def test_parquet_may_hold_bytes_or_paths_or_nulls(aside: Path) -> None:
         Record("7", b"1"),
         Record("8", error="unreadable: the row holds no photograph"),
     ]
-    pq.write_table(pa.table({"title": ["x", "y"], "file_name": ["p/a.jpg", "p/b.jpg"]}), path)
-    good, bad = records_of(shards_of(path, aside))
+    names = ["p/a.jpg", "p/b.jpg", ""]
+    pq.write_table(pa.table({"title": ["x", "y", "z"], "file_name": names}), path)
+    good, bad, none = records_of(shards_of(path, aside))
+    assert none == Record(f"{path}#2", error="unreadable: the row holds no photograph")
     assert good == Record(str(aside.parent / "p/a.jpg"), b"0")
     assert bad.error == "unreadable: there is no such file; check the path"
+    images = [{"bytes": None, "path": "p/a.jpg"}, {"bytes": b"1", "path": "elsewhere.jpg"}]
+    pq.write_table(pa.table({"image": images}), path)
+    assert records_of(shards_of(path, aside)) == [
+        good,
+        Record("elsewhere.jpg", b"1"),
+    ]
     pq.write_table(pa.table({"a": ["p/a.jpg"], "b": [1.5]}), path)
     with pytest.raises(OptionError, match=r"name one with --column: a$"):
         shards_of(path, aside)
