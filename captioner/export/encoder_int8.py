@@ -84,6 +84,7 @@ def quantise_for_openvino(
 
     # NNCF loads what builds extensions of PyTorch, which warns where there is no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    os.environ.setdefault("NNCF_CI", "1")  # else it reports its use, as soon as it is imported
     with needing("openvino", "int8 for OpenVINO"):
         import nncf
         import openvino
