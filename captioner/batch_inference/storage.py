@@ -201,7 +201,8 @@ class OutputFolder:
                 yield file
         except OSError as problem:
             raise StorageError(
-                f"{self.file(name)} could not be written: {in_one_line(problem)}"
+                f"{self.file(name)} could not be written: {in_one_line(problem)}; make room, or "
+                "choose another --out"
             ) from problem
 
     def read(self, name: str) -> bytes | None:
@@ -219,9 +220,9 @@ class OutputFolder:
         return content
 
     def remove(self, *names: str) -> None:
-        """Remove files, and the folder where nothing is left in it."""
+        """Remove files where that can be done, and the folder where nothing is left in it."""
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # one that is not there, or a disk that can only be read
                 self.system.rm_file(f"{self._name}/{name}")
         with suppress(OSError):
             self.system.rmdir(self._name)

@@ -205,6 +205,10 @@ def test_a_job_that_cannot_begin_leaves_nothing(
     assert run(tmp_path, "--out", out, "--engine", "local", "--ray-address", "auto") == 2
     assert "leave one of them out" in capsys.readouterr().err
     assert not out.exists()
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (out / "_photographs.txt").mkdir(parents=True)  # which can neither be written nor removed
+    assert run(tmp_path / "a.jpg", "--out", out) == 2
+    assert "_photographs.txt could not be written: [Errno 21]" in capsys.readouterr().err
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     assert run(tmp_path, "--out", out, "--engine", "ray") == 2
     assert "pip install 'captioner[ray]'" in capsys.readouterr().err
