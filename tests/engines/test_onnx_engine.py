@@ -69,6 +69,7 @@ def test_a_graph_that_cannot_be_computed_is_named_in_one_line(tmp_path, capfd):
 def test_a_model_that_captions_reports_to_nobody(tmp_path):
     environment = {name: one for name, one in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    places["OPENBLAS_NUM_THREADS"] = "1"  # numpy's own
     code = (
         "import captioner, pathlib; captioner.load(threads=1)\n"
         "print(len(list(pathlib.Path('/proc/self/task').iterdir())))"
