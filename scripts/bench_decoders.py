@@ -185,7 +185,7 @@ def said_of(options: DecoderBenchOptions) -> str:
         f"of {options.words} words from features that are there. {options.positions} positions of "
         f"{options.feature_size} features, {options.vocabulary_size:,} words, "
         f"{options.threads} threads, PyTorch {torch.__version__}, {facts['model']}, commit "
-        f"{facts['commit'][:9]}. `python scripts/bench_decoders.py --rounds {options.rounds} "
+        f"{facts['commit']}. `python scripts/bench_decoders.py --rounds {options.rounds} "
         f"--threads {options.threads} --page docs/decoders.md`"
     )
 

@@ -235,6 +235,8 @@ def _draw(figures: dict[str, Any], path: Path) -> None:
     left.set(xlabel="requests/s", ylabel="captions/s within the deadline", xscale="log")
     right.set(xlabel="requests/s", ylabel="p99 of captions, ms", xscale="log", yscale="log")
     for axes in (left, right):
+        axes.set_xticks(rates, [f"{rate:.0f}" for rate in rates])
+        axes.minorticks_off()
         axes.legend()
         axes.grid(visible=True, alpha=0.3)
     drawing.tight_layout()
