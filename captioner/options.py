@@ -150,7 +150,8 @@ class Options:
         values: dict[str, Any] = {}
         problems: list[str] = []
         for item in fields(cls):
-            label, value = cls.label(item.name), (given or {}).get(item.name)
+            value = (given or {}).get(item.name)
+            label = flag(item.name) if isinstance(value, str) else cls.label(item.name)
             if value is None:
                 label = variable(prefix, item.name)
                 value = environ.get(label, "")

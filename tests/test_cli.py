@@ -473,7 +473,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(photographs):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["serve", "--port", "x"], "error: port is 'x'; give a whole number\n"),
+        (["serve", "--port", "x"], "error: --port is 'x'; give a whole number\n"),
         (
             ["train", "--p", "2"],
             "captioner train: --p is 2.0; a probability lies between 0 and 1\n",

@@ -167,7 +167,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._header_bytes > self.limits.header_bytes or len(self.headers) > MOST_HEADERS:
             self._refuse_header()
             return
-        if (wrong := self._wrong_host()) is not None:
+        if (wrong := self._wrong_host() or self._wrong_transfer_coding()) is not None:
             self._refuse(Problem("bad_request", wrong))
             return
         self._expect(Receiving.BODY)
@@ -304,6 +304,21 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(hosts) != 1:
             return f"the header has {len(hosts)} Host fields; send one"
         return None if _HOST.fullmatch(hosts[0]) else "the Host field is not a host and a port"
+
+    def _wrong_transfer_coding(self) -> str | None:
+        """Return what is wrong with Transfer-Encoding (RFC 9112, section 6.1), or None.
+
+        The parser undoes `chunked` alone, and would pass on a compressed body as it is.
+        """
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if not codings:
+            return None
+        if self.parser.get_http_version() in ("0.9", "1.0"):
+            return "Transfer-Encoding needs HTTP/1.1; send a Content-Length"
+        named = b", ".join(codings)
+        if named.strip().lower() == b"chunked":
+            return None
+        return f"Transfer-Encoding is {named.decode('latin-1')!r}; send chunked alone"
 
     def _is_refused_from_header(self) -> bool:
         """Refuse the request whose header is complete, if it is to be, and say whether it was."""

@@ -175,8 +175,8 @@ def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
     monkeypatch.chdir(tmp_path)
     assert main(["--port", "x", "--workers", "0"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error: port is 'x'; give a whole number",
-        "error: workers is 0; give a number from 1 to 256",
+        "error: --port is 'x'; give a whole number",
+        "error: --workers is 0; give a number from 1 to 256",
     ]
     monkeypatch.setattr("captioner.checkpoint_folders.SHIPPED", tmp_path / "none")
     assert main([]) == 2
