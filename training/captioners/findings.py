@@ -98,6 +98,11 @@ _SAYS = {
     "worse": "h-detach harms",
     "not shown": "no difference that these runs show",
 }
+_SAYS_OF_ONE_SEED = {
+    "better": "higher with this seed",
+    "worse": "lower with this seed",
+    "not shown": "no difference that this seed shows",
+}
 
 
 def verdicts(findings: Sequence[Finding]) -> list[str]:
@@ -111,12 +116,19 @@ def verdicts(findings: Sequence[Finding]) -> list[str]:
         f"raises CIDEr in {counts['better']}, lowers it in {counts['worse']}, and in "
         f"{counts['not shown']} the 95 % interval holds zero."
     ]
+    if any(len(one.differences["CIDEr"].by_seed) == 1 for one in compared):
+        lines[0] += (
+            " Where there is one seed, the interval is of other images, not of other seeds: a "
+            "difference may be the seed's."
+        )
     for one in compared:
         found = one.differences["CIDEr"]
         low, high = found.interval
-        seeds = f"{len(found.by_seed)} seed" + ("s" if len(found.by_seed) > 1 else "")
+        has_seeds = len(found.by_seed) > 1
+        seeds = f"{len(found.by_seed)} seed" + ("s" if has_seeds else "")
+        says = (_SAYS if has_seeds else _SAYS_OF_ONE_SEED)[found.verdict]
         lines.append(
-            f"**{one.group}: {_SAYS[found.verdict]}.** CIDEr {100 * found.mean:+.1f} against p = 0 "
+            f"**{one.group}: {says}.** CIDEr {100 * found.mean:+.1f} against p = 0 "
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}, p-value {found.p_value:.3f}, "
             f"{seeds})."
         )

@@ -88,6 +88,11 @@ def test_the_page_tells_what_is_there_and_what_is_missing(
     for picture in ("table3.png", "table3_training.png"):
         assert (out / picture).stat().st_size > 1000
         assert f"({picture})" in page
+    assert "other seeds" not in page
+    assert reproduce.main(["table3", "--report", *words, "--seeds", "1"]) == 0
+    page = (out / "table3.md").read_text()
+    assert "no difference that this seed shows" in page
+    assert "not of other seeds" in page
 
 
 def test_a_captioner_is_trained_scored_and_told(words: list[str], tmp_path: Path) -> None:
