@@ -211,7 +211,16 @@ def variable(prefix: str, name: str) -> str:
 
 def option_type(options: type[Options], name: str) -> OptionType:
     """Return the type of an option's value."""
-    annotation = _type_hints(options)[name]  # type: ignore[arg-type] # a class has a hash
+    return _option_types(options)[name]  # type: ignore[arg-type] # a class has a hash
+
+
+@cache
+def _option_types(options: type[Options]) -> dict[str, OptionType]:
+    hints = get_type_hints(options)
+    return {item.name: _type_of(hints[item.name]) for item in fields(options)}
+
+
+def _type_of(annotation: Any) -> OptionType:
     if get_origin(annotation) is tuple:
         return OptionType(_plain(get_args(annotation)[0]), is_optional=False, is_list=True)
     members = get_args(annotation) or (annotation,)
@@ -406,5 +415,4 @@ _READERS: dict[type, Callable[[str], Any]] = {
     str: str,
     Path: Path,
 }
-_type_hints = cache(get_type_hints)
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}

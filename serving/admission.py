@@ -64,6 +64,7 @@ class Admission:
         self._places = places
         self._seconds_per_image = seconds_per_image
         self._lanes = lanes
+        self._arriving = 0  # requests that take their place in this turn of the event loop
         self._is_open = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -78,7 +79,8 @@ class Admission:
 
     def expected_wait_seconds(self) -> float:
         """Return how long the images that hold a place will keep the model busy."""
-        return self.admitted * self._seconds_per_image / self._lanes
+        held = self.admitted + self._arriving
+        return held * self._seconds_per_image / self._lanes
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Admit nobody any more, and return whether all who were admitted left in time."""
@@ -114,12 +116,25 @@ class Admission:
         if reason is not None:
             raise reason
 
+    def expect(self) -> None:
+        """Count one more place as taken, by a request that is about to ask for it.
+
+        Headers of many requests can come in one turn of the event loop, before any of these
+        requests runs. The next turn begins with running them, so the count lasts until then.
+        """
+        if not self._arriving:
+            asyncio.get_running_loop().call_soon(self._forget_arrivals)
+        self._arriving += 1
+
+    def _forget_arrivals(self) -> None:
+        self._arriving = 0
+
     def why_full(
         self, left_seconds: float, *, images: int = 1, ahead_seconds: float = 0.0
     ) -> Overloaded | None:
         """Return why a request with so much time left finds no room, or None."""
         wait = ahead_seconds + self.expected_wait_seconds()
-        if self.admitted + images > self._places:
+        if self.admitted + self._arriving + images > self._places:
             return Overloaded(
                 f"all {self._places} places are taken; try again later", _retry_after(wait)
             )

@@ -136,6 +136,11 @@ class Service:
         ahead = self._pool.expected_wait_seconds()
         return self._batcher.why_full(seconds, ahead_seconds=ahead)
 
+    def expect(self) -> None:
+        """Count a request that will ask for its place at once, as `Admission.expect` does."""
+        if self._batcher is not None:
+            self._batcher.expect()
+
     def admit(self, deadline: float, *, images: int = 1) -> Ticket:
         """Return places in the queue for a request whose body is there; raise as `check_room`.
 

@@ -11,13 +11,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
 
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.errors import ToolError
-from captioner.sandbox.decode_process import DecodeProcess, ProcessLost
+from captioner.sandbox.decode_process import DecodeProcess, ProcessLost, json_bytes
 from captioner.sandbox.errors import DeadlineExceeded, ImageCode, ImageRejected, NotReady
 from captioner.sandbox.limits import DECODABLE, ImageLimits
 from captioner.sandbox.upload_checks import ImageHeader, format_of
@@ -168,7 +169,7 @@ class DecodePool:
             self._begin(self._decode(self._idle.pop(), upload))
 
     async def _decode(self, process: DecodeProcess, upload: _Upload) -> None:
-        request = {"preprocessing": upload.preprocessing.to_json()}
+        request = _request_of(upload.preprocessing)
         began = asyncio.get_running_loop().time()
         try:
             decoded = _decoded(*await process.ask(request, upload.data, self._timeout))
@@ -242,6 +243,11 @@ class DecodePool:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+@lru_cache(8)
+def _request_of(preprocessing: Preprocessing) -> bytes:
+    return json_bytes({"preprocessing": preprocessing.to_json()})
 
 
 def _decoded(answer: dict[str, Any], pixels: bytearray) -> DecodedImage:

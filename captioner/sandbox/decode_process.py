@@ -70,7 +70,7 @@ class DecodeProcess(asyncio.Protocol):
         try:
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: process, sock=ours)
-            answer, _ = await process.ask(settings, b"", timeout_seconds)
+            answer, _ = await process.ask(json_bytes(settings), b"", timeout_seconds)
             if answer != {"ready": True}:
                 raise ProcessLost
         except BaseException:
@@ -85,21 +85,20 @@ class DecodeProcess(asyncio.Protocol):
         return self._process.pid
 
     async def ask(
-        self, head: dict[str, Any], body: bytes, timeout_seconds: float
+        self, head: bytes, body: bytes, timeout_seconds: float
     ) -> tuple[dict[str, Any], bytearray]:
         """Return the answer to a message; a process that takes longer is killed.
 
-        One that only waits for a processor, since others are busy, gets up to three times as long.
+        `head` is of `json_bytes`. A process that only waits for a processor, since others are
+        busy, gets up to three times as long.
 
         Raises:
             ProcessLost: there is none.
         """
         if self._transport is None or self.is_lost:
             raise ProcessLost
-        text = json.dumps(head).encode("ascii")
         answer = self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(FRAME.pack(len(text), len(body)) + text)
-        self._transport.write(body)
+        self._transport.write(b"".join([FRAME.pack(len(head), len(body)), head, body]))
         limit = self._processor_seconds() + timeout_seconds
         try:
             for _ in range(MOST_WAITS):
@@ -154,10 +153,11 @@ class DecodeProcess(asyncio.Protocol):
     def _status(self) -> str:
         """Return what follows the name in the kernel's line about the process (proc(5))."""
         try:
-            text = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii", errors="replace")
+            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:
+                line = file.read()
         except OSError:  # it is gone, or this is no Linux
             return ""
-        return text.rpartition(") ")[2]
+        return line.decode("ascii", errors="replace").rpartition(") ")[2]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
@@ -193,6 +193,11 @@ class DecodeProcess(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ProcessLost())
         self.on_lost(self)
+
+
+def json_bytes(values: dict[str, Any]) -> bytes:
+    """Return values as the process reads them."""
+    return json.dumps(values).encode("ascii")
 
 
 def _environment() -> dict[str, str]:

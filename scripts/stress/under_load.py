@@ -140,12 +140,16 @@ async def at_a_rate(
     """Return what came of requests that are sent at a steady rate for some seconds."""
     loop = asyncio.get_running_loop()
     began, count = loop.time(), round(rate * seconds)
+    under_way: set[asyncio.Task[Exchange]] = set()
     tasks: list[asyncio.Task[Exchange]] = []
     with Progress(count, "overload", unit="requests") as progress:
         for index in range(count):
             await asyncio.sleep(max(0.0, began + index / rate - loop.time()))
-            tasks.append(asyncio.create_task(ask_for(address, next(pictures))))
-            progress.advance(in_flight=sum(not one.done() for one in tasks[-2000:]))
+            task = asyncio.create_task(ask_for(address, next(pictures)))
+            tasks.append(task)
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+            progress.advance(in_flight=len(under_way))
         return await asyncio.gather(*tasks)
 
 

@@ -35,7 +35,10 @@ class HeaderGate:
     def why_refused(
         self, method: bytes, target: bytes, headers: RawHeaders
     ) -> tuple[Problem, str] | None:
-        """Return why a request is refused now, and its route's path; else None."""
+        """Return why a request is refused now, and its route's path; else None.
+
+        One that wants captions and is not refused is expected to take its place at once.
+        """
         if method != b"POST":
             return None
         found = self._paths.find(target.partition(b"?")[0].decode("latin-1"))
@@ -51,6 +54,7 @@ class HeaderGate:
                 return None
         reason = self._service.why_full(seconds)
         if reason is None:
+            self._service.expect()
             return None
         if self._keys and matching_key(Headers(raw=list(headers)), self._keys) is None:
             return key_is_needed(), path

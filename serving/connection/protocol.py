@@ -170,13 +170,14 @@ class LimitedProtocol(HttpToolsProtocol):
         if (wrong := self._wrong_host() or self._wrong_transfer_coding()) is not None:
             self._refuse(Problem("bad_request", wrong))
             return
-        self._expect(Receiving.BODY)
         if len(self.pipeline) >= MOST_PIPELINED:
             self._is_refused = True
             self.transport.abort()
             return
+        self.receiving = Receiving.BODY
         if self._is_refused_from_header():
             return
+        self._expect(Receiving.BODY)
         if self.url == b"*":  # OPTIONS * asks about the server as a whole
             self.url = b"/"
         super().on_headers_complete()

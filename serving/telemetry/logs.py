@@ -59,23 +59,22 @@ class LineWriter(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(WAITING_LINES)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
+        if self._lines.qsize() < WAITING_LINES:
+            self._lines.put(self.format(record))
+        else:
             self._dropped += 1
 
     def close(self) -> None:
         """Write what waits, for a second at most."""
-        try:
-            self._lines.put_nowait(None)
-        except queue.Full:
+        if self._lines.qsize() >= WAITING_LINES:
             return
+        self._lines.put(None)
         self._thread.join(CLOSING_SECONDS)
         super().close()
 

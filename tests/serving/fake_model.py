@@ -12,6 +12,9 @@ import pytest
 from captioner.captioner import Caption
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
+from serving.admission import Ticket
+from serving.back_end import Batcher, Outcome
+from serving.errors import DeadlineExceeded, Overloaded
 
 
 def hash_of(generation: int) -> str:
@@ -96,50 +99,24 @@ class _Pool:
         return DecodedImage(pixels=data, header=header, seconds=0.001)  # type: ignore[arg-type]
 
 
-class _Ticket:
-    def __init__(self, batcher: "_Batcher", deadline: float, images: int) -> None:
-        self.model, self.deadline, self.images = batcher.model, deadline, images
-        self._batcher = batcher
-
-    def __enter__(self) -> "_Ticket":
-        self._batcher.held += self.images
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._batcher.held -= self.images
-
-
-class _Batcher:
+class _Batcher(Batcher):
     def __init__(self, fake: FakeModel, model: Any) -> None:
-        self.fake, self.model, self.held = fake, model, 0
+        super().__init__(model, places=0)
+        self.fake = fake
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        self.open()
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.shut()
 
-    async def drain(self, timeout_seconds: float) -> bool:  # noqa: ARG002
-        return True
+    def why_full(self, *of_request: Any, **more: Any) -> Overloaded | None:
+        self._places = self.fake.places
+        if super().why_full(*of_request, **more) is None:
+            return None
+        return Overloaded("the queue is full", retry_after_seconds=3)
 
-    def check(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> None:  # noqa: ARG002
-        reason = self.why_full(1.0, images=images)
-        if reason is not None:
-            raise reason
-
-    def why_full(self, seconds: float, *, images: int = 1, ahead_seconds: float = 0.0) -> Any:  # noqa: ARG002
-        from serving.errors import Overloaded
-
-        if self.held + images > self.fake.places:
-            return Overloaded("the queue is full", retry_after_seconds=3)
-        return None
-
-    def admit(self, deadline: float, *, images: int = 1, ahead_seconds: float = 0.0) -> _Ticket:
-        self.check(deadline, images=images, ahead_seconds=ahead_seconds)
-        return _Ticket(self, deadline, images)
-
-    async def submit(self, ticket: _Ticket, pixels: bytes, options: Any) -> Any:
-        from serving.back_end import Outcome
-        from serving.errors import DeadlineExceeded
-
+    async def submit(self, ticket: Ticket, pixels: Any, options: Any) -> Outcome:
         self.fake.started.append(pixels)
         if self.fake.caption_error is not None:
             raise self.fake.caption_error

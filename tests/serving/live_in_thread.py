@@ -33,9 +33,8 @@ class Live:
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = make_server(given, self.service, create_app(given, self.service))
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True
-        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
         self._thread.start()
         while httpx.get(self.url + "/ready").status_code != 200:
             time.sleep(0.02)
@@ -43,6 +42,21 @@ class Live:
     def close(self) -> None:
         self.server.should_exit = True
         self._thread.join(10)
+
+    def _serve(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self.server.serve(sockets=[listener]))
+
+    def block(self, seconds: float) -> None:
+        """Let the event loop do nothing for some seconds, and return when that has begun."""
+        begun = threading.Event()
+
+        def block() -> None:
+            begun.set()
+            time.sleep(seconds)
+
+        self._loop.call_soon_threadsafe(block)
+        begun.wait()
 
     def send(self, *parts: bytes, pause: float = 0.0) -> bytes:
         """Return all that comes until the service closes the connection, or idles for a while."""

@@ -5,6 +5,8 @@ must not take long.
 """
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -58,6 +60,7 @@ class Model:
     def __init__(self) -> None:
         self.ran: list[list[int]] = []
         self.threads: set[str] = set()
+        self.priorities: set[int] = set()
         self.models: list[str] = []
         self.may_end = threading.Semaphore(0)
         self.is_held = False
@@ -67,6 +70,7 @@ class Model:
         self.ran.append(numbers)
         self.models.append(model.name)
         self.threads.add(threading.current_thread().name)
+        self.priorities.add(os.getpriority(os.PRIO_PROCESS, 0))
         if self.is_held:
             assert self.may_end.acquire(timeout=PATIENCE)
         if POISON in numbers:
@@ -379,6 +383,31 @@ def test_closing_answers_all_who_still_wait(model: Model):
 
     run(test)
     assert model.ran == [[0]]
+
+
+def test_who_is_expected_counts_until_the_next_turn_of_the_loop():
+    async def test(batcher: MicroBatcher) -> None:
+        for _ in range(2):
+            assert batcher.why_full(PATIENCE) is None
+            batcher.expect()
+        assert batcher.expected_wait_seconds() == pytest.approx(2 * 0.01)
+        assert "all 2 places" in str(batcher.why_full(PATIENCE))
+        await asyncio.sleep(0)
+        assert batcher.why_full(PATIENCE) is None
+        assert batcher.expected_wait_seconds() == 0.0
+
+    run(test, queue_size=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
+def test_the_model_runs_nicer_than_the_loop(model: Model):
+    async def test(batcher: MicroBatcher) -> None:
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        await ask(batcher, 1)
+        assert model.priorities == {before + serving.batching.NICE}
+        assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+    run(test)
 
 
 def test_before_the_start_nobody_is_admitted():

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -187,6 +188,25 @@ def test_there_is_room_again_at_once() -> None:
         assert httpx.post(live.url + "/caption", content=jpeg()).status_code == 429
         live.fake.places = 1
         assert httpx.post(live.url + "/caption", content=jpeg()).status_code == 200
+
+
+def test_requests_that_come_at_once_are_refused_from_the_header_beyond_the_places() -> None:
+    """The event loop reads them all before any of them runs."""
+    timed = 'http_request_duration_seconds_count{method="POST",route="/caption"}'
+    body = jpeg()
+    with full_service() as live, ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", live.port), timeout=5.0))
+            for _ in range(8)
+        ]
+        live.fake.places, live.fake.seconds = 2, 0.2
+        httpx.get(live.url + "/ready")  # by then all are accepted
+        live.block(0.5)
+        for client in clients:
+            client.sendall(post(len(body)) + body)
+        answers = [client.recv(65_536) for client in clients]
+        assert sorted(statuses(b"".join(answers))) == [200] * 2 + [429] * 6
+        assert live.metric(timed) == 2  # the application saw no other
 
 
 def test_without_a_key_nothing_is_told_of_the_load() -> None:
