@@ -113,6 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._is_refused = False  # the connection ends
         self._is_body_unwanted = False  # this request is answered, and the connection stays
+        self._last_problem: Problem | None = None  # the answer after those to earlier requests
         self._deadline: TimerHandle | None = None
         self._write_deadline: TimerHandle | None = None
 
@@ -206,6 +207,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.receiving is Receiving.BODY and not self.pipeline:
             self.transport.close()
         super().on_response_complete()
+        if self._last_problem is not None and not (
+            self.is_answering or self.transport.is_closing()
+        ):
+            self._refuse(self._last_problem)
 
     def shutdown(self) -> None:
         """End the connection: after its answer, or at once where it idles.
@@ -363,7 +368,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_refused = True
         self._cancel_deadline()
         if self.is_answering:
-            if self.receiving is not Receiving.BODY or self.pipeline or self.cycle.response_started:
+            if self.receiving is Receiving.HEADER:
+                self._last_problem = problem
+                return
+            if self.pipeline or self.cycle.response_started:
                 self.transport.abort()  # this would be taken for the answer to an earlier request
                 return
             self.cycle.disconnected = True  # the application need not answer any more
