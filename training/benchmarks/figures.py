@@ -65,7 +65,7 @@ def _curves(reproduction: Reproduction, results: RunResults) -> Any:
                     )
         axes.set(xlabel="epoch", title=f"{setting.title}, lr {lr:g}", ylim=(0, 101))
         if not axes.lines:
-            _say_not_run(axes, (0.5, 0.5), axes.transAxes)
+            _say(axes, "not run", (0.5, 0.5), axes.transAxes)
     every[0].set_ylabel("validation accuracy, %")
     if lines:
         columns = min(len(lines), 2 * len(panels))
@@ -135,8 +135,8 @@ def _mark(axes: "Axes", one: Summary, rows: Sequence[Row]) -> None:
         axes.plot(one.values, [height] * len(one.values), ".", color=BLUE, alpha=0.5)
         axes.plot(statistics.fmean(one.values), height, "o", color=BLUE)
     else:
-        _say_not_run(axes, (0.07, height), axes.get_yaxis_transform())
+        _say(axes, one.absence, (0.07, height), axes.get_yaxis_transform())
 
 
-def _say_not_run(axes: "Axes", where: tuple[float, float], coordinates: Any) -> None:
-    axes.text(*where, "not run", color=FAINT, ha="center", va="center", transform=coordinates)
+def _say(axes: "Axes", words: str, where: tuple[float, float], coordinates: Any) -> None:
+    axes.text(*where, words, color=FAINT, ha="center", va="center", transform=coordinates)

@@ -31,6 +31,12 @@ class Summary:
     common_epoch: float | None = None  # for curves: the last that all runs of the column reached
     at_common_epoch: tuple[float, ...] = ()
     epochs_to_reach: tuple[float | None, ...] = ()
+    is_begun: bool = False  # a run trained, for however short a time
+
+    @property
+    def absence(self) -> str:
+        """Why there is no value, where there is none."""
+        return "cut short" if self.is_begun else "not run"
 
     @property
     def mean(self) -> float | None:
@@ -42,7 +48,8 @@ class Summary:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
-        values = {item.name: getattr(self, item.name) for item in fields(self)[1:]}
+        names = [item.name for item in fields(self) if item.name not in ("row", "is_begun")]
+        values = {name: getattr(self, name) for name in names}
         return {"method": self.row.label, **values, "mean": self.mean, "spread": self.spread}
 
 
@@ -82,10 +89,14 @@ def _tested(
     delay: int | None = None,
 ) -> Summary:
     """Summarise the runs that were tested; `number` counts the columns of the table."""
-    scores = {
-        run: score
+    mine = {
+        run: result
         for run, result in results.items()
         if run.row == row and setting in (None, run.setting)
+    }
+    scores = {
+        run: score
+        for run, result in mine.items()
         if (score := result.test if delay is None else result.transfer.get(delay)) is not None
     }
     lr, chosen = _best_rate({run: results[run] for run in scores})
@@ -98,6 +109,7 @@ def _tested(
         None if best is None else scores[best],
         len(scores),
         lr,
+        is_begun=any(result.epochs for result in mine.values()),
     )
 
 
@@ -105,7 +117,8 @@ def _trained(row: Row, setting: Setting, lr: float, results: RunResults) -> Summ
     column = {run: one for run, one in results.items() if run.setting == setting and run.lr == lr}
     reached = [{epoch for epoch, _ in result.curve} for result in column.values()]
     common = max(set.intersection(*reached), default=None) if reached else None
-    mine = [result for run, result in column.items() if run.row == row and result.curve]
+    every = [result for run, result in column.items() if run.row == row]
+    mine = [result for result in every if result.curve]
     values = tuple(result.validation for result in mine if result.validation is not None)
     return Summary(
         row,
@@ -123,6 +136,7 @@ def _trained(row: Row, setting: Setting, lr: float, results: RunResults) -> Summ
             next((epoch for epoch, accuracy in one.curve if accuracy >= REACHED), None)
             for one in mine
         ),
+        is_begun=any(result.epochs for result in every),
     )
 
 
@@ -196,7 +210,7 @@ def _table(summaries: Sequence[Summary], measure: str, *, is_curve: bool) -> lis
             "|---|---|---|---|---|---|---|",
         ]
     for one in summaries:
-        best = f"{_number(one.best)} of {one.candidates}" if one.candidates else "not run"
+        best = f"{_number(one.best)} of {one.candidates}" if one.candidates else one.absence
         means = f"{_number(one.mean)} | {_number(one.spread)} | {best}"
         if is_curve:
             at = statistics.fmean(one.at_common_epoch) if one.at_common_epoch else None

@@ -47,6 +47,8 @@ def test_the_second_table_takes_the_best_rate_and_the_run_that_validated_best() 
         (1e-4, 0): (90.0, 99.9),  # tests well, which must not count
     }
     for run in results:
+        if (run.row.label, run.setting.title) == ("uRNN", "permuted MNIST"):
+            results[run] = RunResult(epochs=0.4)
         if (run.row.label, run.setting.title) == ("h-detach 0.25", "pixel MNIST"):
             validation, test = made_up.get((run.lr, run.seed), (None, None))
             results[run] = RunResult(epochs=60, validation=validation, test=test)
@@ -57,6 +59,7 @@ def test_the_second_table_takes_the_best_rate_and_the_run_that_validated_best() 
     text = page("table2", results)
     assert "| h-detach 0.25 | pixel MNIST | 98.50 | 98.20 | 0.28 | 97.00 of 5 | 0.0005 |" in text
     assert "| IRNN | permuted MNIST | 82.00 |  |  | not run |  |" in text
+    assert "| uRNN | permuted MNIST | 91.40 |  |  | cut short |  |" in text
     assert "| zoneout | pixel MNIST |  |" in text  # the paper gives none
 
 
