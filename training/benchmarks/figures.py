@@ -43,6 +43,8 @@ def draw(
 
 def _curves(reproduction: Reproduction, results: RunResults) -> Any:
     """A panel for each setting and learning rate; a line for each seed."""
+    from matplotlib.ticker import MaxNLocator
+
     panels = [
         (setting, lr)
         for setting in reproduction.settings
@@ -63,6 +65,7 @@ def _curves(reproduction: Reproduction, results: RunResults) -> Any:
                         linewidth=1.2,
                         marker="." if len(epochs) < 3 else None,
                     )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", title=f"{setting.title}, lr {lr:g}", ylim=(0, 101))
         if not axes.lines:
             _say(axes, "not run", (0.5, 0.5), axes.transAxes)
