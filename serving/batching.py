@@ -26,9 +26,6 @@ from serving.errors import CaptioningFailed, DeadlineExceeded, NotReady
 from serving.model import LoadedModel, captions_of_batch
 
 MEMORY_OF_MEAN = 0.2  # weight of the newest batch in the mean time of an image
-# How much nicer the model's threads are than the event loop. The loop computes a quarter of the
-# time at most, but each time it wakes among equals it would wait for one of them to be interrupted.
-NICE = 10
 
 
 @dataclass(eq=False, repr=False)
@@ -53,12 +50,19 @@ class MicroBatcher(Batcher):
         queue_size: int,
         observer: BatchObserver,
         lanes: int = 1,
+        nice: int = 0,
     ) -> None:
+        """`nice` is how much nicer the model's threads are than the event loop.
+
+        The loop computes a quarter of the time at most, but each time it wakes among equals it
+        would wait until one of them is interrupted.
+        """
         super().__init__(
             model, places=queue_size, seconds_per_image=model.seconds_per_image, lanes=lanes
         )
         self._max_batch = max_batch
         self._window = window_seconds
+        self._nice = nice
         self._observer = observer
         self._waiting: deque[_Waiting] = deque()
         self._arrival = asyncio.Event()
@@ -74,7 +78,10 @@ class MicroBatcher(Batcher):
     async def start(self) -> None:
         """Begin to admit."""
         self._thread = ThreadPoolExecutor(
-            self._lanes, thread_name_prefix="model", initializer=_let_others_first
+            self._lanes,
+            thread_name_prefix="model",
+            initializer=_lower_priority,
+            initargs=(self._nice,),
         )
         self._work = {asyncio.create_task(self._run()) for _ in range(self._lanes)}
         self.open()
@@ -191,10 +198,10 @@ class MicroBatcher(Batcher):
                 )
 
 
-def _let_others_first() -> None:
-    """Lower the priority of this thread; elsewhere than on Linux that would be the process's."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+def _lower_priority(nice: int) -> None:
+    """Make this thread nicer; elsewhere than on Linux that would be the whole process."""
+    if nice and sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
 
 def failure_at(problem: Exception) -> CaptioningFailed:

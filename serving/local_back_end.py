@@ -33,6 +33,7 @@ class LocalBackEnd:
             queue_size=self._settings.queue_size,
             observer=observer,
             lanes=self.lanes,
+            nice=self._settings.model_nice,
         )
         await batcher.start()
         return batcher

@@ -52,6 +52,12 @@ class Settings(Options):
         "threads by onnxruntime, else 1)",
         within=between(1, 64),
     )
+    model_nice: int = option(
+        10,
+        "how much nicer the model's threads are than the rest, on Linux; 0 beside other programs "
+        "that take all cores",
+        within=between(0, 19),
+    )
     decode_workers: int | None = option(
         None,
         "decoding processes of each worker (cores / workers, at most 4)",
