@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -286,6 +287,18 @@ class Load:
         self._is_over.set()
         for thread in self._threads:
             thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority")
+def test_only_the_threads_of_the_model_are_nicer(tiny_checkpoint: Path) -> None:
+    options = ("--decode-workers", "1", "--threads", "1", "--model-nice", "3")
+    with running("--checkpoint", str(tiny_checkpoint), *options) as service:
+        service.wait_until_ready()
+        assert httpx.post(service.url + "/caption", content=jpeg()).status_code == 200
+        tasks = Path(f"/proc/{service.process.pid}/task").iterdir()
+        found = {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks}
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert found == {own, own + 3}
 
 
 def test_a_checkpoint_is_swapped_by_a_signal_and_all_requests_are_answered_at_the_end(
