@@ -13,7 +13,7 @@ from captioner import __version__
 from captioner.checkpoint_folders import DEPLOYABLE, find_checkpoint, holds_model
 from captioner.errors import CaptionerError, OptionError
 from captioner.extras import require
-from captioner.options import add_flags
+from captioner.options import OneLineParser, add_flags
 from serving.settings import PREFIX, Settings, unknown_variables
 from serving.startup import BAD_INPUT, handle_signals_before_serving, listen
 
@@ -25,9 +25,9 @@ SIGHUP loads the checkpoint anew; SIGTERM finishes what was accepted, then ends.
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m serving") -> int:
     """Serve, and return the exit status."""
-    arguments = vars(build_parser(program).parse_args(argv))
-    is_check = arguments.pop("check")
     try:
+        arguments = vars(build_parser(program).parse_args(argv))
+        is_check = arguments.pop("check")
         require("serving", program, "fastapi", "uvicorn")
         settings = Settings.from_environment(os.environ, **arguments)
         _check_checkpoint(settings)
@@ -60,11 +60,12 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m serving") 
 
 def build_parser(program: str) -> argparse.ArgumentParser:
     """Return the parser with a flag for each setting; values stay text until all are checked."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog=program,
         description="Serve captions for photographs over HTTP.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"captioner {__version__}")
     parser.add_argument(

@@ -173,6 +173,11 @@ def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for flags in (["--model-nic", "3"], ["--port"], ["--no-such-flag"]):
+        assert main(flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert flags[0] in line
+        assert line.endswith("; --help lists the options")
     assert main(["--port", "x", "--workers", "0"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --port is 'x'; give a whole number",
