@@ -138,7 +138,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.receiving is Receiving.NOTHING:
             self._expect(Receiving.HEADER)
         self._received_bytes += len(data)
-        super().data_received(data)
+        if self._last_problem is None:
+            super().data_received(data)
+        elif self._received_bytes > self.limits.body_bytes:  # else it is read and forgotten
+            self.transport.abort()
         if self._is_refused or self.transport.is_closing():
             return
         if self.receiving is Receiving.HEADER and self._received_bytes > self.limits.header_bytes:

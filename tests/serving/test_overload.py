@@ -209,6 +209,17 @@ def test_requests_that_come_at_once_are_refused_from_the_header_beyond_the_place
         assert live.metric(timed) == 2  # the application saw no other
 
 
+@pytest.mark.parametrize(("behind", "expected"), [(100_000, [200, 400]), (400_000, [])])
+def test_what_comes_behind_a_malformed_request_is_forgotten_up_to_a_limit(
+    behind: int, expected: list[int]
+) -> None:
+    body = jpeg()
+    with full_service(body_limit_bytes=200_000) as live:
+        live.fake.places, live.fake.seconds = 1, 0.5
+        received = live.send(post(len(body)) + body, b"BAD\r\n\r\n", b"x" * behind, pause=0.05)
+        assert statuses(received) == expected
+
+
 def test_without_a_key_nothing_is_told_of_the_load() -> None:
     digest = "sha256:" + hashlib.sha256(b"a-key").hexdigest()
     assert hash_key(digest) == hash_key("a-key")
