@@ -4,7 +4,7 @@
 PYTHON ?= python3
 IN = .venv/bin/python -m
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test pytest lint style types lock clean
 
 setup:
 	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or later, or name yours: make setup PYTHON=/path/to/python3"; exit 1; }
@@ -14,13 +14,21 @@ setup:
 demo: setup
 	@.venv/bin/python scripts/demo.py
 
+# The types are checked on one core while the first tests run: it takes most of a minute.
+test: style
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
+
 # Whole files go to one process each, so that what a file sets up is set up once.
-test: lint
+pytest: setup
 	@$(IN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-lint: setup
+lint: style types
+
+style: setup
 	@$(IN) ruff check
 	@$(IN) ruff format --check
+
+types: setup
 	@$(IN) mypy
 
 # Renews every pin within the ranges of pyproject.toml. Hashes, and no address to fetch from. The

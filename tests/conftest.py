@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 
 from captioner.threads import wait_passively
 
-# Read by torch when it is first imported, here and in the processes that tests start. Of several
-# workers each has a core of its own.
 # Services under test share the cores with other tests, which would starve the model's threads.
 os.environ.setdefault("CAPTIONER_MODEL_NICE", "0")
+# Read by torch when it is first imported, here and in the processes that tests start. Of several
+# workers each has a core of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 wait_passively()
 
