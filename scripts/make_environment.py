@@ -86,6 +86,10 @@ def make_empty_environment() -> None:
             "it (on Debian and Ubuntu the package python3-venv), or name another Python: "
             "make setup PYTHON=python3.12"
         )
+    if ENVIRONMENT.is_symlink() or ENVIRONMENT.is_file():
+        raise SystemExit(
+            f"{ENVIRONMENT} is no folder of this checkout; remove it, then run `make setup` again"
+        )
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     ENVIRONMENT.mkdir()
     UNFINISHED.touch()

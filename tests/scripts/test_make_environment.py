@@ -167,3 +167,12 @@ def test_the_stamp_is_of_the_content_of_the_lock(script: ModuleType, installs: l
     content = script.LOCK.read_bytes()
     assert script.read_stamp()["requirements"] == hashlib.sha256(content).hexdigest()
     assert installs
+
+
+def test_another_checkouts_environment_is_left_alone(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "kept").touch()
+    script.ENVIRONMENT.symlink_to(tmp_path / "other")
+    with pytest.raises(SystemExit, match=r"\.venv is no folder of this checkout; remove it"):
+        script.make_empty_environment()
+    assert (tmp_path / "other" / "kept").exists()
