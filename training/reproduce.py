@@ -81,7 +81,7 @@ class ReproduceOptions(Options):
     )
     budget: float | None = option(
         None,
-        "minutes for everything; runs are then cut short, and the page claim where",
+        "minutes for everything; runs are then cut short, and the page says where",
         metavar="MINUTES",
         within=ABOVE_ZERO,
     )

@@ -29,6 +29,11 @@ class DecoderOptions(Options):
     embedding_size: int = option(512, "length of a word's vector", within=AT_LEAST_ONE)
     dropout: float = option(0.5, "share of units dropped while training", within=SHARE)
 
+    @property
+    def has_cell_state(self) -> bool:
+        """Whether gradients have a path left where h-detach cuts that of the hidden state."""
+        return True
+
 
 class LSTMState(NamedTuple):
     """The state of an LSTM for K rows per image."""

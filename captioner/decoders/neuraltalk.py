@@ -37,9 +37,13 @@ class NeuralTalkOptions(DecoderOptions):
         choices=("rnn", "lstm"),
     )
 
+    @property
+    def has_cell_state(self) -> bool:
+        return self.cell != "rnn"
+
     def contradictions(self) -> Iterable[str]:
         # Among the options of a training there is --p.
-        if self.cell == "rnn" and getattr(self, "p", 0.0) > 0.0:
+        if not self.has_cell_state and getattr(self, "p", 0.0) > 0.0:
             yield _NOTHING_TO_DETACH
 
 
@@ -62,7 +66,7 @@ class NeuralTalk(ShowTell):
 
     def __init__(self, options: NeuralTalkOptions, vocabulary_size: int, feature_size: int) -> None:
         super().__init__(options, vocabulary_size, feature_size)
-        self.is_simple = options.cell == "rnn"
+        self.is_simple = not options.has_cell_state
         if self.is_simple:
             hidden = options.hidden_size
             self.embed_image = nn.Linear(feature_size, hidden, bias=False)

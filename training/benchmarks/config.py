@@ -29,7 +29,8 @@ class BenchmarkConfig(ComposedOptions):
     epochs: int = option(600, "epochs to train", within=AT_LEAST_ONE, changeable=True)
     anneal_epochs: int = option(
         0,
-        "train the last N epochs without detaching; the paper's programs take 40 unless told",
+        "train the last N epochs without detaching; the authors' copying.py does so for the last "
+        "39, their pixelmnist.py never",
         within=NOT_NEGATIVE,
     )
 

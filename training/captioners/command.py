@@ -27,7 +27,7 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
     """
     command = ["python", f"training/{script.name}", NAME, *argv]
     grid = read_grid(argv)
-    options, runs, plan, _ = grid
+    options, runs, plan = grid.options, grid.runs, grid.plan
     if options.background:
         run_in_background([sys.executable, str(script), NAME, *argv], options.out, NAME)
         return 0
@@ -38,6 +38,9 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
             if plan.deadline_seconds is not None:
                 whole += f"; it ends after {duration(plan.deadline_seconds)}"
             print(f"Table 3: {whole}", flush=True)
+            if grid.without_cell and any(options.p):
+                names = ", ".join(grid.without_cell)
+                print(f"{names}: p = 0 alone, as there is no cell state", flush=True)
             is_whole = Schedule(plan).carry_out(runs)
         _write_results(grid, command)
         missing = [run for run in runs if not plan.is_complete(run)]
@@ -50,7 +53,7 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
 
 
 def _write_results(grid: Grid, command: Sequence[str]) -> None:
-    options, runs, plan, data = grid
+    options, runs, plan, data, _ = grid
     results = {run: plan.result(run) for run in runs}
     failures = {run: plan.failure(run) for run in runs}
     complete = [run for run in runs if plan.is_complete(run)]
@@ -76,6 +79,7 @@ def _write_results(grid: Grid, command: Sequence[str]) -> None:
         split=plan.split,
         failures=failures,
         missing=[run for run in runs if run not in complete],
+        without_cell=grid.without_cell,
         origin=made_by,
         pictures=pictures,
     )

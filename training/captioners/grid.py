@@ -85,6 +85,7 @@ class Grid(NamedTuple):
     runs: list[CaptionerRun]
     plan: CaptionerPlan
     data: str  # its name
+    without_cell: tuple[str, ...]  # decoders that have nothing to detach, so p = 0 alone
 
 
 def build_parser() -> OneLineParser:
@@ -116,8 +117,6 @@ def read_grid(argv: Sequence[str]) -> Grid:
     options = Table3Options.from_json(vars(known))
     check_folder(options.out)
     decoders = tuple(dict.fromkeys(options.decoders or DECODERS))
-    shares = tuple(dict.fromkeys(options.p))
-    runs = list(runs_of(decoders, shares, options.seeds, tuple(dict.fromkeys(options.clipping))))
     program = TrainCoco()
     for word in others:
         if word.split("=")[0] in map(flag, _OF_A_RUN):
@@ -126,6 +125,17 @@ def read_grid(argv: Sequence[str]) -> Grid:
                 "there is in its place"
             )
     training = _with_defaults(others)
+    without_cell = tuple(one for one in decoders if not _has_cell_state(program, one, training))
+    shares = {
+        one: [p for p in dict.fromkeys(options.p) if p == 0 or one not in without_cell]
+        for one in decoders
+    }
+    runs = list(runs_of(shares, options.seeds, tuple(dict.fromkeys(options.clipping))))
+    if not runs:
+        raise OptionError(
+            f"{' '.join(without_cell)} has no cell state, so nothing can be detached and --p is 0 "
+            "alone; add 0 to --p, or other --decoders"
+        )
     given = {
         run: parse_arguments(program, [*options_for(run.decoder, training), *run.arguments]).given
         for run in runs
@@ -158,7 +168,15 @@ def read_grid(argv: Sequence[str]) -> Grid:
     for run in runs:
         own = {**given[run], "recipe": recipe, "epochs": options.epochs}
         _check_trained_so(plan.folder(run), with_recipe(own, dataset.name))
-    return Grid(options, runs, plan, dataset.name)
+    return Grid(options, runs, plan, dataset.name, without_cell)
+
+
+def _has_cell_state(program: TrainCoco, decoder: str, training: Sequence[str]) -> bool:
+    words = [*options_for(decoder, training), "--decoder", decoder]
+    given = parse_arguments(program, words).given
+    options = DECODERS[decoder].Options
+    own = {one.name: given[one.name] for one in fields(options) if one.name in given}
+    return options.from_json(own).has_cell_state
 
 
 def _check_trained_so(path: Path, wanted: Mapping[str, Any]) -> None:

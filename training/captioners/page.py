@@ -25,6 +25,7 @@ def markdown(
     split: str,
     failures: Mapping[CaptionerRun, str],
     missing: Sequence[CaptionerRun],
+    without_cell: Sequence[str],
     origin: Mapping[str, str],
     pictures: Sequence[str],
 ) -> str:
@@ -42,6 +43,8 @@ def markdown(
     lines[-1] += "numbers stand here for the order of the methods, not to be compared one by one."
     lines += ["", *(f"![{name.removesuffix('.png')}]({name})" for name in pictures), ""]
     lines += _scores(findings, data, beam_size, split)
+    if without_cell:
+        lines += [f"{', '.join(without_cell)}: a network without a cell state has p = 0 alone.", ""]
     lines += _differences(findings)
     lines += _convergence(findings, asked_epochs)
     lines += _cell_shares(findings)

@@ -68,13 +68,16 @@ def group_of(run: CaptionerRun) -> Group:
 
 
 def runs_of(
-    decoders: Sequence[str], shares: Sequence[float], seeds: int, clipping: Sequence[str]
+    shares: Mapping[str, Sequence[float]], seeds: int, clipping: Sequence[str]
 ) -> Iterator[CaptionerRun]:
-    """Yield all runs: those of the first seed with clipping first, which tell the most."""
+    """Yield all runs: those of the first seed with clipping first, which tell the most.
+
+    `shares` are the probabilities to detach, by decoder.
+    """
     for seed in range(seeds):
         for one in sorted(clipping, key=(CLIPPED, UNCLIPPED).index):
-            for decoder in decoders:
-                for p in shares:
+            for decoder, of_decoder in shares.items():
+                for p in of_decoder:
                     yield CaptionerRun(decoder, p, seed, one == CLIPPED)
 
 

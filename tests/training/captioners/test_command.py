@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from captioner.decoders import DECODERS
 from tests.training.captioners.hand_made import REFERENCES, write_run
 from training import reproduce
 from training.captioners.grid import read_grid
@@ -120,6 +121,28 @@ def test_a_folder_without_any_run_makes_a_page_too(words: list[str], tmp_path: P
     page = (tmp_path / "out" / "table3.md").read_text()
     assert "Nothing is compared yet." in page
     assert "0 of 6 runs are complete" in page
+
+
+def test_by_default_every_captioner_is_trained_where_there_is_a_cell_with_each_p(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(sample), "--out", str(tmp_path / "out"), "--seeds", "1"]
+    expected = {(name, p) for name in DECODERS for p in (0.0, 0.1, 0.25, 0.4, 0.5)}
+    of_lstm = {(run.decoder, run.p) for run in read_grid([*words, "--cell", "lstm"]).runs}
+    assert of_lstm == expected
+    printed = {(name, p) for name, p in expected if name != "neuraltalk" or p == 0}
+    assert {(run.decoder, run.p) for run in read_grid(words).runs} == printed
+    assert reproduce.main(["table3", *words, "--report"]) == 0
+    page = (tmp_path / "out" / "table3.md").read_text()
+    assert "\nneuraltalk: a network without a cell state has p = 0 alone.\n" in page
+
+    capsys.readouterr()
+    alone = [*words, "--decoders", "neuraltalk", "--p", "0.25"]
+    assert reproduce.main(["table3", *alone]) == 2
+    assert capsys.readouterr().err == (
+        "reproduce.py: neuraltalk has no cell state, so nothing can be detached and --p is 0 "
+        "alone; add 0 to --p, or other --decoders\n"
+    )
 
 
 def test_runs_of_other_settings_are_not_mixed(

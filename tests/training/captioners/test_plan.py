@@ -71,7 +71,7 @@ def _use_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_plan(folder: Path, *training: str, **more: float) -> CaptionerPlan:
-    runs = list(runs_of(["show_tell", "neuraltalk"], [0.0, 0.4], 1, ["on"]))
+    runs = list(runs_of({"show_tell": [0.0, 0.4], "neuraltalk": [0.0, 0.4]}, 1, ["on"]))
     return CaptionerPlan(
         out=folder,
         jobs=2,
@@ -181,7 +181,7 @@ def test_a_run_gets_the_options_that_its_decoder_has() -> None:
 
 
 def test_what_differs_has_a_name_of_its_own_and_comes_in_order() -> None:
-    runs = list(runs_of(["one", "other"], [0.0, 0.25], 2, ["off", "on"]))
+    runs = list(runs_of({"one": [0.0, 0.25], "other": [0.0, 0.25]}, 2, ["off", "on"]))
     assert len({run.name for run in runs}) == len(runs) == 16
     assert [run.name for run in runs[:3]] == ["one-p0-seed0", "one-p0.25-seed0", "other-p0-seed0"]
     assert runs[4].name == "one-p0-unclipped-seed0"
