@@ -230,6 +230,16 @@ def _run(program: Program, arguments: Arguments, ranks: Ranks) -> int:
     with folder.locked() if ranks.is_first else nullcontext(), ExitStack() as open_parts:
         say(f"run: {folder.path}" + (" (resumed)" if arguments.resume else ""))
         say(_listed(config))
+        planned = list(config.planned_by_epochs())
+        if (
+            planned
+            and (begun_for := arguments.stored.get("epochs", config.epochs)) != config.epochs
+        ):
+            say(
+                f"note: {' and '.join(planned)} followed {begun_for} epochs so far and follows "
+                f"{config.epochs} from here on; a run begun with --epochs {config.epochs} ends "
+                "otherwise"
+            )
         if ranks.size > 1:
             say(f"processes: {ranks.size}, which share out each batch")
         work = open_parts.enter_context(closing(program.work(configured, folder, ranks)))

@@ -41,6 +41,10 @@ class ComposedOptions(Options):
         changeable=True,
     )
 
+    def planned_by_epochs(self) -> Iterable[str]:
+        """Yield what depends on the number of epochs from the first step on."""
+        yield from ()
+
     @classmethod
     def choices(cls) -> Choices:
         """Return by the name of each choosing option its parts, and the options of each part."""

@@ -242,6 +242,12 @@ class TrainingConfig(ComposedOptions):
             return self.encoder_lr
         return self.lr if self.encoder_weights == "none" else self.lr / 10
 
+    def planned_by_epochs(self) -> Iterable[str]:
+        if self.lr_schedule != "constant":
+            yield f"the learning rate (--lr-schedule {self.lr_schedule})"
+        if self.anneal_epochs:
+            yield f"the end of detaching (--anneal-epochs {self.anneal_epochs})"
+
     def contradictions(self) -> Iterable[str]:
         data_sets = max(1, len(self.data))
         if self.images and len(self.images) != data_sets:

@@ -138,6 +138,8 @@ def reproduce(argv: list[str]) -> int:
     check_folder(options.out)
     runs = list(runs_of(reproduction, options.seeds, options.lr))
     plan = _plan(options, reproduction, runs)
+    if not options.report:
+        _check_epochs(plan, runs)
     if options.background:
         run_in_background([sys.executable, str(_SCRIPT), *argv], options.out, name)
         return 0
@@ -182,6 +184,20 @@ def _plan(
         },
         budget_seconds=None if options.budget is None else 60 * options.budget,
     )
+
+
+def _check_epochs(plan: BenchmarkPlan, runs: Sequence[Run]) -> None:
+    """Raise OptionError if a run was begun for other epochs, and followed them from the start."""
+    for run in runs:
+        folder, annealed = RunFolder(plan.folder(run)), dict(run.row.options).get("anneal_epochs")
+        if not annealed or not folder.config.exists():
+            continue
+        begun_for = folder.read_description()["config"].get("epochs", plan.asked_epochs(run))
+        if begun_for != plan.asked_epochs(run):
+            raise OptionError(
+                f"{folder.path} was begun with --epochs {begun_for} and detaches until {annealed} "
+                f"before their end; give --epochs {begun_for} again, or another --out"
+            )
 
 
 def _room(device: torch.device, threads: int) -> int:

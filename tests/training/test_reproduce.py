@@ -1,6 +1,7 @@
 """The command that reruns a reproduction: what it refuses, and one small grid from end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,23 @@ def test_a_grid_is_trained_told_and_then_only_told(
     more = json.loads((tmp_path / "figure2.json").read_text())
     assert sum(run["epochs"] == 0 for run in more["runs"].values()) == 2
     assert json.loads(before)["runs"].items() <= more["runs"].items()
+
+
+def test_a_run_that_stops_detaching_is_not_put_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row("annealed", "lstm", (("p", 0.5), ("anneal_epochs", 1)))
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "ablations", replace(TINY, rows=(row,)))
+    words = ["ablations", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main(words) == 0
+    page = (tmp_path / "ablations.md").read_text()
+    capsys.readouterr()
+    assert reproduce.main([*words, "--epochs", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "was begun with --epochs 2 and detaches until 1 before their end" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "ablations.md").read_text() == page
+    assert reproduce.main(words) == 0
 
 
 def time_of_run(out: Path) -> list[int]:

@@ -51,6 +51,10 @@ class BenchmarkConfig(ComposedOptions):
     def choices(cls) -> Choices:
         return {"model": {name: load_method(name).options for name in method_names()}}
 
+    def planned_by_epochs(self) -> Iterable[str]:
+        if self.anneal_epochs:
+            yield f"the end of detaching (--anneal-epochs {self.anneal_epochs})"
+
     def contradictions(self) -> Iterable[str]:
         shares = [getattr(self, name, None) for name in ("p", "cell_p")]
         if self.anneal_epochs and shares == [None, None]:

@@ -88,7 +88,22 @@ def test_a_resumed_run_takes_only_what_leaves_it_the_same(
     assert sequential_mnist.main(["--resume", "run"]) == 2
     assert "that run was begun by copying.py" in capsys.readouterr().err
     assert copy_here("--resume", "run", "--epochs", "2") == 0
-    assert "training is over after 2 epochs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "training is over after 2 epochs" in said
+    assert "note:" not in said
+
+
+def test_what_more_epochs_put_off_is_told(
+    copy_here: Copy, tiny_copying: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--p", "0.4", "--anneal-epochs", "1", "--epochs", "2", "--out", "run"]
+    assert copy_here(*tiny_copying, *words) == 0
+    capsys.readouterr()
+    assert copy_here("--resume", "run", "--epochs", "3") == 0
+    assert (
+        "note: the end of detaching (--anneal-epochs 1) followed 2 epochs so far and follows 3 "
+        "from here on; a run begun with --epochs 3 ends otherwise\n"
+    ) in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_is_one_line(
