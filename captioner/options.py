@@ -30,9 +30,9 @@ class Range:
     high: float | None = None
 
 
-def between(low: float, high: float) -> Range:
+def between(low: float, high: float, words: str = "") -> Range:
     """Return the range of the numbers from `low` to `high`, both included."""
-    words = f"give a number from {low:,} to {high:,}"
+    words = words or f"give a number from {low:,} to {high:,}"
     return Range(words, lambda value: low <= value <= high, low, high)
 
 

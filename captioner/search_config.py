@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self, TypedDict
 
 from captioner.errors import OptionError
-from captioner.options import ABOVE_ZERO, NOT_NEGATIVE, Options, Range, at_least, option
+from captioner.options import ABOVE_ZERO, NOT_NEGATIVE, Options, Range, at_least, between, option
 
+MAX_CAPTIONS = 10_000  # of an image, side by side
+MAX_WORDS = 1000  # of a caption
 # What a request to a service may ask at most. A program decides for itself.
 MAX_BEAM_SIZE = 10
 MAX_LENGTH = 200  # words
@@ -45,25 +47,25 @@ class SearchConfig(Options):
         3,
         "captions searched side by side; 1 is greedy search",
         metavar="N",
-        within=at_least(1, "a beam needs at least 1 caption (1 is greedy)"),
+        within=between(1, MAX_CAPTIONS, "a beam holds 1 caption (greedy search) to 10,000"),
     )
     num_captions: int = option(
         1,
         "captions returned for each photograph, the best first; at most as many as the beam holds",
         metavar="K",
-        within=at_least(1, "ask for at least 1 caption"),
+        within=between(1, MAX_CAPTIONS, "ask for 1 caption to 10,000"),
     )
     max_length: int = option(
         20,
         "most words of a caption",
         metavar="N",
-        within=at_least(1, "a caption needs room for at least 1 word"),
+        within=between(1, MAX_WORDS, "a caption has room for 1 word to 1,000"),
     )
     length_power: float = option(
         0.7,  # scored best on validation photographs
         "a caption's log-probability is divided by its number of tokens to this power",
         metavar="X",
-        within=at_least(0, "give 0 (no normalisation) or more, 1 is the mean per token"),
+        within=between(0, 10, "give 0 (no normalisation) to 10, 1 is the mean per token"),
     )
 
     include: tuple[str, ...] = option((), "words that every caption has to hold", metavar="WORD")
@@ -141,6 +143,12 @@ class SearchConfig(Options):
                 f"{label('beam_size')} is {self.beam_size} and {label('diverse_groups')} "
                 f"{self.diverse_groups}; give a beam that can be cut into so many equal parts"
             )
+        defaults = type(self).__dataclass_fields__
+        if self.diverse_groups == 1 and self.diversity != defaults["diversity"].default:
+            yield (
+                f"{label('diversity')} is {self.diversity} without {label('diverse_groups')}; it "
+                "acts between parts of the beam"
+            )
         sample = label("sample")
         if self.sample and (self.include or self.diverse_groups > 1):
             yield (
@@ -148,7 +156,6 @@ class SearchConfig(Options):
                 f"{label('include' if self.include else 'diverse_groups')}, which is a search; "
                 "leave one of them out"
             )
-        defaults = type(self).__dataclass_fields__
         for name in _OF_SAMPLING:
             value = getattr(self, name)
             if not self.sample and value != defaults[name].default:

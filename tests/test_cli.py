@@ -110,6 +110,15 @@ def test_folders_and_patterns_name_images_and_nothing_twice(
     assert printed.err.startswith("skipped: photographs/notes.txt is not an image")
 
 
+def test_a_name_may_begin_with_a_tilde(checkpoint, photographs, capsys, monkeypatch):
+    shutil.copy(photographs[0], photographs[0].with_name("~dog.jpg"))
+    monkeypatch.chdir(photographs[0].parent)
+    monkeypatch.setenv("HOME", str(photographs[0].parent))
+    assert main(["caption", "~dog.jpg", "~/~dog.jpg", "--checkpoint", str(checkpoint)]) == 0
+    captions = captions_of(capsys.readouterr().out)
+    assert list(captions) == ["~dog.jpg", str(photographs[0].with_name("~dog.jpg"))]
+
+
 def test_all_that_can_be_decoded_is_captioned_and_other_images_are_named(
     checkpoint, photographs, capsys
 ):
@@ -298,8 +307,12 @@ def test_what_is_broken_or_missing_is_named_and_skipped(checkpoint, photographs,
     ("words", "message"),
     [
         (["nowhere.jpg"], "no photograph to caption: nowhere.jpg: there is no such file"),
-        (["{photograph}", "--beam-size", "0"], "--beam-size is 0; a beam needs at least 1"),
+        (["{photograph}", "--beam-size", "0"], "--beam-size is 0; a beam holds 1"),
         (["{photograph}", "--num-captions", "0"], "--num-captions is 0"),
+        (
+            ["{photograph}", "--num-captions", "9" * 20],
+            "--num-captions is 99999999999999999999; ask",
+        ),
         (
             ["{photograph}", "--num-captions", "3", "--beam-size", "2"],
             "--num-captions is 3 and --beam-size 2; ask",

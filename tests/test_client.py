@@ -331,6 +331,14 @@ def test_a_folder_is_an_unreadable_photograph(service: Any, tmp_path: Path) -> N
             client.caption(tmp_path)
 
 
+def test_a_photograph_s_name_may_begin_with_a_tilde(
+    client: Both, service: Any, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs[0].rename(photographs[0].with_name("~dog.jpg"))
+    monkeypatch.chdir(photographs[0].parent)
+    assert client.caption(service.url, "~dog.jpg").caption == TEXT
+
+
 def test_the_command_prints_what_it_prints_without_a_service(
     service: Any, photographs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

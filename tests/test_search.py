@@ -407,11 +407,16 @@ def test_a_decoder_that_gives_no_word_is_an_error(logits: list[float]):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam_size": 0}, "beam_size is 0; a beam needs at least 1"),
+        ({"beam_size": 0}, "beam_size is 0; a beam holds 1 caption"),
+        ({"beam_size": 10001}, "beam_size is 10001; a beam holds 1 caption"),
+        ({"beam_size": 3, "num_captions": 10**20}, f"num_captions is {10**20}; ask for 1"),
         ({"beam_size": 3, "num_captions": 4}, "num_captions is 4 and beam_size 3"),
         ({"num_captions": 0}, "num_captions is 0"),
-        ({"max_length": 0}, "max_length is 0; a caption needs room"),
+        ({"max_length": 0}, "max_length is 0; a caption has room for 1"),
+        ({"max_length": 10**9}, f"max_length is {10**9}; a caption has room for 1"),
         ({"length_power": -0.5}, "length_power is -0.5; give 0"),
+        ({"length_power": 10.5}, "length_power is 10.5; give 0"),
+        ({"diversity": 3.0}, "diversity is 3.0 without diverse_groups"),
         ({"length_power": math.nan}, "length_power is nan"),
     ],
 )

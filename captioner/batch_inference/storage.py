@@ -32,7 +32,7 @@ def is_url(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """Return a URL as it is, and a local path from the root on."""
-    return path if is_url(path) else str(Path(path).expanduser().absolute())
+    return path if is_url(path) else str(Path(os.path.expanduser(path)).absolute())
 
 
 def joined(folder: str, name: str) -> str:

@@ -5,6 +5,7 @@ the captions, or the seconds to wait before the same request is sent again, or r
 travels as the request's body, so that nothing has to be encoded; sending it twice does no harm.
 """
 
+import os
 import random
 import time
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def read(photograph: Photograph) -> bytes:
     if not isinstance(photograph, str | Path):
         return bytes(photograph)
     try:
-        return Path(photograph).expanduser().read_bytes()
+        return Path(os.path.expanduser(photograph)).read_bytes()
     except OSError as error:
         raise ImageError(f"{photograph}: {error.strerror or error}; check the path") from None
 

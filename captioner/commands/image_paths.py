@@ -1,6 +1,7 @@
 """The images that the arguments of a command stand for: files, folders of them and patterns."""
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def find_photographs(arguments: Sequence[str]) -> tuple[list[Path], dict[str, Im
 
 def _files(argument: str) -> tuple[list[Path], str]:
     """Return the files an argument stands for, and what to say if there are none."""
-    path = Path(argument).expanduser()
+    path = Path(os.path.expanduser(argument))
     if path.is_dir():
         below = path / "**" / "*"
         problem = f"{argument} holds no image; for its subfolders give '{below}'"

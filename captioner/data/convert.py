@@ -67,7 +67,7 @@ def convert(
         DataError: the table cannot be read, has bad rows, or names no image that exists.
         OptionError: the shares are out of range.
     """
-    if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+    if not (val_share >= 0 and test_share >= 0 and val_share + test_share < 1):
         raise OptionError(
             f"val_share is {val_share} and test_share {test_share}; "
             "neither may be negative, and together they must leave something to train with"
@@ -227,6 +227,11 @@ def _divide(table: dict[str, _Image], val_share: float, test_share: float, seed:
         for filename in drawn[:size]:
             table[filename].split = split
         del drawn[:size]
+    if not drawn:
+        raise OptionError(
+            f"val_share {val_share} and test_share {test_share} of {len(table)} images leave none "
+            "to train with; give smaller ones"
+        )
     for filename in drawn:
         table[filename].split = "train"
 

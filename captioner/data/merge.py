@@ -54,17 +54,19 @@ def merge(
     # Where all images have COCO's number it is their id, which two of them cannot share.
     has_doubles = None not in numbers and len(set(numbers)) < len(numbers)
     dropped = {"filepath", "imgid", "sentids", *(["cocoid"] if has_doubles else [])}
+    folder = out.parent.resolve()
     entries: list[dict[str, Any]] = []
     first = 0  # sentence of an image
     for set_name, part in zip(joint.names, parts, strict=True):
         stored = read_json(part.json_path, "data set", DataError)["images"]
         for entry, image in zip(stored, part.images, strict=True):
-            path, number = Path(os.path.abspath(image.path)), len(entries)
+            # Of a folder that is a link, what lies above it is not what its name says.
+            path, number = image.path.parent.resolve() / image.path.name, len(entries)
             ids = range(first, first + len(entry["sentences"]))
             entries.append(
                 {
                     **{key: value for key, value in entry.items() if key not in dropped},
-                    "filename": str(path) if is_absolute else os.path.relpath(path, out.parent),
+                    "filename": str(path) if is_absolute else os.path.relpath(path, folder),
                     "imgid": number,
                     "dataset": set_name,
                     "own_id": image.image_id,

@@ -110,7 +110,7 @@ def locate(data: str, announce: Announce) -> Path:
     if data == SAMPLE:
         return ensure(announce=announce)
     if data != "coco":
-        return find_json(Path(data).expanduser())
+        return find_json(Path(os.path.expanduser(data)))
     coco = find_coco()
     if coco is None:
         raise DataError(

@@ -217,7 +217,7 @@ def _record(
     shape = (len(images), encoder.grid**2, encoder.feature_size)
     batch_bytes = batch_size * shape[1] * shape[2] * 2
     return Record(
-        folder=folder.expanduser() / re.sub(r"[^\w.-]", "_", readable),
+        folder=Path(os.path.expanduser(folder)) / re.sub(r"[^\w.-]", "_", readable),
         identity=identity,
         shape=shape,
         rows_per_chunk=batch_size * max(1, CHUNK_BYTES // batch_bytes),

@@ -6,6 +6,7 @@ timm.
 
 import difflib
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +42,11 @@ class TimmEncoder(Encoder):
     def create(cls, config: EncoderConfig, generator: torch.Generator | None = None) -> Self:
         from timm.data import resolve_model_data_config
 
-        path = None if config.weights in (PRETRAINED, NONE) else Path(config.weights).expanduser()
+        path = (
+            None
+            if config.weights in (PRETRAINED, NONE)
+            else Path(os.path.expanduser(config.weights))
+        )
         state = None if path is None else read_state(path)
         network = _network(config, generator)
         classifiers = network.pretrained_cfg.get("classifier") or ()
@@ -96,7 +101,7 @@ class TimmEncoder(Encoder):
             whole = timm.create_model(self.config.name, pretrained=True)
             state = whole.state_dict()
         else:
-            state = read_state(Path(self.config.weights).expanduser())
+            state = read_state(Path(os.path.expanduser(self.config.weights)))
         names = self.network.pretrained_cfg.get("classifier") or ()
         name = names if isinstance(names, str) else next(iter(names), "")
         weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")

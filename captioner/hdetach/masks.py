@@ -42,5 +42,7 @@ def sample_keep(
     source = device if generator is None else generator.device
     if p == 0.0:
         return torch.ones(shape, device=device if device is not None else source)
-    draws = torch.rand(shape, generator=generator, device=source)
+    # A generator that is None is left out: Dynamo cannot draw a size that varies with one.
+    drawn_by = {} if generator is None else {"generator": generator}
+    draws = torch.rand(shape, device=source, **drawn_by)
     return (draws >= p).to(device=device, dtype=torch.float32)

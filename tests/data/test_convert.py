@@ -1,6 +1,7 @@
 """Tables of captions become Karpathy's JSON; bad rows are refused with file and line."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -206,9 +207,15 @@ def test_a_name_that_is_not_utf8_stays_that_of_its_file(tmp_path):
 def test_a_missing_table_and_shares_out_of_range_are_errors(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv cannot be read: No such file"):
         convert(tmp_path / "gone.csv")
-    for val_share, test_share in ((-0.1, 0.1), (0.5, 0.5)):
+    for val_share, test_share in ((-0.1, 0.1), (0.5, 0.5), (math.nan, 0.1), (0.1, math.nan)):
         with pytest.raises(OptionError, match=f"val_share is {val_share} and test_share"):
             convert(tmp_path / "a.csv", val_share=val_share, test_share=test_share)
+    source = many(tmp_path, 3)
+    with pytest.raises(
+        OptionError, match=r"0\.49 and test_share 0\.5 of 3 images leave none to train"
+    ):
+        convert(source, tmp_path / "out.json", val_share=0.49, test_share=0.5)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_the_flickr8k_captions_give_the_words_of_its_json(shared_data, tmp_path):

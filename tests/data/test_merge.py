@@ -92,6 +92,28 @@ def test_each_set_has_its_folder_of_images(two, tmp_path):
         merge(two, tmp_path / "x.json", images=["a"])
 
 
+@pytest.mark.parametrize("is_absolute", [False, True])
+@pytest.mark.parametrize("out", ["out", "a/link/out", "plain"])
+def test_images_are_found_through_folders_that_are_links(tmp_path, is_absolute, out):
+    data = make(tmp_path / "far" / "deep" / "set", "birds", "tv", 9)
+    stored = json.loads(data.read_text())
+    (data.parent / "images").rename(tmp_path / "far" / "deep" / "photos")
+    for entry in stored["images"]:
+        entry["filename"] = f"../photos/{entry['filename']}"
+    data.write_text(json.dumps(stored))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to(data.parent)
+    (tmp_path / out).mkdir(parents=True)
+    written = tmp_path / out / "dataset.json"
+    through_link = tmp_path / "a" / "link" / data.name
+    images = [str(through_link.parent)]
+    merged = merge([through_link], written, images=images, is_absolute=is_absolute)
+    assert [image.path.resolve() for image in merged.images] == [
+        tmp_path / "far" / "deep" / "photos" / f"{number}.png" for number in range(2)
+    ]
+    assert all(image.path.is_file() for image in load_karpathy(written).images)
+
+
 def test_a_set_is_not_named_twice_nor_replaced(two):
     with pytest.raises(OptionError, match="is named twice; name each data set once"):
         merge([two[0], two[0].parent], two[0].parent / "x.json")

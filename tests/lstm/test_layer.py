@@ -242,9 +242,11 @@ def test_it_compiles_into_one_graph_and_draws_as_before():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of Dynamo itself
 def test_a_compiled_model_runs_the_layer_as_it_is():
-    layer, x = HDetachLSTM(3, 4, p=0.5), torch.randn(6, 2, 3)
-    found = compiled_gradients(layer, x, fullgraph=False)
-    assert_same(found, compiled_gradients(layer, x), 1e-6)
+    layer = HDetachLSTM(3, 4, p=0.5)
+    for steps in (6, 9, 7):  # from the second on, Dynamo takes sizes for symbols
+        x = torch.randn(steps, 2, 3)
+        found = compiled_gradients(layer, x, fullgraph=False)
+        assert_same(found, compiled_gradients(layer, x), 1e-6)
 
 
 def test_autocast_gives_what_nn_lstm_gives_on_processors_that_can():

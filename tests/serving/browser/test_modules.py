@@ -141,7 +141,7 @@ def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
         max_length=length,
         length_power=draws.choice((0.0, 0.7, 1.0)),
         diverse_groups=groups,
-        diversity=draws.choice((0.0, 0.5, 2.0)),
+        diversity=draws.choice((0.0, 0.5, 2.0)) if groups > 1 else 0.5,
     )
     control = Control(
         include=tuple(words[: draws.choice((0, 0, 1, 2))][:length]),
