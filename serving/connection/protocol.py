@@ -9,7 +9,6 @@ uvicorn, so `pyproject.toml` limits uvicorn's version.
 """
 
 import asyncio
-import re
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.connection.early_answers import RawHeaders, early_answer
+from serving.connection.header_rules import what_is_wrong
 from serving.connection.refusals import Refusals
+from serving.connection.request_parser import RequestParser
 from serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -34,11 +35,6 @@ MOST_PIPELINED = 16  # requests that a client may send ahead
 MOST_HEADERS = 100
 # A body up to this size is read and thrown away, which costs less than another connection.
 SMALL_BODY_BYTES = 256 * 1024
-# The grammar of RFC 3986: a name or an address, and perhaps a port.
-_HOST = re.compile(
-    rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?[ \t]*"
-    rb"|\[[0-9A-Za-z:.]+\](?::[0-9]*)?[ \t]*"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +101,7 @@ class LimitedProtocol(HttpToolsProtocol):
         limits: ConnectionLimits,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = RequestParser(self.parser, self)  # type: ignore[assignment]
         self.app = self._announcing_the_end(self.app)
         self.limits = limits
         self.receiving = Receiving.HEADER
@@ -171,7 +168,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._header_bytes > self.limits.header_bytes or len(self.headers) > MOST_HEADERS:
             self._refuse_header()
             return
-        if (wrong := self._wrong_host() or self._wrong_transfer_coding()) is not None:
+        wrong = what_is_wrong(self.headers, self.parser.get_http_version())
+        if wrong is not None:
             self._refuse(Problem("bad_request", wrong))
             return
         if len(self.pipeline) >= MOST_PIPELINED:
@@ -186,13 +184,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self.url = b"/"
         super().on_headers_complete()
         if self.parser.should_upgrade():  # to nothing that is spoken here
-            self.cycle.keep_alive = False
+            self.cycle.keep_alive = False  # what comes behind the body is not read
 
     def on_body(self, body: bytes) -> None:
         if not (self._is_refused or self._is_body_unwanted):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # the body is still to come
+            return
         self.receiving = Receiving.NOTHING
         self.waiting_since = self.loop.time()
         self._received_bytes = 0
@@ -240,9 +240,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_refused:  # it had its answer when its header was there
             return
         self._refuse(Problem("bad_request", "the request is not well-formed HTTP/1.1"))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: such a request is answered as if it had not asked for another protocol."""
 
     @property
     def is_answering(self) -> bool:
@@ -304,30 +301,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True
-
-    def _wrong_host(self) -> str | None:
-        """Return what is wrong with the Host field (RFC 9112, section 3.2), or None."""
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if not hosts and self.parser.get_http_version() in ("0.9", "1.0"):
-            return None
-        if len(hosts) != 1:
-            return f"the header has {len(hosts)} Host fields; send one"
-        return None if _HOST.fullmatch(hosts[0]) else "the Host field is not a host and a port"
-
-    def _wrong_transfer_coding(self) -> str | None:
-        """Return what is wrong with Transfer-Encoding (RFC 9112, section 6.1), or None.
-
-        The parser undoes `chunked` alone, and would pass on a compressed body as it is.
-        """
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if not codings:
-            return None
-        if self.parser.get_http_version() in ("0.9", "1.0"):
-            return "Transfer-Encoding needs HTTP/1.1; send a Content-Length"
-        named = b", ".join(codings)
-        if named.strip().lower() == b"chunked":
-            return None
-        return f"Transfer-Encoding is {named.decode('latin-1')!r}; send chunked alone"
 
     def _is_refused_from_header(self) -> bool:
         """Refuse the request whose header is complete, if it is to be, and say whether it was."""

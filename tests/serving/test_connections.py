@@ -4,6 +4,7 @@
 code of the last one's problem.
 """
 
+import json
 import re
 import signal
 import socket
@@ -11,7 +12,9 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httptools
 import httpx
 import pytest
 import uvicorn
@@ -19,6 +22,7 @@ from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.connection.protocol import LimitedProtocol
+from serving.connection.request_parser import RequestParser
 from serving.origins import cors_headers
 from serving.server import DrainingServer
 
@@ -28,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).parent / "requests"
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z]")
 POST = b"POST /caption HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 
 
 def connect(service: Running) -> socket.socket:
@@ -89,6 +94,7 @@ def test_a_slow_header_is_cut(live: Running) -> None:
     [
         (POST + b"Content-Length: 1000\r\n\r\n", b"408"),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n", b"408"),
+        (POST + OFFER + b"Content-Length: 1000\r\n\r\n", b"408"),
         (b"GET /version HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"200"),
     ],
 )
@@ -101,9 +107,10 @@ def test_a_slow_body_is_cut(live: Running, head: bytes, status: bytes) -> None:
     assert received.startswith(b"HTTP/1.1 " + status)
 
 
-def test_endless_chunks_are_cut_at_the_limit(live: Running) -> None:
+@pytest.mark.parametrize("offer", [b"", OFFER])
+def test_endless_chunks_are_cut_at_the_limit(live: Running, offer: bytes) -> None:
     with connect(live) as connection:
-        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(POST + offer + b"Transfer-Encoding: chunked\r\n\r\n")
         sent = 0
         started = time.monotonic()
         with pytest.raises(ConnectionError):
@@ -114,10 +121,11 @@ def test_endless_chunks_are_cut_at_the_limit(live: Running) -> None:
     assert 'caption_rejected_total{code="body_too_large"}' in httpx.get(live.url + "/metrics").text
 
 
+@pytest.mark.parametrize("offer", [b"", OFFER])
 @pytest.mark.parametrize("start", [b"1;", b"1\r\na\r\n0\r\nX: "])
-def test_endless_extensions_and_trailers_are_cut(live: Running, start: bytes) -> None:
+def test_endless_extensions_and_trailers_are_cut(live: Running, start: bytes, offer: bytes) -> None:
     with connect(live) as connection:
-        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + start)
+        connection.sendall(POST + offer + b"Transfer-Encoding: chunked\r\n\r\n" + start)
         started = time.monotonic()
         with pytest.raises(ConnectionError):
             while time.monotonic() - started < 30:
@@ -170,14 +178,94 @@ def test_an_idle_connection_is_closed(live: Running) -> None:
         assert time.monotonic() - started < 10
 
 
-def test_a_body_is_asked_for_only_if_it_would_be_read(live: Running) -> None:
+@pytest.mark.parametrize("offer", [b"Connection: close\r\n", OFFER])
+def test_a_body_is_asked_for_only_if_it_would_be_read(live: Running, offer: bytes) -> None:
     photo = jpeg()
-    head = POST + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = POST + offer + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     with connect(live) as connection:
         connection.sendall(head % len(photo))
         assert connection.recv(65_536).startswith(b"HTTP/1.1 100 Continue")
         connection.sendall(photo)
         assert read_to_end(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("offer", [OFFER, b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_is_read_though_another_protocol_is_offered(
+    live: Running, offer: bytes, is_chunked: bool
+) -> None:
+    photo = jpeg((400, 300))
+    expected = httpx.post(live.url + "/caption", content=photo, timeout=30).json()["captions"]
+    framing, body = b"Content-Length: %d" % len(photo), photo
+    if is_chunked:
+        parts = [photo[at : at + 5000] for at in range(0, len(photo), 5000)]
+        framing = b"Transfer-Encoding: chunked"
+        body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+        body += b"0\r\nX-Request-ID: trailer\r\n\r\n"
+    with connect(live) as connection:
+        connection.sendall(POST + offer + framing + b"\r\n\r\n" + body[:100])
+        time.sleep(0.05)
+        connection.sendall(body[100:])
+        head, _, answer = read_to_end(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    assert b"connection: close" in head
+    assert b"x-request-id: trailer" not in head
+    assert json.loads(answer)["captions"] == expected
+
+
+class Heard:
+    """What a parser tells of one request, as far as the connection listens to it."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.ends = 0
+        self.parser: Any = httptools.HttpRequestParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ends += not self.parser.should_upgrade()
+
+    def feed(self, *packets: bytes) -> tuple[bytes, int, bool]:
+        """Return the body, how often the request ended, and whether it was well-formed."""
+        try:
+            for packet in packets:
+                self.parser.feed_data(packet)
+        except httptools.HttpParserError:
+            return self.body, self.ends, False
+        return self.body, self.ends, True
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"\r\n",
+        b"Content-Length: 5 \r\n\r\nabcde",
+        b"Content-Length: 5\r\n\r\nabc",
+        b"Transfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nX: 1\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n-1\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+def test_a_request_with_an_offer_is_parsed_as_one_without(rest: bytes) -> None:
+    """Wherever the packets end, and whatever comes behind it."""
+    expected = Heard().feed(POST + rest)
+    sent = POST + OFFER + rest
+    behind = b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx" if expected[1] else b""
+    for cut in range(len(sent) + 1):
+        for packets in (
+            (sent[:cut], sent[cut:] + behind),
+            (sent[:cut], sent[cut:], behind[:9], behind[9:]),
+        ):
+            heard = Heard()
+            heard.parser = RequestParser(heard.parser, heard)  # type: ignore[arg-type]
+            assert heard.feed(*packets) == expected, packets
 
 
 def test_an_early_refusal_is_read_by_a_client_that_is_still_sending(live: Running) -> None:
@@ -264,11 +352,7 @@ def test_uvicorn_has_what_is_overridden_and_its_version_is_bounded() -> None:
     for ours, theirs in ((LimitedProtocol, HttpToolsProtocol), (DrainingServer, uvicorn.Server)):
         public = [name for name in vars(ours) if not name.startswith("_")]
         assert len([name for name in public if hasattr(theirs, name)]) >= 2
-    for name in (
-        "send_400_response",
-        "_unsupported_upgrade_warning",
-        "_unset_keepalive_if_required",
-    ):
+    for name in ("send_400_response", "_unset_keepalive_if_required"):
         assert hasattr(HttpToolsProtocol, name), name
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = map(Requirement, project["optional-dependencies"]["serving"])

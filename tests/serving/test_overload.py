@@ -112,6 +112,7 @@ def test_the_connection_stays_where_the_body_is_small(full: Live, size: int) -> 
         HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
         post(1000, b"Expect: 100-continue"),
         post(1000, b"Connection: close"),
+        post(1000, b"Connection: Upgrade", b"Upgrade: h2c"),
         post(0).replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
 )
