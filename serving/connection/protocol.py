@@ -176,6 +176,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._is_refused = True
             self.transport.abort()
             return
+        if self.parser.get_http_version() != "1.1":
+            self.expect_100_continue = False  # HTTP/1.0 has no such answer
         self.receiving = Receiving.BODY
         if self._is_refused_from_header():
             return

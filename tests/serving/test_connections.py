@@ -189,6 +189,17 @@ def test_a_body_is_asked_for_only_if_it_would_be_read(live: Running, offer: byte
         assert read_to_end(connection).startswith(b"HTTP/1.1 200")
 
 
+def test_http_1_0_is_never_told_to_continue(live: Running) -> None:
+    photo = jpeg()
+    head = POST.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\n"
+    with connect(live) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(photo))
+        time.sleep(0.2)  # in which it would be told
+        connection.sendall(photo)
+        received = read_to_end(connection)
+    assert received.startswith(b"HTTP/1.1 200"), received
+
+
 @pytest.mark.parametrize("offer", [OFFER, b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_body_is_read_though_another_protocol_is_offered(
