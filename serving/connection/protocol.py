@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.addresses import plain_address
 from serving.connection.early_answers import RawHeaders, early_answer
 from serving.connection.header_rules import what_is_wrong
 from serving.connection.refusals import Refusals
@@ -117,6 +118,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         has_room = self._make_room()
         super().connection_made(_LingeringTransport(self, transport))  # type: ignore[arg-type]
+        if self.client is not None:
+            self.client = plain_address(self.client[0]), self.client[1]
         self._expect(Receiving.HEADER)
         if not has_room:
             detail = f"all {self.limits.connections} connections of this worker are in use"

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access import Access, declared_access
+from serving.addresses import plain_address
 from serving.api_keys import KeyHash, matching_key
 from serving.paths import PathTable
 from serving.problems import Problem
@@ -86,7 +87,7 @@ def key_is_needed(*, exists: bool = True) -> Problem:
 def _network(scope: Scope) -> str:
     """Return the client's address, or of IPv6 the network that one customer gets."""
     try:
-        address = ipaddress.ip_address((scope.get("client") or [""])[0])
+        address = ipaddress.ip_address(plain_address((scope.get("client") or [""])[0]))
     except ValueError:  # a socket without addresses
         return "unknown"
     if address.version == 6:

@@ -29,7 +29,7 @@ class Live:
             {}, checkpoint=Path("."), receive_timeout_seconds=2, drain_seconds=3, **settings
         )
         self.service = Service(given)
-        listener = listen("127.0.0.1", 0)
+        listener = listen(given.host, 0)
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.server = make_server(given, self.service, create_app(given, self.service))
