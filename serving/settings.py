@@ -82,7 +82,8 @@ class Settings(Options):
         (), "origins whose pages may call the service, between commas (none)"
     )
     trusted_proxies: tuple[str, ...] = option(
-        (), "addresses whose X-Forwarded-For is trusted, between commas (none)"
+        (),
+        "addresses or networks whose X-Forwarded-For is trusted, between commas; * for all (none)",
     )
 
     body_limit_bytes: int = option(
@@ -166,6 +167,11 @@ class Settings(Options):
                 normal_origin(origin)
             except ValueError as remedy:
                 yield f"cors_origins holds {origin!r}; {remedy}"
+        if "*" in self.trusted_proxies and len(self.trusted_proxies) > 1:
+            yield "trusted_proxies holds '*' and others; give '*' alone, or leave it out"
+        for proxy in self.trusted_proxies:
+            if proxy != "*" and (better := _proxy_remedy(proxy)):
+                yield f"trusted_proxies holds {proxy!r}; {better}"
         if self.tracing_endpoint is not None and not self.tracing_endpoint.startswith("http"):
             yield (
                 f"tracing_endpoint is {self.tracing_endpoint!r}; it looks like "
@@ -237,6 +243,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _proxy_remedy(text: str) -> str:
+    """Return what to give instead of the address or network of a proxy; empty where it is one."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return "give an address such as 10.0.0.5, or a network by its first, such as 10.0.0.0/8"
+    if network.version == 6 and network.network_address.ipv4_mapped is not None:
+        return "give IPv4 as IPv4, such as 10.0.0.5 or 10.0.0.0/8"  # as clients have it
+    return ""
 
 
 def _has_tracing() -> bool:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 from captioner import cores as cores_module
 from captioner.errors import OptionError
@@ -98,6 +99,9 @@ def test_this_machine_needs_none(host: str) -> None:
         ({"cors_origins": ("https://*.example",)}, "an origin looks like https://example.org"),
         ({"cors_origins": ("https://u@a.example",)}, "an origin looks like https://example.org"),
         ({"cors_origins": ("https://a.example:70000",)}, "an origin looks like"),
+        ({"trusted_proxies": ("*", "10.0.0.5")}, "trusted_proxies holds '\\*' and others; give"),
+        ({"trusted_proxies": ("::ffff:10.0.0.5",)}, "give IPv4 as IPv4"),
+        ({"trusted_proxies": ("::ffff:10.0.0.0/104",)}, "give IPv4 as IPv4"),
         ({"tracing_endpoint": "collector"}, "it looks like http://collector:4318/v1/traces"),
         ({"no_auth": True, "api_keys": (A_KEY,)}, "no_auth is set and so are keys"),
     ],
@@ -105,6 +109,24 @@ def test_this_machine_needs_none(host: str) -> None:
 def test_contradictions_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Settings(**given)
+
+
+def test_every_bad_proxy_is_named_and_those_that_are_trusted_are_taken() -> None:
+    """uvicorn keeps what it does not understand, and never compares a client with it."""
+    bad = ("10.0.0.5/8", "foo", "300.1.1.1", "10.0.0.0/33", "fd00::1/8", "10.0.0.5:80", "[::1]")
+    given = ",".join(("10.0.0.5", *bad, "10.0.0.0/8"))
+    with pytest.raises(OptionError) as caught:
+        Settings.from_environment({"CAPTIONER_TRUSTED_PROXIES": given})
+    assert len(caught.value.problems) == len(bad)
+    for one, problem in zip(bad, caught.value.problems, strict=True):
+        assert problem.startswith(f"trusted_proxies holds {one!r}; give ")
+        assert _TrustedHosts([one]).trusted_literals == {one}
+
+    good = ("10.0.0.5", "10.0.0.0/8", "172.16.0.0/12", "::1", "fd00::/8", "0.0.0.0/0")
+    settings = Settings.from_environment({"CAPTIONER_TRUSTED_PROXIES": ", ".join(good)})
+    assert settings.trusted_proxies == good
+    assert _TrustedHosts(list(good)).trusted_literals == set()
+    assert Settings(trusted_proxies=("*",)).trusted_proxies == ("*",)
 
 
 @pytest.mark.parametrize(
