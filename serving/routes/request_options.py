@@ -5,7 +5,6 @@ everywhere. An unknown option is refused; otherwise a misspelt one would be igno
 """
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,6 +27,7 @@ BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": Fals
 WORD_LISTS = ("include", "exclude")
 _SHOWN_CHARACTERS = 60
 _MAX_WORD_LENGTH = 50  # characters
+_MAX_WORDS_LENGTH = 2 * MAX_EXCLUDED * _MAX_WORD_LENGTH  # of a list; half of it for commas, blanks
 _MAX_SIDE_BY_SIDE = 32  # captions of one image that are searched at once
 _MAX_SEED = 2**31 - 1
 _MAX_TEMPERATURE = 10.0
@@ -42,15 +42,17 @@ WHOLE = BeforeValidator(_whole)
 
 
 def _split(value: Any) -> Any:
-    """Return words one by one: a query and a form may have some between commas."""
-    if not isinstance(value, str | list) or not all(isinstance(one, str) for one in value):
+    """Return words one by one: a query and a form may have some between commas.
+
+    A list longer than any that is allowed is left whole: the bounds of its fields refuse it.
+    """
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         return value
-
-    def parts() -> Iterator[str]:
-        for one in [value] if isinstance(value, str) else value:
-            yield from (part.strip() for part in one.split(",") if part.strip())
-
-    return list(parts())
+    if sum(map(len, value)) > _MAX_WORDS_LENGTH:
+        return value
+    return [part.strip() for one in value for part in one.split(",") if part.strip()]
 
 
 def _search_option(name: str, most: float | None = None, **bounds: Any) -> Any:

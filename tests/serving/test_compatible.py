@@ -2,10 +2,14 @@
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+
+from serving.problems import Problem
+from serving.routes.uploads import image_from_text
 
 from .conftest import jpeg
 from .fake_model import FakeModel
@@ -145,7 +149,26 @@ def test_harmless_spellings_of_base64_are_taken(client: TestClient, data: bytes)
 
 
 @pytest.mark.parametrize(
-    "text", ["QUJDR", "QU=JD", "QUJD*", "QUJD%2", "QUJD%", "QUJD%ff", "data:,x"]
+    "text", ["QUJDR", "QU=JD", "QUJD*", "QUJD%2", "QUJD%", "QUJD%ff", "%51UJD", "QU%2", "data:,x"]
 )
 def test_what_is_not_base64_is_refused(client: TestClient, text: str) -> None:
     assert client.post("/caption", json={"image": text}).json()["code"] == "invalid_parameter"
+
+
+@pytest.mark.parametrize(
+    ("unit", "plain"),
+    [("%2B%2f", "+/"), ("AA %41", None), ("AA A\n", "AAA"), ("%0a%0D%20", ""), ("%", None)],
+)
+def test_base64_is_undone_without_an_object_for_each_digit(unit: str, plain: str | None) -> None:
+    count = 4 * 20_000
+    text = unit * count
+    expected = None if plain is None else base64.b64decode(plain * count)
+    tracemalloc.start()
+    try:
+        found = image_from_text(text)
+    except Problem:
+        found = None
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == expected
+    assert most_bytes < 4 * len(text)

@@ -5,12 +5,14 @@ import json
 import re
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
 import structlog
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from captioner.errors import CheckpointError
@@ -18,6 +20,7 @@ from captioner.search_config import SearchConfig
 from serving.app import create_app
 from serving.errors import CaptioningFailed
 from serving.problems import KINDS
+from serving.routes.request_options import OptionFields
 from serving.settings import Settings
 
 from .conftest import jpeg, problem, service_with
@@ -125,6 +128,18 @@ def test_bad_options_are_named_wherever_they_stand(
         assert problem(answer) == (422, "invalid_parameter")
         assert words in answer.json()["detail"]
         assert len(answer.json()["detail"]) < 400
+
+
+@pytest.mark.parametrize("words", ["a," * 300_000, "," * 600_000, ["a," * 100] * 3000])
+def test_a_list_longer_than_any_is_not_taken_apart(words: str | list[str]) -> None:
+    assert OptionFields(exclude=" , ".join(["dog"] * 100)).exclude == ["dog"] * 100
+    assert OptionFields(exclude=[" dog ,a", "a,,"]).exclude == ["dog", "a", "a"]
+    tracemalloc.start()
+    with pytest.raises(ValidationError, match=r"at most (50 characters|100 items)"):
+        OptionFields.model_validate({"exclude": words}, strict=True)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 1e6
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon", "1e999"])
