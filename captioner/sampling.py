@@ -109,12 +109,14 @@ def draw(log_probs: np.ndarray, uniform: np.ndarray, config: SearchConfig) -> np
         CaptionerError: no candidate of a row is possible.
     """
     order = np.argsort(-log_probs, axis=1, kind="stable")
-    scaled = np.take_along_axis(log_probs, order, 1) / config.temperature
+    ordered = np.take_along_axis(log_probs, order, 1)
     if config.top_k:
-        scaled[:, config.top_k :] = -np.inf
-    if not np.isfinite(scaled[:, 0]).all():
+        ordered[:, config.top_k :] = -np.inf
+    if not np.isfinite(ordered[:, 0]).all():
         raise no_caption()
-    weights = np.exp(scaled - scaled[:, :1])
+    # The best is subtracted before: a quotient that overflows is then a weight of 0.
+    with np.errstate(over="ignore"):
+        weights = np.exp((ordered - ordered[:, :1]) / config.temperature)
     cumulative = weights.cumsum(axis=1)
     if config.top_p < 1:
         # The first word that reaches the probability is the last one that may be drawn.

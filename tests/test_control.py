@@ -303,6 +303,22 @@ def test_draws_follow_the_probabilities(options: dict[str, Any], control: Contro
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-308, 5e-324])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.6}], ids=str)
+def test_near_zero_temperatures_draw_the_most_probable_words(
+    temperature: float, options: dict[str, Any]
+) -> None:
+    options = {"num_captions": 20, "beam_size": 20, "max_length": 3, "seed": 1, **options}
+    config = a_config(sample=True, temperature=temperature, **options)
+    for image in range(6):
+        best: tuple[int, ...] = ()
+        while len(best) < 3 and END not in best:
+            after = log_probs_after(image, best)
+            best += (max((*WORDS, END) if best else WORDS, key=after.__getitem__),)
+        [found] = sample(TableDecoding([image]), [config], [None])
+        assert {one.words for one in found} == {tuple(word for word in best if word != END)}
+
+
 def drawn_by(
     image: int, prefix: tuple[int, ...], config: SearchConfig, control: Control | None
 ) -> dict[int, float]:

@@ -97,10 +97,13 @@ function extend(caption, { words, logProbs, count, attention }, row, uniform, op
  * @param {Draw} options
  */
 function draw(logProbs, uniform, { temperature, topK, topP }) {
-  const scaled = (topK ? logProbs.slice(0, topK) : logProbs).map((one) => one / temperature);
-  if (!scaled.length) throw noCaption();
+  const among = topK ? logProbs.slice(0, topK) : logProbs;
+  if (!among.length) throw noCaption();
   let sum = 0;
-  const sums = scaled.map((one) => { sum += Math.exp(one - scaled[0]); return sum; });
+  const sums = among.map((one) => {
+    sum += Math.exp((one - among[0]) / temperature); // a quotient that overflows is a 0
+    return sum;
+  });
   // The first word that reaches the probability is the last one that may be drawn.
   const last = sums.findIndex((one) => one >= (topP < 1 ? topP * sum : sum));
   const place = sums.findIndex((one) => one > uniform * sums[last]);
