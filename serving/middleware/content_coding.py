@@ -6,6 +6,7 @@ pieces, and the event loop runs between them.
 """
 
 import asyncio
+import re
 import zlib
 
 from starlette.datastructures import Headers
@@ -17,6 +18,7 @@ from serving.problems import Problem
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's way to name a format
 PIECE_BYTES = 64 * 1024
 SMALL_ANSWER = 1000  # bytes; packing it gains nothing
+_ACCEPTED = re.compile(r"([^\s;]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
 
 
 class ContentDecoding:
@@ -51,8 +53,27 @@ class CompressedAnswers:
         self.packing = GZipMiddleware(app, minimum_size=SMALL_ANSWER, compresslevel=6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_packed = scope["type"] == "http" and scope["path"].startswith("/v2/")
-        await (self.packing if is_packed else self.app)(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith("/v2/"):
+            await self.app(scope, receive, send)
+            return
+        # Starlette looks for the letters alone, and adds Vary to what is not packed too. The scope
+        # stays the same object, in which the route will be noted.
+        accepted = ",".join(Headers(scope=scope).getlist("accept-encoding"))
+        told = b"gzip" if allows_gzip(accepted) else b"identity"
+        others = [field for field in scope["headers"] if field[0] != b"accept-encoding"]
+        scope["headers"] = [*others, (b"accept-encoding", told)]
+        await self.packing(scope, receive, send)
+
+
+def allows_gzip(accepted: str) -> bool:
+    """Return whether an `Accept-Encoding` field asks for gzip (RFC 9110, section 12.5.3)."""
+    weights = {
+        found[1]: float(found[2] or 1)
+        for item in accepted.lower().split(",")
+        if (found := _ACCEPTED.fullmatch(item.strip(" \t")))
+    }
+    named = weights.get("gzip", weights.get("x-gzip"))
+    return (weights.get("*", 0.0) if named is None else named) > 0
 
 
 class _Unpacking:

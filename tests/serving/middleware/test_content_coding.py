@@ -9,10 +9,11 @@ import zlib
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.middleware.body_limit import BodyLimit
-from serving.middleware.content_coding import PIECE_BYTES, ContentDecoding
+from serving.middleware.content_coding import PIECE_BYTES, CompressedAnswers, ContentDecoding
 from serving.problems import Problem
 
 from ..conftest import jpeg, problem, service_with
@@ -125,3 +126,37 @@ def test_every_route_takes_packed_bodies(model: FakeModel) -> None:  # noqa: ARG
         assert problem(ask("gzip", encoded)) == (422, "invalid_parameter")
         assert problem(ask("gzip", gzip.compress(bytes(20_000)))) == (413, "body_too_large")
         assert client.get("/version", headers={"content-encoding": "gzip"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        *((field, True) for field in ("gzip", "GZIP", "x-gzip", "*", "deflate, Gzip ;q=0.001")),
+        *((field, True) for field in ("br;q=1.0, *;q=0.1", "gzip;q=1, *;q=0", ", gzip,", "*;Q=1.")),
+        *((field, False) for field in (None, "", "identity", "notgzip", "gzipped, br", "gzip;q=0")),
+        *((field, False) for field in ("identity, gzip;q=0", "gzip;q=0.000, *", "*;q=0", "gzip;x")),
+        ("gzip;q=0\n*", False),
+        ("br\ngzip", True),
+    ],
+)
+def test_answers_are_packed_where_the_client_takes_it(
+    accepted: str | None, is_packed: bool
+) -> None:
+    lines = [] if accepted is None else accepted.split("\n")
+    fields = [(b"accept-encoding", line.encode()) for line in lines]
+    sent: list[Message] = []
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": TEXT})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v2/models", "headers": [(b"host", b"x"), *fields]}
+    asyncio.run(CompressedAnswers(answering)(scope, None, send))  # type: ignore[arg-type]
+    start, body = sent
+    headers = Headers(raw=start["headers"])
+    assert headers["vary"] == "Accept-Encoding"
+    assert headers.get("content-encoding") == ("gzip" if is_packed else None)
+    assert (gzip.decompress(body["body"]) if is_packed else body["body"]) == TEXT
