@@ -17,6 +17,8 @@ from serving.problems import Problem
 
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's way to name a format
 PIECE_BYTES = 64 * 1024
+MEMBER_START = b"\x1f\x8b"
+MOST_MEMBERS = 1000  # of a gzip body; an empty one costs as much as a piece
 SMALL_ANSWER = 1000  # bytes; packing it gains nothing
 _ACCEPTED = re.compile(r"([^\s;]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?")
 
@@ -83,12 +85,14 @@ class _Unpacking:
         self._receive = receive
         self._coding = coding
         self._unpacker = zlib.decompressobj(WINDOW_BITS[coding])
+        self._members = 1
         self._packed = b""  # what has arrived and is not unpacked
         self._is_empty = True  # so far
         self._has_arrived = False  # all of it
+        self._is_over = False
 
     async def receive(self) -> Message:
-        if self._unpacker.eof or (self._has_arrived and self._is_empty):
+        if self._is_over:
             return await self._receive()  # only that the client has gone can come
         while True:
             if not self._packed and not self._has_arrived:
@@ -97,18 +101,14 @@ class _Unpacking:
                     return message
             else:
                 await asyncio.sleep(0)
-            try:
-                piece = self._unpacker.decompress(self._packed, PIECE_BYTES)
-            except zlib.error:
-                raise self._malformed("is damaged") from None
-            self._packed = self._unpacker.unconsumed_tail
-            if self._unpacker.eof:
-                return await self._last(piece)
-            if piece:
-                return {"type": "http.request", "body": piece, "more_body": True}
-            if self._has_arrived and not self._packed:
-                if self._is_empty:
-                    return {"type": "http.request", "body": b"", "more_body": False}
+            if self._unpacker.eof and self._packed:
+                self._begin_member()
+            piece = self._unpack()
+            is_all = self._has_arrived and not self._packed
+            self._is_over = is_all and (self._unpacker.eof or self._is_empty)
+            if piece or self._is_over:
+                return {"type": "http.request", "body": piece, "more_body": not self._is_over}
+            if is_all:
                 raise self._malformed("ends too early")
 
     async def _next(self) -> Message | None:
@@ -121,17 +121,24 @@ class _Unpacking:
         self._has_arrived = not message.get("more_body", False)
         return None
 
-    async def _last(self, piece: bytes) -> Message:
-        """Return the last piece, where nothing comes after it."""
-        rest = self._unpacker.unused_data
-        while not self._has_arrived and not rest:
-            message = await self._next()
-            if message is not None:
-                return message
-            rest = self._packed
-        if rest:
+    def _begin_member(self) -> None:
+        """Go on behind the end of a gzip member, with the next one (RFC 1952, section 2.2)."""
+        if self._coding == "deflate" or not MEMBER_START.startswith(self._packed[:2]):
             raise self._malformed("goes on after its end")
-        return {"type": "http.request", "body": piece, "more_body": False}
+        if self._members == MOST_MEMBERS:
+            raise self._malformed(f"has more than {MOST_MEMBERS:,} members")
+        self._members += 1
+        self._unpacker = zlib.decompressobj(WINDOW_BITS[self._coding])
+
+    def _unpack(self) -> bytes:
+        if self._unpacker.eof:
+            return b""
+        try:
+            piece = self._unpacker.decompress(self._packed, PIECE_BYTES)
+        except zlib.error:
+            raise self._malformed("is damaged") from None
+        self._packed = self._unpacker.unused_data or self._unpacker.unconsumed_tail
+        return piece
 
     def _malformed(self, reason: str) -> Problem:
         return Problem(

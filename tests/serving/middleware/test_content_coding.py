@@ -13,7 +13,12 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.middleware.body_limit import BodyLimit
-from serving.middleware.content_coding import PIECE_BYTES, CompressedAnswers, ContentDecoding
+from serving.middleware.content_coding import (
+    MOST_MEMBERS,
+    PIECE_BYTES,
+    CompressedAnswers,
+    ContentDecoding,
+)
 from serving.problems import Problem
 
 from ..conftest import jpeg, problem, service_with
@@ -63,22 +68,47 @@ def test_no_size_is_special(size: int) -> None:
     assert received(zlib.compress(bytes(size)), "deflate", 10**6) == bytes(size)
 
 
+@pytest.mark.parametrize("step", [1, 19, 997, 10**6])
+def test_a_body_of_several_members_is_one_text(step: int) -> None:
+    parts = [b"", b"{", TEXT[PIECE_BYTES - 300 :], b"", b"}"]
+    body = b"".join(map(gzip.compress, parts))
+    assert gzip.decompress(body) == b"".join(parts)
+    assert received(body, "gzip", step) == b"".join(parts)
+    with pytest.raises(Problem) as caught:
+        received(body, "gzip", step, limit=len(TEXT) - PIECE_BYTES)
+    assert caught.value.code == "body_too_large"
+
+
+def test_the_members_of_a_body_are_limited() -> None:
+    assert received(gzip.compress(b"") * MOST_MEMBERS, "gzip", 10**6) == b""
+    with pytest.raises(Problem, match=r"more than 1,000 members"):
+        received(gzip.compress(b"") * (MOST_MEMBERS + 1), "gzip", 10**6)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
         (PACKED["gzip"][:-1], "ends too early"),
         (PACKED["gzip"][:100], "ends too early"),
         (PACKED["gzip"] + b"x", "goes on after its end"),
+        (PACKED["gzip"] + bytes(9), "goes on after its end"),
+        (PACKED["gzip"] + PACKED["deflate"], "goes on after its end"),
+        (PACKED["gzip"] + b"\x1f", "ends too early"),
+        (PACKED["gzip"] + PACKED["gzip"][:-1], "ends too early"),
+        (PACKED["gzip"] + b"\x1f\x8b" + bytes(9), "is damaged"),
         (b"x" + PACKED["gzip"], "is damaged"),
         (PACKED["deflate"], "is damaged"),
         (PACKED["gzip"][:-8] + bytes(8), "is damaged"),
     ],
-    ids=["short", "cut", "longer", "shifted", "of another coding", "with another sum"],
+    ids=[
+        *("short", "cut", "longer", "padded", "with another coding", "with a byte", "with a part"),
+        *("with a damaged one", "shifted", "of another coding", "with another sum"),
+    ],
 )
 @pytest.mark.parametrize("step", [1013, 10**6])
 def test_a_damaged_body_is_refused(body: bytes, words: str, step: int) -> None:
     with pytest.raises(Problem) as caught:
-        received(body, "gzip", step)
+        received(body, "gzip", step, limit=2 * len(TEXT))
     assert caught.value.code == "invalid_parameter"
     assert f"gzip by its Content-Encoding, {words}" in caught.value.detail
 
