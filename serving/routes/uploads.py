@@ -155,8 +155,7 @@ async def _from_form(request: Request, form: FormReader) -> Upload:
     if is_empty:
         return Upload([])
     form.finish()
-    images = form.images if form.most_images > 1 else [data for data in form.images if data]
-    return Upload(images, form.fields)
+    return Upload(form.images, form.fields)
 
 
 def _from_json(value: dict[str, Any]) -> Upload:

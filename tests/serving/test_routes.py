@@ -1,6 +1,7 @@
 """Answers of our own routes, with a fake model: bodies, options, failures, health, documents."""
 
 import base64
+import email
 import json
 import re
 import threading
@@ -19,7 +20,8 @@ from captioner.errors import CheckpointError
 from captioner.search_config import SearchConfig
 from serving.app import create_app
 from serving.errors import CaptioningFailed
-from serving.problems import KINDS
+from serving.problems import KINDS, Problem
+from serving.routes.multipart import PREAMBLE_BYTES, FormReader
 from serving.routes.request_options import OptionFields
 from serving.settings import Settings
 
@@ -158,6 +160,9 @@ def test_a_bad_timeout_is_refused(client: TestClient, value: str) -> None:
         ({"files": {"other": ("a.jpg", PHOTO)}}, (422, "invalid_parameter")),
         ({"files": {"image": ("", b"")}}, (422, "missing_file")),
         ({"files": [("image", ("a", PHOTO)), ("file", ("b", PHOTO))]}, (422, "invalid_parameter")),
+        ({"files": [*[("image", ("", b""))] * 3, *FORM.items()] * 2}, (422, "invalid_parameter")),
+        ({"files": [("image", ("", b""))] * 1000}, (422, "missing_file")),
+        ({"files": [("image", ("", b""))] * 1001}, (422, "invalid_parameter")),
         ({"json": {}}, (422, "missing_file")),
         ({"json": {"image": None}}, (422, "missing_file")),
         ({"json": {"image": ""}}, (422, "missing_file")),
@@ -181,6 +186,43 @@ def test_bodies_without_a_sound_image_are_refused(
     client: TestClient, given: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     assert problem(client.post("/caption", **given)) == expected
+
+
+def test_a_field_without_a_file_does_not_count_beside_one_with_it(client: TestClient) -> None:
+    empty = ("", b"", "application/octet-stream")  # what a browser sends
+    for fields in (
+        [("image", empty), ("file", ("a.jpg", PHOTO))],
+        [("image", ("a.jpg", PHOTO)), ("file", empty), ("file", empty)],
+    ):
+        for path in ("/caption", "/model/predict"):
+            assert client.post(path, files=fields).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "preamble",
+    [b"", b"\r\n", b"Several parts.\r\n\r\nb --b\r\n", b"x" * (PREAMBLE_BYTES - 6) + b"\r\n", b"x"],
+)
+def test_what_stands_before_the_first_part_of_a_form_is_ignored(preamble: bytes) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    body = preamble + head + PHOTO + b"\r\n--b--\r\n"
+    message = email.message_from_bytes(b"Content-Type: multipart/x; boundary=b\n\n" + body)
+    has_part = message.is_multipart()
+    assert has_part is (preamble != b"x")  # there the first boundary is the closing one
+    for step in (1, 5, len(body)):
+        form = FormReader("multipart/form-data; boundary=b", most_images=1)
+        for place in range(0, len(body), step):
+            form.feed(body[place : place + step])
+        form.finish()
+        assert form.images == [PHOTO] * has_part
+
+
+def test_a_form_whose_boundary_does_not_come_soon_is_refused() -> None:
+    form = FormReader("multipart/form-data; boundary=b", most_images=1)
+    form.feed(b"x" * (PREAMBLE_BYTES - 1))
+    with pytest.raises(Problem, match="ends before its closing boundary"):
+        form.finish()
+    with pytest.raises(Problem, match="its boundary is not in the first 4,096 bytes"):
+        form.feed(b"\r\n--b\r\n")
 
 
 @pytest.mark.parametrize(
