@@ -132,9 +132,14 @@ class Admission:
     def why_full(
         self, left_seconds: float, *, images: int = 1, ahead_seconds: float = 0.0
     ) -> Overloaded | None:
-        """Return why a request with so much time left finds no room, or None."""
+        """Return why a request with so much time left finds no room, or None.
+
+        Where nobody holds a place there is room, also for more images than there are places: else
+        they would never find any.
+        """
         wait = ahead_seconds + self.expected_wait_seconds()
-        if self.admitted + self._arriving + images > self._places:
+        held = self.admitted + self._arriving
+        if held and held + images > self._places:
             return Overloaded(
                 f"all {self._places} places are taken; try again later", _retry_after(wait)
             )

@@ -32,7 +32,7 @@ class FakeModel:
 
     def reset(self) -> None:
         self.seconds = 0.0  # that a caption takes
-        self.places = 64
+        self.places = 64  # without one, every request is refused
         self.most_captions = 10  # that it finds for an image
         self.started: list[bytes] = []
         self.finished: list[bytes] = []
@@ -112,7 +112,7 @@ class _Batcher(Batcher):
 
     def why_full(self, *of_request: Any, **more: Any) -> Overloaded | None:
         self._places = self.fake.places
-        if super().why_full(*of_request, **more) is None:
+        if self._places and super().why_full(*of_request, **more) is None:
             return None
         return Overloaded("the queue is full", retry_after_seconds=3)
 

@@ -252,6 +252,24 @@ def test_a_full_house_and_a_wait_beyond_the_deadline_are_refused_at_once(model: 
     run(test, queue_size=4, speed=2.0)
 
 
+def test_more_images_than_places_are_admitted_where_nobody_else_is():
+    async def test(batcher: MicroBatcher) -> None:
+        with batcher.admit(later(), images=5) as many:
+            assert batcher.admitted == 5
+            for images in (1, 5):
+                with pytest.raises(Overloaded, match="all 4 places are taken"):
+                    batcher.admit(later(), images=images)
+            many.release()
+            with batcher.admit(later()), pytest.raises(Overloaded):
+                batcher.check(later(), images=5)
+        batcher.expect()  # who comes just before
+        assert batcher.why_full(PATIENCE, images=5) is not None
+        await asyncio.sleep(0)
+        assert batcher.why_full(PATIENCE, images=5) is None
+
+    run(test, queue_size=4)
+
+
 def test_the_expected_wait_follows_the_measured_speed(model: Model):
     async def test(batcher: MicroBatcher) -> None:
         for _ in range(30):

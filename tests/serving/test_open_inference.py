@@ -259,11 +259,11 @@ def test_failures_have_the_form_of_the_protocol(
     client: TestClient, shared_model: FakeModel
 ) -> None:
     body = {"inputs": [in_json(PHOTO)]}
-    shared_model.places = 1
+    shared_model.places = 0
     full = send(client, {"inputs": [in_json(PHOTO, OTHER)]})
     assert error(full) == (429, "the queue is full")
     assert full.headers["retry-after"] == "3"
-    shared_model.seconds = 5.0
+    shared_model.places, shared_model.seconds = 1, 5.0
     assert error(send(client, {**body, "parameters": {"timeout": 50_000}}))[0] == 504
     assert error(client.post(INFER, json=body, headers={"X-Request-Timeout": "soon"}))[0] == 400
     shared_model.reset()

@@ -264,7 +264,10 @@ def test_several_images_each_get_a_result_or_an_error(
     too_many = client.post("/captions", files=[*sixteen, *sixteen[:1]])
     assert problem(too_many) == (422, "invalid_parameter")
     shared_model.places = 8
+    assert len(client.post("/captions", files=sixteen).json()["results"]) == 16
+    shared_model.places = 0
     assert problem(client.post("/captions", files=sixteen)) == (429, "overloaded")
+    shared_model.places = 8
     assert problem(client.post("/captions", files={"a": (None, "b")})) == (422, "missing_file")
 
 
