@@ -99,7 +99,8 @@ def content_route(address: str, content: bytes, media_type: str) -> Route:
 
     @access(Access.OPEN)
     async def answer(request: Request) -> Response:
-        if headers["ETag"] in _ETAGS.findall(request.headers.get("if-none-match", "")):
+        known = request.headers.get("if-none-match", "")
+        if known.strip() == "*" or headers["ETag"] in _ETAGS.findall(known):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers)
 
