@@ -16,7 +16,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,6 +124,30 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
                 f"{Path(name).parent} cannot hold what is worked on: {problem.strerror}; free some "
                 "space, or name another folder in the environment variable TMPDIR"
             ) from problem
+
+
+def carry_over(source: Path, target: Path, *, all_but: Collection[str]) -> None:
+    """Copy into the folder `target` what `source` holds, without the files and folders `all_but`.
+
+    Those are named from `source` on, with slashes. Links stay links.
+
+    Raises:
+        StorageError: something of that name is in `target`.
+    """
+    for path in sorted(source.rglob("*")):  # a folder comes before what is in it
+        name = path.relative_to(source)
+        if any(one.as_posix() in all_but for one in (name, *name.parents)):
+            continue
+        copy = target / name
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder and copy.is_dir():
+            continue
+        if os.path.lexists(copy):
+            raise StorageError(f"{copy} is in the way of a file that is to be written; move it")
+        if is_folder:
+            copy.mkdir()
+        else:
+            shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def bring_to_disk(folder: Path, names: Iterable[str]) -> None:
@@ -298,8 +322,9 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _sync_tree(folder: Path) -> None:
     for parent, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(parent, name))
+        for path in (Path(parent, name) for name in names):
+            if not path.is_symlink():  # it may lead nowhere
+                _sync(path)
         _sync(Path(parent))
 
 

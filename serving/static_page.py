@@ -19,7 +19,8 @@ from captioner import graphs
 from captioner.confidence import read_confidence_curve
 from captioner.deployable import DECODER, ENCODER, VOCABULARY, Deployable, load_deployable
 from captioner.errors import CheckpointError, OptionError
-from captioner.files import folder_written_aside
+from captioner.files import carry_over, folder_written_aside
+from captioner.hashed_folder import HASHES
 from serving.model import name_of
 from serving.onnxruntime_web import BUILDS, PAGE, Build, onnxruntime_web
 
@@ -32,6 +33,7 @@ MODEL, PIECES, RUNTIME = "model.json", "pieces", "onnxruntime"
 BACK_END = "back_end.js"
 BROWSER_BACK_END = "browser_back_end.js"  # stands for BACK_END in the folder
 SERVICE_WORKER, FILES = "service_worker.js", "files.js"
+_LIST = "self.FILES = "  # in FILES
 OF_SERVICE = ("docs.html", "docs.js", "problems.html", "service.js", BACK_END)
 COPIED = (".html", ".css", ".js", ".jpg", ".svg", ".webmanifest", ".txt")
 
@@ -41,6 +43,7 @@ POLICY = (
     "manifest-src 'self'; form-action 'none'; base-uri 'none'"
 )
 # Read by several hosts of static files; the two headers of isolation allow threads.
+HEADERS_FILE = "_headers"
 HEADERS = f"""\
 /*
   Content-Security-Policy: {POLICY}; frame-ancestors 'none'
@@ -78,28 +81,46 @@ def export_static_page(folder: Path, out: Path, *, announce: Announce) -> None:
 
 
 def _refuse(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MODEL).is_file())):
+    if (out / HASHES).is_file():
+        raise OptionError(
+            f"--web is {out}, which holds a checkpoint or an exported model; choose another folder"
+        )
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _files_of(out))):
         raise OptionError(f"--web is {out}, which exists and is no such page; choose another name")
 
 
+def _files_of(folder: Path) -> set[str]:
+    """Return what an export wrote into a folder; nothing where it holds no such page."""
+    try:
+        listed = json.loads((folder / FILES).read_text("utf-8").partition(_LIST)[2].rstrip(";\n"))
+    except (OSError, ValueError):
+        return set()
+    if not (folder / MODEL).is_file() or not (folder / PIECES).is_dir():
+        return set()
+    return {*listed, PIECES, SERVICE_WORKER, FILES, HEADERS_FILE}
+
+
 def write_static_page(deployable: Deployable, out: Path, *, name: str, runtime: Path) -> int:
-    """Write the folder `out` for a captioner, and return the bytes of all its files.
+    """Write the folder `out` for a captioner, and return the bytes of all files of the page.
 
     `name` is what the page calls the model; `runtime` has the files of ONNX Runtime for browsers.
-    The folder appears whole or not at all, and takes the place of one written before.
+    The folder appears whole or not at all, and takes the place of one written before, of which it
+    keeps what no export wrote, such as `.git` and `CNAME`.
 
     Raises:
         OptionError: `out` exists and is something else.
         CheckpointError: a part of the captioner is for an engine that browsers lack.
-        StorageError: the disk is full or not writable.
+        StorageError: the disk is full or not writable, or something is in the way of a file.
     """
     _refuse(out)
     with folder_written_aside(out, durable=False) as aside:  # it can be made again
         _write_page(aside)
         write_model(deployable, aside, name=name, runtime=runtime)
         _write_list_of_files(aside)
-        (aside / "_headers").write_text(HEADERS, encoding="utf-8")
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        (aside / HEADERS_FILE).write_text(HEADERS, encoding="utf-8")
+        size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+        carry_over(out, aside, all_but=_files_of(out))
+    return size
 
 
 def write_model(deployable: Deployable, out: Path, *, name: str, runtime: Path) -> None:
@@ -210,5 +231,5 @@ def _write_list_of_files(out: Path) -> None:
         if path.is_file() and path.parent.name != PIECES and path.name != SERVICE_WORKER
     }
     version = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:20]
-    text = f'self.VERSION = "{version}";\nself.FILES = {json.dumps(listed, indent=1)};\n'
+    text = f'self.VERSION = "{version}";\n{_LIST}{json.dumps(listed, indent=1)};\n'
     (out / FILES).write_text(text, encoding="utf-8")

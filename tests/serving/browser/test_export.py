@@ -87,6 +87,77 @@ def test_a_folder_of_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_model_is_left_alone(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    deployable: Path,
+    runtime: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert runtime.is_dir()
+    for model in (tiny_checkpoint, deployable):
+        out = shutil.copytree(model, tmp_path / model.name)
+        assert main(["export", str(deployable), "--web", str(out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == (
+            f"error: --web is {out}, which holds a checkpoint or an exported model; "
+            "choose another folder"
+        )
+        assert content(out) == content(model)
+    (out / "hashes.json").unlink()
+    (out / "model.json").write_text("{}")
+    assert main(["export", str(deployable), "--web", str(out)]) == 2
+    assert "is no such page" in capsys.readouterr().err
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    """What is in a folder: of each file its bytes, of each folder None."""
+    return {
+        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes()
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_page_is_renewed_in_a_checkout_and_what_no_export_wrote_is_kept(
+    tmp_path: Path, site: Path, deployable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(site, tmp_path / "site")
+    git = ["git", "-C", str(out), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "page"]):
+        subprocess.run([*git, *words], check=True)
+    ours = {"CNAME": b"example.org", ".nojekyll": b"", "examples/mine.jpg": b"\xff\xd8"}
+    for name, data in ours.items():
+        (out / name).write_bytes(data)
+    (out / "latest").symlink_to("nowhere")
+    capsys.readouterr()
+    (out / "pieces" / "of_another_model.piece").write_bytes(b"old")
+    (out / "index.html").write_text("old")
+    before = content(out / ".git")
+    assert main(["export", str(deployable), "--web", str(out)]) == 0
+    assert content(out / ".git") == before
+    assert (out / "latest").readlink() == Path("nowhere")
+    (out / "latest").unlink()
+    shutil.rmtree(out / ".git")
+    assert content(out) == content(site) | ours
+    size = sum(len(data) for data in content(site).values() if data is not None)
+    assert f" {size / 1e6:.1f} MB in all" in capsys.readouterr().out
+
+
+def test_a_file_of_the_users_is_never_overwritten_by_a_page(
+    tmp_path: Path, site: Path, deployable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(site, tmp_path / "site")
+    # As if the page before had no example.html, and the user had made one.
+    listed = (out / "files.js").read_text()
+    (out / "files.js").write_text(re.sub(r' "example\.html": ".*",\n', "", listed))
+    assert (out / "files.js").read_text() != listed
+    before = content(out)
+    assert main(["export", str(deployable), "--web", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {out}/example.html is in the way of a file that is to be")
+    assert content(out) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
