@@ -12,15 +12,14 @@ trained on and stores it with the model.
 """
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from captioner.errors import CheckpointError
-from captioner.files import read_json, write_json
-from captioner.hashed_folder import hashed_folder_written_aside, read_hashes, verified
+from captioner.files import carry_over, file_hash, folder_written_aside, read_json, write_json
+from captioner.hashed_folder import HASHES, read_hashes, verified
 
 CONFIDENCE = "confidence.json"
 FORMAT_VERSION = 1
@@ -97,7 +96,11 @@ def store_confidence_curve(folder: Path, curve: ConfidenceCurve) -> None:
         StorageError: the disk is full or not writable; the folder is untouched.
     """
     hashes = read_hashes(folder, ())
-    with hashed_folder_written_aside(folder) as aside:
-        for name in hashes.keys() - {CONFIDENCE}:
-            shutil.copy(verified(folder, hashes, name), aside / name)
+    for name in hashes.keys() - {CONFIDENCE}:
+        verified(folder, hashes, name)
+    with folder_written_aside(folder) as aside:
+        carry_over(folder, aside, all_but={CONFIDENCE, HASHES})
         write_json(aside / CONFIDENCE, curve.to_json())
+        # Files that the model's list does not have, such as notes, do not get into it here either.
+        listed = {**hashes, CONFIDENCE: file_hash(aside / CONFIDENCE)}
+        write_json(aside / HASHES, dict(sorted(listed.items())))

@@ -54,6 +54,25 @@ def test_a_curve_is_stored_with_the_model_and_hashed(model: Path) -> None:
     assert sorted(path.name for path in model.iterdir()) == sorted([*hashes, HASHES])
 
 
+def test_a_curve_leaves_all_else_in_the_folder_as_it_was(model: Path) -> None:
+    (model / "NOTES.md").write_text("trained in May")
+    (model / ".git" / "refs").mkdir(parents=True)
+    (model / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (model / "data").symlink_to("nowhere")
+    listed = read_hashes(model, ()).keys()
+    before = {path.relative_to(model) for path in model.rglob("*")}
+    for _ in range(2):
+        store_confidence_curve(model, CURVE)
+        found = {path.relative_to(model) for path in model.rglob("*")}
+        assert found == before | {Path(CONFIDENCE)}
+    assert (model / "NOTES.md").read_text() == "trained in May"
+    assert (model / ".git" / "HEAD").read_text() == "ref: refs/heads/main"
+    assert (model / "data").readlink() == Path("nowhere")
+    assert read_hashes(model, ()).keys() == listed | {CONFIDENCE}
+    (model / "NOTES.md").write_text("trained in June")  # no part of the model
+    assert read_confidence_curve(model) == CURVE
+
+
 def test_a_curve_that_was_altered_is_named(model: Path) -> None:
     store_confidence_curve(model, CURVE)
     path = model / CONFIDENCE
