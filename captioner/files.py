@@ -50,11 +50,16 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 def open_atomically(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that takes the place of `path` when the block ends without an error.
 
-    Of `durable` see `write_atomically`.
+    Of `durable` see `write_atomically`. A pipe or a device, such as /dev/stdout, is not replaced:
+    it is written to at once.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with _explained(path), open(path, "wb") as file:
+            yield file
+        return
     path = path.resolve()
     with _explained(path):
         aside = _prepare(path)

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -98,6 +99,44 @@ def test_a_write_that_does_not_fit_is_a_storage_error(tmp_path: Path) -> None:
         os.close(full)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file.bin"]
+
+
+def test_the_reader_of_a_pipe_gets_what_is_written(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, b"captions")
+        assert os.read(reader, 100) == b"captions"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    device = tmp_path / "null"  # never the system's own, which root could replace
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.write_bytes(b"")
+    except OSError:
+        pytest.skip("devices cannot be made here")
+    (tmp_path / "link").symlink_to(device)
+    for path in (device, tmp_path / "link"):
+        write_json(path, {"CIDEr": 1.0})
+        assert device.is_char_device()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "null"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
+def test_standard_output_can_be_the_file(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from captioner.files import write_atomically\n"
+        "write_atomically(Path('/dev/stdout'), b'captions')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == b"captions"
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
