@@ -388,6 +388,28 @@ def test_attention_is_drawn_for_every_photograph(checkpoint, photographs, broken
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_photograph_is_drawn_over(checkpoint, tmp_path, capsys, count):
+    photographs = [tmp_path / "dog.png", tmp_path / "dog-2.png"]
+    for path in photographs:
+        Image.new("RGB", (40, 30), "olive").save(path)
+    before = [path.read_bytes() for path in photographs]
+    out = tmp_path / "drawn.png"
+    out.symlink_to(photographs[0])  # by another name
+    out = out if count == 1 else photographs[0]
+    words = ["caption", *map(str, photographs[:count]), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--attention", str(out)]) == 2
+    printed = capsys.readouterr()
+    named = out if count == 1 else photographs[1]
+    assert printed.out == ""
+    assert printed.err == (
+        f"error: --attention would overwrite {named}, which is one of the files to read; "
+        "give another name\n"
+    )
+    assert [path.read_bytes() for path in photographs] == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_attention_of_a_decoder_without_it_is_refused(tmp_path, photographs, capsys):
     folder = make_checkpoint(tmp_path / "show_tell", "show_tell")
     words = ["caption", str(photographs[0]), "--checkpoint", str(folder)]

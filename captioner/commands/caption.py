@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.image_paths import find_photographs
-from captioner.commands.output import CaptionOutput, HeldLines
+from captioner.commands.output import CaptionOutput, HeldLines, refuse_to_overwrite
 from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
 from captioner.search_config import SearchConfig, SearchFlags
@@ -124,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
     photographs, problems = find_photographs(arguments.photographs)
     if not photographs:
         raise ImageError(f"no photograph to caption: {'; '.join(map(str, problems.values()))}")
+    drawings = _drawings(arguments.attention, len(photographs))
+    refuse_to_overwrite("--attention", filter(None, drawings), photographs)
     if arguments.server is None:
         from captioner.commands.caption_local import caption_here
 
@@ -142,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for name, problem in problems.items():
             output.skip(name, problem)
-        _write(photographs, outcomes, output, arguments.attention, show_progress=is_long)
+        _write(photographs, outcomes, output, drawings, show_progress=is_long)
     finally:  # also where it is interrupted: what was captioned so far is not lost
         output.finish()
     return SKIPPED if output.is_any_skipped else 0
@@ -194,11 +196,22 @@ def _in_pixels(seen: Sequence[float], size: tuple[int, int]) -> "Box":
     return (left * width, top * height, right * width, bottom * height)
 
 
+def _drawings(attention: Path | None, total: int) -> Sequence[Path | None]:
+    """Return where the attention of each photograph is drawn, if it is to be."""
+    if attention is None or total == 1:
+        return [attention] * total
+    digits = len(str(total))
+    return [
+        attention.with_stem(f"{attention.stem}-{number:0{digits}d}")
+        for number in range(1, total + 1)
+    ]
+
+
 def _write(
     photographs: Sequence[Path],
     outcomes: Iterable[Outcome],
     output: CaptionOutput,
-    attention: Path | None,
+    drawings: Sequence[Path | None],
     *,
     show_progress: bool,
 ) -> None:
@@ -206,14 +219,11 @@ def _write(
 
     total = len(photographs)
     with Progress(total, "captioning", unit="photographs", enabled=show_progress) as progress:
-        for number, (path, outcome) in enumerate(zip(photographs, outcomes, strict=True), 1):
+        for path, outcome, drawn in zip(photographs, outcomes, drawings, strict=True):
             if isinstance(outcome, CaptionerError):
                 output.skip(str(path), outcome)
             else:
-                drawn = attention
                 if drawn is not None:
-                    if total > 1:
-                        drawn = drawn.with_stem(f"{drawn.stem}-{number:0{len(str(total))}d}")
                     _draw(path, outcome, drawn)
                 output.add(str(path), outcome.captions, outcome.attributes, drawn)
             progress.advance()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.output import print_json
+from captioner.commands.output import print_json, refuse_to_overwrite
 from captioner.commands.score import add_bootstrap
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
             "given; name two files of captions, after their references where they do not hold these"
         )
     check_samples(arguments.bootstrap, arguments.seed)
+    if arguments.out is not None:
+        refuse_to_overwrite("--out", [arguments.out], arguments.files)
     split = None if arguments.split == "all" else arguments.split
     *before, first, second = arguments.files
     source = before[0] if before else None

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from captioner.commands.output import print_json
+from captioner.commands.output import print_json, refuse_to_overwrite
 
 DESCRIPTION = """\
 Score captions with BLEU-1..4, METEOR, ROUGE-L and CIDEr, equal to pycocoevalcap's figures.
@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_samples(arguments.bootstrap, arguments.seed)
     split = None if arguments.split == "all" else arguments.split
     files = (arguments.references, arguments.candidates)
+    if arguments.out is not None:
+        refuse_to_overwrite("--out", [arguments.out], filter(None, files))
     references, candidates = read_pairs(*files, split=split, subset=arguments.subset)
     known = read_signature_of(*files, split=split)
     intervals = None

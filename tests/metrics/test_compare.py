@@ -84,6 +84,28 @@ def test_scores_come_with_intervals_and_a_signature(files, capsys):
     assert alone["signature"]["beam_size"] == 3
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score", "references.json", "bad.json", "--split", "val"],
+        ["score", "bad.json"],
+        ["compare", "references.json", "bad.json", "good.json", "--split", "val"],
+    ],
+)
+def test_no_file_that_is_read_is_written_over(files, capsys, monkeypatch, words):
+    monkeypatch.chdir(files)
+    read = [word for word in words if word.endswith(".json")]
+    for name in read:
+        before = Path(name).read_bytes()
+        assert main([*words, "--tokenised", "--out", f"./{name}"]) == 2
+        assert capsys.readouterr() == (
+            "",
+            f"error: --out would overwrite {name}, which is one of the files to read; "
+            "give another name\n",
+        )
+        assert Path(name).read_bytes() == before
+
+
 def test_a_signature_counts_for_the_captions_it_was_written_with(tmp_path):
     captions = tmp_path / "captions.json"
     captions.write_text("[]")
