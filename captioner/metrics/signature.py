@@ -16,11 +16,13 @@ _HASH_DIGITS = 12
 
 
 def write_signature(captions: Path, facts: Mapping[str, Any]) -> None:
-    """Write beside a file of captions how they were made.
+    """Write beside a file of captions how they were made; a pipe or a device has nothing beside it.
 
     Raises:
         StorageError: it cannot be written.
     """
+    if not captions.is_file():
+        return
     write_json(_beside(captions), {_CAPTIONS: file_hash(captions), **facts})
 
 

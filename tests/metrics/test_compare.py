@@ -1,6 +1,7 @@
 """The commands that compare and resample: files in, table and JSON out, errors in one line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ def test_scores_come_with_intervals_and_a_signature(files, capsys):
     alone = found(capsys, "score", files / "bad.json")
     assert alone["CIDEr"] == value["CIDEr"]
     assert alone["signature"]["beam_size"] == 3
+
+
+def test_nothing_is_written_beside_a_device(tmp_path):
+    (tmp_path / "captions.json").symlink_to(os.devnull)
+    write_signature(tmp_path / "captions.json", {"beam_size": 5})
+    assert [path.name for path in tmp_path.iterdir()] == ["captions.json"]
 
 
 @pytest.mark.parametrize(
