@@ -1,7 +1,8 @@
 """The command `captioner`: captions for photographs, scores, data sets, training, the service.
 
 Exit status 0 is success; 1 that photographs were skipped or a check has findings; 2 that nothing
-could be done, with one line on standard error that says why; 130 that Ctrl-C ended it.
+could be done, with one line on standard error that says why; 130 that Ctrl-C ended it, 143 that
+SIGTERM did.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from captioner.commands import (
     score,
 )
 from captioner.errors import CaptionerError
-from captioner.program import BAD_INPUT, INTERRUPTED
+from captioner.program import BAD_INPUT, status_of, terminated_as_interrupted
 from captioner.text import accept_any_text
 from captioner.threads import wait_passively
 
@@ -36,15 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Pillow's word about large pictures: the limit is the library's, which says so in a line.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     arguments = build_parser().parse_args(argv)
+    with terminated_as_interrupted():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except CaptionerError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        _forget_output()
+        return status_of(interruption)
     except BrokenPipeError:  # the reader has gone, as `head` does
         _forget_output()
         return PIPE_CLOSED

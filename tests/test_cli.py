@@ -4,8 +4,10 @@ import io
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.timm_encoder import TimmEncoder
 from captioner.extras import needing
+from captioner.program import Terminated, run_program
 from captioner.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, "a", "dog", "cat", "runs", "sits", "grass"))
@@ -192,23 +195,28 @@ def test_names_that_no_encoding_holds_cost_no_caption(
     assert r"e\xff.jpg" in entries[2]["error"]
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_captions_made_before_an_interruption_are_in_the_json(
-    checkpoint, photographs, capsys, monkeypatch
+    checkpoint, photographs, capsys, monkeypatch, number, status
 ):
     from captioner.captioner import Captioner
 
     whole, calls = Captioner.captions_of_pixels, iter((True, False))
 
     def interrupted(self, *given):
-        if next(calls):
-            return whole(self, *given)
-        raise KeyboardInterrupt
+        if not next(calls):
+            assert signal.getsignal(number) != signal.SIG_DFL  # or it would end the tests
+            signal.raise_signal(number)
+        return whole(self, *given)
 
     monkeypatch.setattr(Captioner, "captions_of_pixels", interrupted)
     words = ["caption", *map(str, photographs), "--checkpoint", str(checkpoint), "--json"]
-    assert main([*words, "--batch-size", "2"]) == 130
-    found = json.loads(capsys.readouterr().out)
+    assert main([*words, "--batch-size", "2"]) == status
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
     assert [entry["image"] for entry in found] == [*map(str, photographs[:2])]
+    assert printed.err.endswith("interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(checkpoint, photographs, capsys):
@@ -482,6 +490,50 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(photographs):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_second_sigterm_takes_nothing_from_what_is_written_at_the_end(capsys, monkeypatch):
+    def work(*_: object) -> int:
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            print("what was made")
+        return 0
+
+    monkeypatch.setattr("captioner.commands.score.run", work)
+    assert main(["score", "references.json"]) == 143
+    assert capsys.readouterr() == ("what was made\n", "interrupted\n")
+
+
+def test_sigterm_stays_with_who_handles_it(monkeypatch):
+    def of_the_program(*_: object) -> None: ...
+
+    seen = []
+
+    def work(*_: object) -> int:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return 0
+
+    monkeypatch.setattr("captioner.commands.score.run", work)
+    with ThreadPoolExecutor() as threads:  # where no signal can be handled
+        assert threads.submit(main, ["score", "references.json"]).result() == 0
+    before = signal.signal(signal.SIGTERM, of_the_program)
+    try:
+        assert main(["score", "references.json"]) == 0
+        assert signal.getsignal(signal.SIGTERM) is of_the_program
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_DFL, of_the_program]
+
+
+def test_a_forwarded_program_ends_with_the_status_of_sigterm(capsys):
+    def work() -> None:
+        raise Terminated
+
+    assert run_program("calibrate.py", work) == 143
+    assert capsys.readouterr().err == "calibrate.py: interrupted\n"
 
 
 def test_ctrl_c_ends_with_one_line(capsys, monkeypatch):

@@ -130,7 +130,7 @@ def test_a_device_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
-def test_standard_output_can_be_the_file(tmp_path: Path) -> None:
+def test_standard_output_can_be_the_file() -> None:
     program = (
         "from pathlib import Path; from captioner.files import write_atomically\n"
         "write_atomically(Path('/dev/stdout'), b'captions')"
