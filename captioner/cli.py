@@ -33,6 +33,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status; `argv` lacks the program's name."""
     wait_passively()  # before torch is loaded
+    _open_closed_streams()
     accept_any_text(sys.stdout)
     # Pillow's word about large pictures: the limit is the library's, which says so in a line.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
@@ -60,6 +61,13 @@ def _run(arguments: argparse.Namespace) -> int:
         _forget_output()
         return BAD_INPUT
     return status
+
+
+def _open_closed_streams() -> None:
+    """Let what is printed go nowhere where the caller closed a stream, as `>&-` does."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _forget_output() -> None:

@@ -195,6 +195,17 @@ def test_names_that_no_encoding_holds_cost_no_caption(
     assert r"e\xff.jpg" in entries[2]["error"]
 
 
+@pytest.mark.parametrize(("closed", "shown"), [(">&-", ""), ("2>&-", "{}\ta ")])
+def test_a_closed_stream_costs_neither_captions_nor_the_status(photographs, closed, shown):
+    command = [sys.executable, "-m", "captioner", "caption", str(photographs[0])]
+    in_shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    done = subprocess.run(in_shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith(shown.format(photographs[0]))
+    assert len(done.stdout.splitlines()) == bool(shown)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_captions_made_before_an_interruption_are_in_the_json(
     checkpoint, photographs, capsys, monkeypatch, number, status
@@ -540,7 +551,7 @@ def test_ctrl_c_ends_with_one_line(capsys, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("captioner.metrics.read_pairs", interrupted)
+    monkeypatch.setattr("captioner.metrics.score_files.read_signed_pairs", interrupted)
     assert main(["score", "references.json"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from captioner.files import write_json
     from captioner.metrics import Scorer
     from captioner.metrics.resampling import check_samples
-    from captioner.metrics.score_files import read_signature_of, read_two
+    from captioner.metrics.score_files import read_two
     from captioner.metrics.signature import signature_line
 
     if len(arguments.files) not in (2, 3):
@@ -63,20 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     split = None if arguments.split == "all" else arguments.split
     *before, first, second = arguments.files
     source = before[0] if before else None
-    references, one, other = read_two(source, first, second, split=split, subset=arguments.subset)
-    with Scorer(references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
-        scores, others = scorer.score(one), scorer.score(other)
+    one, other = read_two(source, first, second, split=split, subset=arguments.subset)
+    with Scorer(one.references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
+        scores, others = scorer.score(one.candidates), scorer.score(other.candidates)
         found = scorer.compare(scores, others, samples=arguments.bootstrap, seed=arguments.seed)
     drawn = {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
-    signatures = [
-        {
-            **(read_signature_of(source, file, split=split) if source else {}),
-            **(read_signature_of(file, None, split=None) if not source else {}),
-            **scores.signature,
-            **drawn,
-        }
-        for file in (first, second)
-    ]
+    signatures = [{**pairs.signature, **scores.signature, **drawn} for pairs in (one, other)]
     value = {
         "metrics": {name: asdict(comparison) for name, comparison in found.items()},
         "signatures": signatures,

@@ -47,9 +47,9 @@ def add_bootstrap(parser: argparse.ArgumentParser, default: int | None) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from captioner.files import write_json
-    from captioner.metrics import Scorer, read_pairs, scores_table
+    from captioner.metrics import Scorer, scores_table
     from captioner.metrics.resampling import check_samples
-    from captioner.metrics.score_files import read_signature_of
+    from captioner.metrics.score_files import read_signed_pairs
 
     if arguments.bootstrap is not None:
         check_samples(arguments.bootstrap, arguments.seed)
@@ -57,8 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = (arguments.references, arguments.candidates)
     if arguments.out is not None:
         refuse_to_overwrite("--out", [arguments.out], filter(None, files))
-    references, candidates = read_pairs(*files, split=split, subset=arguments.subset)
-    known = read_signature_of(*files, split=split)
+    references, candidates, known = read_signed_pairs(*files, split=split, subset=arguments.subset)
     intervals = None
     with Scorer(references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
         scores = scorer.score(candidates)

@@ -11,7 +11,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from captioner.data.karpathy import RESTVAL, as_id, captions_of, image_ids
 from captioner.errors import CaptionerError, DataError, OptionError
@@ -23,6 +23,14 @@ References = dict[ImageKey, list[str]]
 Candidates = dict[ImageKey, str]
 
 _NAMED_IDS = 5  # in an error message
+
+
+class Pairs(NamedTuple):
+    """References and candidates of the same images."""
+
+    references: References
+    candidates: Candidates
+    signature: dict[str, Any]  # how the candidates were made, and the split where it counts
 
 
 def read_pairs(
@@ -42,14 +50,82 @@ def read_pairs(
         DataError: a file is missing or malformed, or an id comes twice.
         OptionError: `candidates` is missing, or given although the first file holds both.
     """
+    known, given, _ = read_signed_pairs(references, candidates, split=split, subset=subset)
+    return known, given
+
+
+def read_signed_pairs(
+    references: Path,
+    candidates: Path | None = None,
+    *,
+    split: str | None = "test",
+    subset: bool = False,
+) -> Pairs:
+    """Return what `read_pairs` does, and what the files tell of how the captions were made.
+
+    Raises:
+        DataError: a file is missing or malformed, or an id comes twice.
+        OptionError: `candidates` is missing, or given although the first file holds both.
+    """
     value = read_json(references, "the references file", DataError)
+    return _pairs(value, references, candidates, split, subset=subset)
+
+
+def read_two(
+    references: Path | None,
+    first: Path,
+    second: Path,
+    *,
+    split: str | None = "test",
+    subset: bool = False,
+) -> tuple[Pairs, Pairs]:
+    """Return the candidates of two files for the same images, each with the same references.
+
+    Without `references` both files hold their own, which must be the same. With `subset`,
+    references of images without a candidate in the first file are dropped.
+
+    Raises:
+        DataError: a file is missing or malformed, or the references are not the same.
+        OptionError: `references` is needed, or one file too many holds references.
+    """
+    if references is not None:
+        value = read_json(references, "the references file", DataError)
+        one = _pairs(value, references, first, split, subset=subset)
+        _, given, signature = _pairs(value, references, second, split, subset=False)
+        if subset:
+            given = {key: caption for key, caption in given.items() if key in one.references}
+        return one, Pairs(one.references, given, signature)
+    values = []
+    for file in (first, second):
+        values.append(read_json(file, "the captions file", DataError))
+        if not holds_both(values[-1]):
+            raise OptionError(
+                f"{file} holds no references beside its captions; name a file of references before "
+                "the two"
+            )
+    one, other = (
+        _pairs(value, file, None, None, subset=False)
+        for value, file in zip(values, (first, second), strict=True)
+    )
+    if one.references != other.references:
+        raise DataError(
+            f"{first} and {second} do not hold the same references; compare captions of the same "
+            "images, or name the references first"
+        )
+    return one, other
+
+
+def _pairs(
+    value: Any, references: Path, candidates: Path | None, split: str | None, *, subset: bool
+) -> Pairs:
+    """Return what `read_signed_pairs` does, from the content of the references file."""
     if holds_both(value):
         if candidates is not None:
             raise OptionError(
                 f"{references} holds candidates beside its references; "
                 f"leave {candidates} out, or give references alone"
             )
-        return _from_pairs(value, references)
+        return Pairs(*_from_pairs(value, references), read_signature(references))
     if candidates is None:
         raise OptionError(
             f"{references} holds no candidates; name a file of them, a JSON list of "
@@ -60,58 +136,10 @@ def read_pairs(
     given = _candidates(content, candidates)
     if subset:
         known = {key: own for key, own in known.items() if key in given}
-    return known, given
-
-
-def read_two(
-    references: Path | None,
-    first: Path,
-    second: Path,
-    *,
-    split: str | None = "test",
-    subset: bool = False,
-) -> tuple[References, Candidates, Candidates]:
-    """Return references, and the candidates of two files for the same images.
-
-    Without `references` both files hold their own, which must be the same. With `subset`,
-    references of images without a candidate in the first file are dropped.
-
-    Raises:
-        DataError: a file is missing or malformed, or the references are not the same.
-        OptionError: `references` is needed, or one file too many holds references.
-    """
-    if references is not None:
-        known, one = read_pairs(references, first, split=split, subset=subset)
-        other = read_pairs(references, second, split=split)[1]
-        if subset:
-            other = {key: caption for key, caption in other.items() if key in known}
-        return known, one, other
-    for file in (first, second):
-        if not holds_both(read_json(file, "the captions file", DataError)):
-            raise OptionError(
-                f"{file} holds no references beside its captions; name a file of references before "
-                "the two"
-            )
-    known, one = read_pairs(first)
-    others, other = read_pairs(second)
-    if known != others:
-        raise DataError(
-            f"{first} and {second} do not hold the same references; compare captions of the same "
-            "images, or name the references first"
-        )
-    return known, one, other
-
-
-def read_signature_of(
-    references: Path, candidates: Path | None, *, split: str | None
-) -> dict[str, Any]:
-    """Return what the files tell of how the captions were made, and the split where it counts."""
-    value = read_json(references, "the references file", DataError)
-    facts = read_signature(references if candidates is None else candidates)
-    has_splits = isinstance(value, dict) and "annotations" not in value
-    if has_splits and isinstance(value.get("images"), list):
-        facts["split"] = split or "all"
-    return facts
+    signature = read_signature(candidates)
+    if _is_karpathy(value):
+        signature["split"] = split or "all"
+    return Pairs(known, given, signature)
 
 
 def holds_both(value: Any) -> bool:
@@ -120,11 +148,16 @@ def holds_both(value: Any) -> bool:
     return isinstance(first, dict) and ("prediction" in first or "references" in first)
 
 
+def _is_karpathy(value: Any) -> bool:
+    is_other = not isinstance(value, dict) or "annotations" in value
+    return not is_other and isinstance(value.get("images"), list)
+
+
 def _references(value: Any, path: Path, split: str | None) -> References:
     with _malformed(path, "references"):
         if isinstance(value, dict) and "annotations" in value:
             return _from_coco(value, path)
-        if isinstance(value, dict) and isinstance(value.get("images"), list):
+        if _is_karpathy(value):
             return _from_karpathy(value, path, split)
         if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
             return {as_id(key): [_text(caption) for caption in own] for key, own in value.items()}

@@ -85,6 +85,35 @@ def test_scores_come_with_intervals_and_a_signature(files, capsys):
     assert alone["signature"]["beam_size"] == 3
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="this system has no /dev/fd")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score", "references.json", "bad.json", "--split", "val"],
+        ["score", "bad.json"],
+        ["compare", "references.json", "bad.json", "good.json", "--split", "val", "--subset"],
+        ["compare", "bad.json", "good.json"],
+    ],
+)
+def test_files_may_be_pipes(files, capsys, words):
+    def piped(path: Path) -> str:
+        """As `<(cat PATH)` of a shell names it."""
+        reading, writing = os.pipe()
+        ends.append(reading)
+        with open(writing, "wb") as pipe:
+            pipe.write(path.read_bytes())
+        return f"/dev/fd/{reading}"
+
+    ends: list[int] = []
+    expected, given = (
+        found(capsys, *(name(files / one) if one.endswith(".json") else one for one in words))
+        for name in (str, piped)
+    )
+    for end in ends:
+        os.close(end)
+    assert given == expected
+
+
 def test_nothing_is_written_beside_a_device(tmp_path):
     (tmp_path / "captions.json").symlink_to(os.devnull)
     write_signature(tmp_path / "captions.json", {"beam_size": 5})
