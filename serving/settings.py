@@ -114,7 +114,9 @@ class Settings(Options):
         "longest wait for more images while the model is busy (5 on a CPU, 2 on a GPU)",
         within=between(0, 1000),
     )
-    queue_size: int = option(64, "most accepted requests of each worker", within=between(1, 10_000))
+    queue_size: int = option(
+        64, "most images of accepted requests of each worker", within=between(1, 10_000)
+    )
     longest_caption: int = option(
         50, "largest max_length that a request may ask for", within=between(1, MAX_LENGTH)
     )
