@@ -47,6 +47,7 @@ from training.benchmarks.reproductions import (
     restricted,
     runs_of,
 )
+from training.benchmarks.run_results import read_figures
 from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
 from training.benchmarks.text import read_words
@@ -97,6 +98,11 @@ class ReproduceOptions(Options):
     text: Path | None = option(None, "of language, the text file, in UTF-8", metavar="FILE")
     out: Path = option(
         Path("runs/reproduce"), "folder of runs, pages and pictures", metavar="FOLDER"
+    )
+    figures: tuple[Path, ...] = option(
+        (),
+        "NAME.json files of other machines or earlier calls, whose complete runs count here too",
+        metavar="FILE",
     )
     report: bool = option(False, "train nothing, tell what is there")
     background: bool = option(
@@ -183,6 +189,7 @@ def _plan(
             "word_language_model": (*machine, *of_text),
         },
         budget_seconds=None if options.budget is None else 60 * options.budget,
+        made_elsewhere=read_figures(options.figures),
     )
 
 

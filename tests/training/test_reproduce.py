@@ -11,6 +11,7 @@ import torch
 from training import reproduce
 from training.benchmarks.reproductions import Reproduction, Row, Setting
 
+TABLE3 = str(Path(__file__).resolve().parents[2] / "docs" / "results" / "table3.json")
 TINY = Reproduction(
     title="A tiny figure",
     claim="nothing.",
@@ -39,6 +40,8 @@ TINY = Reproduction(
         (["figure2", "--device", "tpu9"], "device is 'tpu9', which this machine cannot use"),
         (["figure3", "--mnist", "nowhere"], "MNIST is not in nowhere"),
         (["figure2", "--out", "/dev/null"], "--out /dev/null: /dev/null is not a folder"),
+        (["figure2", "--figures", "gone.json"], "the figures of a page not found: there is no"),
+        (["figure2", "--figures", TABLE3], f"{TABLE3} holds no figures of benchmark runs; give"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -80,6 +83,20 @@ def test_a_grid_is_trained_told_and_then_only_told(
     more = json.loads((tmp_path / "figure2.json").read_text())
     assert sum(run["epochs"] == 0 for run in more["runs"].values()) == 2
     assert json.loads(before)["runs"].items() <= more["runs"].items()
+
+
+def test_runs_of_another_machine_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "figure2", TINY)
+    words = ["figure2", "--device", "cpu", "--seeds"]
+    there, here = tmp_path / "there", tmp_path / "here"
+    assert reproduce.main([*words, "1", "--out", str(there)]) == 0
+    figures = str(there / "figure2.json")
+    assert reproduce.main([*words, "2", "--out", str(here), "--figures", figures]) == 0
+    assert sorted(path.name[-5:] for path in (here / "runs").iterdir()) == ["seed1", "seed1"]
+    both = json.loads((here / "figure2.json").read_text())["runs"]
+    assert json.loads(Path(figures).read_text())["runs"].items() < both.items()
+    assert {run["epochs"] for run in both.values()} == {2.0}
+    assert len(both) == 4
 
 
 def test_a_run_that_stops_detaching_is_not_put_off(

@@ -1,10 +1,11 @@
-"""Results of a benchmark run, read from its folder while it trains or afterwards."""
+"""Results of a benchmark run, read from its folder while it trains, or from a page's figures."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from captioner.errors import TrainingError
+from captioner.errors import OptionError, TrainingError
 from captioner.files import read_json
 from training.run_folder import RunFolder, read_metrics
 
@@ -24,6 +25,24 @@ class RunResult:
     transfer: dict[int, float] = field(default_factory=dict)  # by delay
     commits: tuple[str, ...] = ()  # of the code that trained it
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the results that `asdict` made of them, and that went through JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            epochs=float(stored["epochs"]),
+            seconds=float(stored["seconds"]),
+            curve=tuple((float(epoch), float(score)) for epoch, score in stored["curve"]),
+            validation=stored["validation"],
+            tested_epochs=float(stored.get("tested_epochs", 0.0)),  # earlier files lack it
+            test=stored["test"],
+            transfer={int(delay): float(score) for delay, score in stored["transfer"].items()},
+            commits=tuple(map(str, stored["commits"])),
+        )
+
     def is_complete(self, epochs: int, delays: tuple[int, ...]) -> bool:
         """Return whether the run trained for so long, and was tested after that."""
         return self.tested_epochs >= epochs and set(delays) <= set(self.transfer)
@@ -31,6 +50,36 @@ class RunResult:
 
 def is_better_low(score: str) -> bool:
     return score == "perplexity"
+
+
+def read_figures(paths: Iterable[Path]) -> dict[str, RunResult]:
+    """Return the results of all runs in the JSON files that pages were written with, by name.
+
+    Of a run in several files the longer counts, and of the same run what each tested.
+
+    Raises:
+        OptionError: a file is missing, or none of `reproduce.py`.
+    """
+    found: dict[str, RunResult] = {}
+    for path in paths:
+        stored = read_json(path, "the figures of a page", OptionError)
+        try:
+            runs = {name: RunResult.from_json(one) for name, one in stored["runs"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise OptionError(
+                f"{path} holds no figures of benchmark runs; give a NAME.json of reproduce.py"
+            ) from None
+        for name, one in runs.items():
+            other = found.get(name, RunResult())
+            if other.curve == one.curve:
+                found[name] = replace(
+                    one,
+                    test=other.test if one.test is None else one.test,
+                    transfer={**other.transfer, **one.transfer},
+                )
+            elif one.epochs > other.epochs:
+                found[name] = one
+    return found
 
 
 def read_result(path: Path, score: str = "accuracy") -> RunResult:

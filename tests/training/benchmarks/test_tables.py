@@ -1,6 +1,7 @@
 """What the pages say of runs that are made up: means, choices, and how far each run went."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from training.benchmarks import figures, tables
 from training.benchmarks.figures import draw
 from training.benchmarks.reproductions import REPRODUCTIONS, Run, runs_of
-from training.benchmarks.run_results import RunResult, read_result
+from training.benchmarks.run_results import RunResult, read_figures, read_result
 from training.benchmarks.tables import markdown, summarise
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
@@ -187,6 +188,23 @@ def test_the_log_of_a_run_that_still_trains_is_read_to_its_last_whole_line(tmp_p
     assert not result.is_complete(1, (200,))
 
 
+def test_figures_of_several_pages_are_put_together(tmp_path: Path) -> None:
+    short = RunResult(epochs=1.0, curve=((1.0, 40.0),), validation=40.0)
+    long = RunResult(epochs=2.0, curve=((1.0, 40.0), (2.0, 50.0)), test=49.0, commits=("abc",))
+    transfer = replace(long, test=None, transfer={20: 30.0})
+    for name, runs in (
+        ("one", {"a": short, "b": long}),
+        ("two", {"a": long, "b": short}),
+        ("three", {"a": transfer, "c": short}),
+    ):
+        stored = {"runs": {key: {"failure": "", **asdict(one)} for key, one in runs.items()}}
+        (tmp_path / name).write_text(json.dumps(stored))
+    both = replace(long, transfer={20: 30.0})
+    found = read_figures([tmp_path / name for name in ("one", "two", "three")])
+    assert found == {"a": both, "b": long, "c": short}
+    assert read_figures([]) == {}
+
+
 PUBLISHED = sorted(name for name in REPRODUCTIONS if (RESULTS / f"{name}.json").is_file())
 
 
@@ -198,14 +216,7 @@ def test_a_published_page_follows_from_its_figures(name: str) -> None:
     for run_name, one in stored["runs"].items():
         run = by_name[run_name]
         asked[run], failures[run] = one["epochs_asked"], one["failure"]
-        results[run] = RunResult(
-            epochs=one["epochs"],
-            curve=tuple(map(tuple, one["curve"])),
-            validation=one["validation"],
-            test=one["test"],
-            transfer={int(delay): accuracy for delay, accuracy in one["transfer"].items()},
-            commits=tuple(one["commits"]),
-        )
+        results[run] = RunResult.from_json(one)
     reproduction = REPRODUCTIONS[name]
     summaries = summarise(reproduction, results)
     page = markdown(
