@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,17 @@ def test_a_closed_stream_costs_neither_captions_nor_the_status(photographs, clos
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals as a program finds them: other tests leave handlers, and `nohup` ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_captions_made_before_an_interruption_are_in_the_json(
     checkpoint, photographs, capsys, monkeypatch, number, status
@@ -503,6 +515,7 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(photographs):
     assert process.returncode == 141
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_second_sigterm_takes_nothing_from_what_is_written_at_the_end(capsys, monkeypatch):
     def work(*_: object) -> int:
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
@@ -518,6 +531,7 @@ def test_a_second_sigterm_takes_nothing_from_what_is_written_at_the_end(capsys, 
     assert capsys.readouterr() == ("what was made\n", "interrupted\n")
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_sigterm_stays_with_who_handles_it(monkeypatch):
     def of_the_program(*_: object) -> None: ...
 

@@ -39,11 +39,11 @@ def merge(
     if images and len(images) != len(data):
         raise OptionError(images_problem(len(images), len(data)))
     parts: list[CaptionDataset] = []
-    for one, folder in zip(data, images or [""] * len(data), strict=True):
+    for one, of_images in zip(data, images or [""] * len(data), strict=True):
         path = locate(str(one), announce=lambda _: None)
         if any(path.samefile(other.json_path) for other in parts):
             raise OptionError(f"{path} is named twice; name each data set once")
-        parts.append(read_karpathy(path, Path(folder) if folder else None))
+        parts.append(read_karpathy(path, Path(of_images) if of_images else None))
     joint = JointDataset(tuple(parts))
     name = (name or joint.name).lower()
     out = json_path_in(out, name)

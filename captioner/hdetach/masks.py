@@ -5,6 +5,8 @@ tested. `p` is the probability to *detach*, as in Algorithm 1 of Kanuparthi, Arp
 2019) and in its figures; the paper's section 2.3 writes 1 - p.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,6 @@ def sample_keep(
     if p == 0.0:
         return torch.ones(shape, device=device if device is not None else source)
     # A generator that is None is left out: Dynamo cannot draw a size that varies with one.
-    drawn_by = {} if generator is None else {"generator": generator}
+    drawn_by: Any = {} if generator is None else {"generator": generator}
     draws = torch.rand(shape, device=source, **drawn_by)
     return (draws >= p).to(device=device, dtype=torch.float32)

@@ -138,7 +138,7 @@ def with_an_image(case: Any) -> Any:
     elif case.media_type is not None:
         case.body = PHOTO
     options = [one for one in (case.query, case.body) if isinstance(one, dict)]
-    left_out = ["include", "exclude", "diverse_groups", "sample", *OF_SAMPLING]
+    left_out = ["include", "exclude", "diverse_groups", "diversity", "sample", *OF_SAMPLING]
     if case.path.startswith("/v2/"):
         left_out.append("attention")  # no tensor
     for one in options:

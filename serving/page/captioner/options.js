@@ -35,6 +35,7 @@ const KEPT_PUNCTUATION = "#()&=";
  * @property {number | null} [seed]  With the same seed, the same captions are drawn.
  */
 
+const DIVERSITY = 0.5; // unless given
 /** @type {Required<Pick<CaptionOptions, "temperature" | "topK" | "topP" | "seed">>} */
 const UNDRAWN = { temperature: 1, topK: 0, topP: 1, seed: null };
 
@@ -55,7 +56,7 @@ export function searchOptions(options, ids, once) {
   const maxLength = whole("maxLength", options.maxLength ?? 20, 1, MAX_LENGTH);
   const noRepeatNgram = whole("noRepeatNgram", options.noRepeatNgram ?? 0, 0, MAX_LENGTH);
   const lengthPower = number("lengthPower", options.lengthPower ?? 0.7);
-  const diversity = number("diversity", options.diversity ?? 0.5);
+  const diversity = number("diversity", options.diversity ?? DIVERSITY);
   const attributeThreshold = share("attributeThreshold", options.attributeThreshold ?? 0.7);
   const include = known("include", options.include ?? [], ids, MAX_INCLUDED);
   const exclude = known("exclude", options.exclude ?? [], ids, MAX_EXCLUDED);
@@ -64,6 +65,9 @@ export function searchOptions(options, ids, once) {
   }
   if (beamSize % diverseGroups) {
     throw invalid(`beamSize is ${beamSize} and diverseGroups ${diverseGroups}; give a beam that can be cut into so many equal parts`);
+  }
+  if (diverseGroups === 1 && diversity !== DIVERSITY) {
+    throw invalid(`diversity is ${diversity} without diverseGroups; it acts between parts of the beam`);
   }
   if (include.length > maxLength) {
     throw invalid(`include holds ${include.length} words and maxLength is ${maxLength}; allow a caption more words`);

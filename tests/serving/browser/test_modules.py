@@ -130,6 +130,9 @@ def test_large_jpegs_are_reduced_as_the_librarys_decoder_does(node: Node, mode: 
         assert off <= off_whole / 2
 
 
+WITHOUT_GROUPS: Any = {"diverse_groups": 1, "diversity": 0.5}
+
+
 def drawn_config(draws: random.Random) -> tuple[SearchConfig, Control]:
     groups = draws.choice((1, 1, 1, 2))
     beams = groups * draws.randint(1, 4)
@@ -210,7 +213,7 @@ def test_a_seed_draws_the_captions_of_the_librarys(node: Node) -> None:
         config, control = drawn_config(draws)
         config = replace(
             config,
-            diverse_groups=1,
+            **WITHOUT_GROUPS,
             max_length=config.max_length + 2,
             sample=True,
             temperature=draws.choice((5e-324, 0.3, 1.0, 2.5)),
@@ -272,7 +275,7 @@ def test_captions_name_a_sure_attribute_where_the_librarys_do(node: Node) -> Non
     for image in range(300):
         config, control = drawn_config(draws)
         if image % 5:  # a plain search; in others nothing is to be named
-            config, control = replace(config, diverse_groups=1), replace(control, include=())
+            config, control = replace(config, **WITHOUT_GROUPS), replace(control, include=())
         config = replace(config, attribute_threshold=draws.choice((0.5, 0.75, 0.75, 1.0)))
         nouns = draws.choice(NOUNS)
         control = replace(control, attribute_threshold=config.attribute_threshold, vocabulary=nouns)
@@ -317,6 +320,7 @@ def test_words_are_split_as_the_vocabulary_was(node: Node) -> None:
         ({"attributeThreshold": 1.1}, "attributeThreshold is 1.1; give a number above 0"),
         ({"lengthPower": -1}, "lengthPower is -1; give a number of at least 0"),
         ({"beamSize": 5, "diverseGroups": 2}, "give a beam that can be cut"),
+        ({"diversity": 2}, "diversity is 2 without diverseGroups; it acts between"),
         ({"temperature": 0.5}, "temperature is 0.5 without sample; it acts on captions"),
         ({"seed": 0}, "seed is 0 without sample"),
         ({"sample": True, "temperature": 0}, "temperature is 0; give a number above 0"),
