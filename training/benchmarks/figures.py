@@ -107,7 +107,9 @@ def _over_delays(reproduction: Reproduction, summaries: Sequence[Summary]) -> An
     axes.set_xscale("log")
     axes.set_xticks(reproduction.delays, [str(delay) for delay in reproduction.delays])
     axes.minorticks_off()
-    axes.set(xlabel="delay T (dashed: the paper)", ylabel="accuracy, %", ylim=(0, 101))
+    has_printed = any(any(row.paper) for row in reproduction.rows)
+    xlabel = "delay T (dashed: the paper)" if has_printed else "delay T"
+    axes.set(xlabel=xlabel, ylabel="accuracy, %", ylim=(0, 101))
     axes.set_title(reproduction.title)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
