@@ -40,7 +40,7 @@ TINY = Reproduction(
         (["figure2", "--device", "tpu9"], "device is 'tpu9', which this machine cannot use"),
         (["figure3", "--mnist", "nowhere"], "MNIST is not in nowhere"),
         (["figure2", "--out", "/dev/null"], "--out /dev/null: /dev/null is not a folder"),
-        (["figure2", "--figures", "gone.json"], "the figures of a page not found: there is no"),
+        (["figure2", "--figures", "gone.json"], "the file of --figures not found: there is no"),
         (["figure2", "--figures", TABLE3], f"{TABLE3} holds no figures of benchmark runs; give"),
     ],
 )

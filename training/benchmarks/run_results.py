@@ -62,7 +62,7 @@ def read_figures(paths: Iterable[Path]) -> dict[str, RunResult]:
     """
     found: dict[str, RunResult] = {}
     for path in paths:
-        stored = read_json(path, "the figures of a page", OptionError)
+        stored = read_json(path, "the file of --figures", OptionError)
         try:
             runs = {name: RunResult.from_json(one) for name, one in stored["runs"].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
