@@ -37,6 +37,8 @@ _LIST = "self.FILES = "  # in FILES
 OF_SERVICE = ("docs.html", "docs.js", "problems.html", "service.js", BACK_END)
 COPIED = (".html", ".css", ".js", ".jpg", ".svg", ".webmanifest", ".txt")
 
+OF_HOSTS = (".git", ".gitattributes", ".github", ".gitignore", ".nojekyll", "CNAME")
+
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; worker-src 'self'; "
@@ -85,8 +87,13 @@ def _refuse(out: Path) -> None:
         raise OptionError(
             f"--web is {out}, which holds a checkpoint or an exported model; choose another folder"
         )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _files_of(out))):
+    if out.exists() and not (out.is_dir() and (_is_bare(out) or _files_of(out))):
         raise OptionError(f"--web is {out}, which exists and is no such page; choose another name")
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a host of pages may want in one before any page."""
+    return all(path.name in OF_HOSTS for path in folder.iterdir())
 
 
 def _files_of(folder: Path) -> set[str]:

@@ -133,6 +133,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
 def check_arguments(operands: Operands, masks: Masks) -> None:
     """Raise `OperandError` where sizes, devices or dtypes do not fit together.
 
+    A weight that is None is a TypeError, as `nn.LSTM` raises it.
+
     Under autocast, x and the states may be of another floating dtype than the weights.
     """
     x, h0, c0, *_ = operands
@@ -164,6 +166,10 @@ def check_arguments(operands: Operands, masks: Masks) -> None:
     mixed = autocast_dtype(x) is not None
     for name, one, shape in zip(Needs._fields, operands.tensors, shapes, strict=True):
         if one is None:
+            if name in ("w_ih", "w_hh"):
+                raise TypeError(
+                    f"{name} is None; of the weights only biases and a projection can be None"
+                )
             continue
         if one.shape != shape:
             raise OperandError(

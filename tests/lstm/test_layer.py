@@ -296,6 +296,14 @@ def test_wrong_sizes_raise_what_nn_lstm_raises(call):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_a_layer_that_has_lost_its_recurrent_weight_says_so_as_nn_lstm_does(backend):
+    for lstm in (nn.LSTM(3, 4), HDetachLSTM(3, 4, p=0.5, backend=backend)):
+        lstm.weight_hh_l0 = None
+        with pytest.raises(TypeError, match="None"):
+            lstm(torch.ones(5, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

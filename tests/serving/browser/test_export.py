@@ -143,6 +143,17 @@ def test_a_page_is_renewed_in_a_checkout_and_what_no_export_wrote_is_kept(
     assert f" {size / 1e6:.1f} MB in all" in capsys.readouterr().out
 
 
+def test_a_first_page_goes_into_an_empty_checkout(
+    tmp_path: Path, site: Path, deployable: Path
+) -> None:
+    out = tmp_path / "site"
+    subprocess.run(["git", "init", "--quiet", str(out)], check=True)
+    (out / "CNAME").write_text("example.org")
+    before = content(out)
+    assert main(["export", str(deployable), "--web", str(out)]) == 0
+    assert content(out) == content(site) | before
+
+
 def test_a_file_of_the_users_is_never_overwritten_by_a_page(
     tmp_path: Path, site: Path, deployable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
