@@ -137,12 +137,18 @@ class Options:
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str], prefix: str, given: Mapping[str, Any] | None = None
+        cls,
+        environ: Mapping[str, str],
+        prefix: str,
+        given: Mapping[str, Any] | None = None,
+        *,
+        given_by_flags: bool = True,
     ) -> Self:
         """Return the options of the variables in `environ` whose names begin with `prefix`.
 
         What is `given` counts more: flags that were left as text, or values. An empty variable
-        counts as none. A list stands between commas, a bool is a word such as true or off.
+        counts as none. A list stands between commas, a bool is a word such as true or off. Without
+        `given_by_flags` messages name what is given as the options are named.
 
         Raises:
             OptionError: values are bad; `problems` names every one, and the variable it is in.
@@ -151,7 +157,8 @@ class Options:
         problems: list[str] = []
         for item in fields(cls):
             value = (given or {}).get(item.name)
-            label = flag(item.name) if isinstance(value, str) else cls.label(item.name)
+            is_flag = given_by_flags and isinstance(value, str)
+            label = flag(item.name) if is_flag else cls.label(item.name)
             if value is None:
                 label = variable(prefix, item.name)
                 value = environ.get(label, "")
@@ -238,7 +245,10 @@ def _from_text(options: type[Options], name: str, text: str) -> Any:
     read = _item(options, name).metadata["parse"] or _READERS[kind.of]
     if not kind.is_list:
         return read(text)
-    return tuple(read(part.strip()) for part in text.split(",") if part.strip())
+    members = tuple(read(part.strip()) for part in text.split(",") if part.strip())
+    if not members:
+        raise ValueError("it has commas and nothing between them; leave it out or give a value")
+    return members
 
 
 def default_text(options: type[Options], name: str) -> str:

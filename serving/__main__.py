@@ -10,12 +10,16 @@ import sys
 from collections.abc import Sequence
 
 from captioner import __version__
-from captioner.checkpoint_folders import DEPLOYABLE, find_checkpoint, holds_model
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import CaptionerError
 from captioner.extras import require
 from captioner.options import OneLineParser, add_flags
 from serving.settings import PREFIX, Settings, unknown_variables
-from serving.startup import BAD_INPUT, handle_signals_before_serving, listen
+from serving.startup import (
+    BAD_INPUT,
+    check_checkpoint,
+    handle_signals_before_serving,
+    listen,
+)
 
 EPILOG = f"""\
 Every option is also a variable: --max-batch is {PREFIX}MAX_BATCH. Of both, the option counts.
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m serving") 
         is_check = arguments.pop("check")
         require("serving", program, "fastapi", "uvicorn")
         settings = Settings.from_environment(os.environ, **arguments)
-        _check_checkpoint(settings)
+        check_checkpoint(settings)
         for name in unknown_variables(os.environ):
             print(f"warning: {name} is no setting of the service; see --help", file=sys.stderr)
         if settings.checkpoint is None:
@@ -86,16 +90,6 @@ def _loaded(settings: Settings) -> str:
         settings.threads_per_worker,
     )
     return f"{model.folder}: {model.name}, {model.hash}, run by {model.engine['engine']}"
-
-
-def _check_checkpoint(settings: Settings) -> None:
-    """Raise for what can be seen without loading anything."""
-    folder = settings.checkpoint_folder()
-    if not holds_model(find_checkpoint(folder)):
-        raise OptionError(
-            f"checkpoint is {str(folder)!r}, which holds neither model.json nor {DEPLOYABLE}; give "
-            "the folder of a checkpoint such as runs/NAME/best, or one that was exported"
-        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from captioner import __version__
@@ -26,7 +25,7 @@ from serving.middleware.body_limit import BodyLimit
 from serving.middleware.content_coding import CompressedAnswers, ContentDecoding
 from serving.middleware.problem_answers import ProblemAnswers
 from serving.middleware.request_context import RequestContext
-from serving.origins import EXPOSED_HEADERS
+from serving.origins import EXPOSED_HEADERS, OriginRules
 from serving.problems import Problem, response_to
 from serving.routes import (
     admin,
@@ -103,7 +102,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
     app.add_middleware(ProblemAnswers)
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware,
+            OriginRules,
             allow_origins=settings.origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],  # clients add headers of their own, as OpenAI's x-stainless-*
@@ -134,7 +133,7 @@ def _schema(app: FastAPI, settings: Settings) -> dict[str, Any]:
     for operation in (one for path in schema["paths"].values() for one in path.values()):
         if "HTTPValidationError" in str(operation["responses"].get("422")):
             del operation["responses"]["422"]
-    if not settings.has_keys:
+    if not (settings.has_keys or settings.admin_keys):
         return schema
     schema["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -142,7 +141,8 @@ def _schema(app: FastAPI, settings: Settings) -> dict[str, Any]:
     }
     for route in app.router.routes:
         operations = schema["paths"].get(getattr(route, "path", ""), {})
-        if declared_access(route) is not Access.OPEN:
+        kind = declared_access(route)
+        if kind is Access.ADMIN or (kind is not Access.OPEN and settings.has_keys):
             for operation in operations.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]
     return schema

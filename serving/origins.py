@@ -4,10 +4,24 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
 # What a page may read. The last one says where the JSON of an inference ends and its tensors begin.
 EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Inference-Header-Content-Length")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+
+
+class OriginRules(CORSMiddleware):
+    """Starlette's rules; a page that may not ask is told so by what the answer lacks."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        return Response(status_code=204, headers={"Vary": "Origin"})
 
 
 def normal_origin(text: str) -> str:

@@ -11,6 +11,15 @@ from starlette.routing import compile_path
 Declared = TypeVar("Declared")
 
 
+def has_control_characters(path: str) -> bool:
+    """Return whether a decoded path is none of this service's, whatever a pattern says.
+
+    Patterns of Starlette end with `$`, which matches before a line feed too: `/metrics%0A` would
+    be `/metrics`, and would pass a proxy that guards only that.
+    """
+    return any(character < " " or character == "\x7f" for character in path)
+
+
 class PathTable(Generic[Declared]):
     """What is declared for each path, which may have parameters, as `/models/{model}`.
 

@@ -11,6 +11,7 @@ and what a proxy in front of it has to do.
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,8 @@ from serving.local_back_end import LocalBackEnd, window_seconds
 from serving.model import ServedModel, captions_of_batch
 from serving.ray_back_end import RayBackEnd, Reply
 from serving.service import Service
-from serving.settings import Settings, is_loopback
-from serving.startup import BAD_INPUT
+from serving.settings import Settings, is_loopback, unknown_variables
+from serving.startup import BAD_INPUT, check_checkpoint
 from serving.telemetry.logs import configure_logs
 
 with needing("ray", "the service on Ray Serve"):
@@ -188,21 +189,33 @@ class BadInput(click.ClickException):
 def _settings(arguments: Mapping[str, Any]) -> Settings:
     """Return the settings as every node can take them: an absolute path, and hashes of the keys."""
     known = {one.name for one in fields(Settings)}
-    if strangers := sorted(set(arguments) - known):
-        raise OptionError(
-            *(f"{name} is no setting; captioner serve --help lists them" for name in strangers)
-        )
-    given = {
-        name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in arguments.items()
-    }
-    settings = Settings.from_environment(os.environ, given=given)
+    problems = [
+        f"{name} is no setting; captioner serve --help lists them"
+        for name in sorted(set(arguments) - known)
+    ]
+    given = {name: _as_text(value) for name, value in arguments.items() if name in known}
+    try:
+        settings = Settings.from_environment(os.environ, given=given, given_by_flags=False)
+        check_checkpoint(settings)
+    except OptionError as error:
+        raise OptionError(*problems, *error.problems) from None
+    if problems:
+        raise OptionError(*problems)
+    for name in unknown_variables(os.environ):
+        print(f"warning: {name} is no setting of the service", file=sys.stderr)
     return replace(
         settings,
         checkpoint=settings.checkpoint_folder().resolve(),
         api_keys=settings.keys,
         api_keys_file=None,
     )
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value of a command line or of YAML as text; None stays, and counts as none."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return None if value is None else str(value)
 
 
 def _lifetime(settings: Settings) -> dict[str, Any]:

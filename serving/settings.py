@@ -5,15 +5,18 @@ values are checked before anything starts, and every bad one is named.
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from captioner.checkpoint_folders import shipped_model
 from captioner.cores import available_cores
+from captioner.engines import ENGINES
 from captioner.options import Options, between, option, variable
 from captioner.search_config import MAX_LENGTH
 from serving.api_keys import KeyHash, hash_key, hashes_in_file
@@ -22,6 +25,9 @@ from serving.origins import normal_origin
 PREFIX = "CAPTIONER_"
 NOT_OURS = frozenset({"CAPTIONER_SHARED"})  # read by the tests of this project
 MIB = 1024 * 1024
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
+_ZERO = re.compile(r"(?<!\d)0+(?!\d)")
+_LONGEST_RATE_SECONDS = 366 * 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class Settings(Options):
     engine: str | None = option(
         None,
         "what runs the model (onnxruntime for an exported folder, torch for a checkpoint)",
-        metavar="NAME",
+        choices=tuple(ENGINES),
     )
     threads: int | None = option(
         None, "threads of the model in each worker (cores / workers)", within=between(1, 1024)
@@ -158,6 +164,8 @@ class Settings(Options):
                 f"host is {self.host!r}, which others can reach, and there are no keys; set "
                 "CAPTIONER_API_KEYS, or say --no-auth if everybody may use the service"
             )
+        if not _DEVICE.fullmatch(self.device):
+            yield f"device is {self.device!r}; give auto, cpu, cuda or cuda:N"
         if has_keys and self.no_auth:
             yield "no_auth is set and so are keys; drop one of them"
         if self.rate_limit is not None and not _is_rate(self.rate_limit):
@@ -174,7 +182,7 @@ class Settings(Options):
         for proxy in self.trusted_proxies:
             if proxy != "*" and (better := _proxy_remedy(proxy)):
                 yield f"trusted_proxies holds {proxy!r}; {better}"
-        if self.tracing_endpoint is not None and not self.tracing_endpoint.startswith("http"):
+        if self.tracing_endpoint is not None and not _is_address(self.tracing_endpoint):
             yield (
                 f"tracing_endpoint is {self.tracing_endpoint!r}; it looks like "
                 "http://collector:4318/v1/traces"
@@ -225,10 +233,17 @@ class Settings(Options):
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str], prefix: str = PREFIX, given: Any = None, **more: Any
+        cls,
+        environ: Mapping[str, str],
+        prefix: str = PREFIX,
+        given: Any = None,
+        *,
+        given_by_flags: bool = True,
+        **more: Any,
     ) -> Self:
         """Return the settings of the variables in `environ`; what is `given` counts more."""
-        return super().from_environment(environ, prefix, {**(given or {}), **more})
+        values = {**(given or {}), **more}
+        return super().from_environment(environ, prefix, values, given_by_flags=given_by_flags)
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -265,10 +280,21 @@ def _has_tracing() -> bool:
         return False
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _is_rate(text: str) -> bool:
     from limits import parse_many
 
+    if _ZERO.search(text):  # the library takes a multiple of zero for one
+        return False
     try:
-        return bool(parse_many(text))
+        rates = parse_many(text)
     except ValueError:
         return False
+    return all(rate.get_expiry() <= _LONGEST_RATE_SECONDS for rate in rates)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.access import Access, declared_access
 from serving.addresses import plain_address
 from serving.api_keys import KeyHash, matching_key
-from serving.paths import PathTable
+from serving.paths import PathTable, has_control_characters
 from serving.problems import Problem
 from serving.settings import Settings
 
@@ -56,7 +56,10 @@ class AccessControl:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            _, access = self.access.find(scope["path"]) or ("", Access.KEY)
+            if has_control_characters(scope["path"]):
+                raise Problem("not_found", "the path holds a control character; no path here does")
+            path, access = self.access.find(scope["path"]) or (None, Access.KEY)
+            scope["state"]["path"] = path  # of the route, for who is told only of a refusal
             if access is not Access.OPEN:
                 key = self._checked_key(access, Headers(scope=scope))
                 if self.rate is not None:

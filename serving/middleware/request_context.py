@@ -73,7 +73,9 @@ class RequestContext:
     def _record(
         self, scope: Scope, status: int, seconds: float, notes: dict[str, Any], headers: Headers
     ) -> None:
-        method, route = scope["method"], getattr(scope.get("route"), "path", "none")
+        method = scope["method"]
+        # What is refused before the application chose a route is counted for its route too.
+        route = getattr(scope.get("route"), "path", None) or scope["state"].get("path") or "none"
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.request_seconds.labels(method, route).observe(seconds)
         if status >= 400 and status != CLIENT_GONE and "code" in notes:

@@ -80,7 +80,8 @@ async def predict(request: Request) -> JSONResponse:
     """Send the image as the field `image` of a form; the three best captions come back."""
     deadline = deadline_of(request)
     upload = await receive(request, deadline, partial(read_upload, ignores_fields=True))
-    config = SearchConfig.for_captions(PREDICTIONS)
+    longest = min(SearchConfig.max_length, service_of(request).settings.longest_caption)
+    config = SearchConfig.for_captions(PREDICTIONS, max_length=longest)
     captioned = await caption_upload(request, deadline, upload.images[0], config)
     found = [
         {"index": str(index), "caption": caption.text, "probability": caption.probability}

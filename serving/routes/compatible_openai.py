@@ -138,6 +138,10 @@ async def chat_completions(request: Request) -> Response:
     chat = _read_chat(await receive(request, deadline, read_json))
     data = _last_image(chat)
     config = _search_config(chat, service.settings.longest_caption)
+    is_streamed, streamed = chat.stream, chat.stream_options
+    has_usage = streamed is not None and bool(streamed.include_usage)
+    # Until the answer only this is kept: in memory a text can be four times the bytes that came.
+    del chat, streamed
     outcome = (await caption_upload(request, deadline, data, config)).outcome
     head = {
         "id": f"chatcmpl-{request.state.request_id}",
@@ -147,8 +151,7 @@ async def chat_completions(request: Request) -> Response:
     }
     tokens = sum(len(caption.tokens) for caption in outcome.captions)
     usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
-    if chat.stream:
-        has_usage = chat.stream_options is not None and chat.stream_options.include_usage
+    if is_streamed:
         events = _events(head, outcome.captions, config.max_length, usage if has_usage else None)
         return Response("".join(events), media_type="text/event-stream")
     choices = [

@@ -29,6 +29,7 @@ INPUT = "image"
 BYTES, FP32 = "BYTES", "FP32"
 LENGTH = struct.Struct("<I")
 MOST_TENSORS = 16
+LONGEST_ID = 1000  # characters
 SHARED_MEMORY = "shared_memory_region"
 
 Parameters = Annotated[dict[str, Any] | None, Field(description="By name.")]
@@ -74,7 +75,9 @@ class InferenceRequest(BaseModel):
     parameters: Annotated[
         dict[str, Any] | None, Field(description="Options, as of `POST /caption`.")
     ] = None
-    id: str | None = Field(None, description="Comes back in the answer.", examples=["42"])
+    id: str | None = Field(
+        None, description="Comes back in the answer.", examples=["42"], max_length=LONGEST_ID
+    )
 
 
 class TensorMetadata(BaseModel):

@@ -233,17 +233,20 @@ async def infer(request: Request, query: Options, json_length: JsonLength = None
     del body  # it would be held until the answer, beside the files that are made of it
     deadline = deadline_of(request, _seconds(asked.parameters.get(TIME, 0)))
     config = _search_config(query, asked.parameters, service.settings.longest_caption)
-    with service.admit(deadline, images=len(asked.files)) as ticket:
-        wanted = outputs_wanted(asked, _output_names(ticket.model))
+    wanted = outputs_wanted(asked, _output_names(service.model))
+    files, request_id = asked.files, asked.id
+    # Until the answer only this is kept: in memory a text can be four times the bytes that came.
+    del asked
+    with service.admit(deadline, images=len(files)) as ticket:
         check_words(config, ticket.model.vocabulary)
-        work = _caption_all(request, ticket, asked.files, config)
+        work = _caption_all(request, ticket, files, config)
         captioned = await unless_disconnected(request, work)
     model = captioned[0].outcome.model
     _check_version(request, model)  # it may have been swapped in meanwhile
     request.state.notes.update(images=len(captioned), model=_version(model))
     head = {"model_name": MODEL, "model_version": _version(model)}
-    if asked.id is not None:
-        head["id"] = asked.id
+    if request_id is not None:
+        head["id"] = request_id
     outputs = [
         (_output(name, captioned, config.num_captions), is_binary) for name, is_binary in wanted
     ]

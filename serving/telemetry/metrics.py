@@ -59,7 +59,7 @@ class Metrics:
         )
         self.depth = Gauge(
             "caption_queue_depth",
-            "Accepted requests that are not answered yet.",
+            "Images that wait for the model.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )

@@ -179,6 +179,44 @@ def test_bad_settings_are_named_in_one_line_each() -> None:
     assert len(str(both.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"max_batch": "x", "workers": 0, "foo": 1},
+            ["foo is no setting", "workers is 0; give", "max_batch is 'x'; give a whole number"],
+        ),
+        ({"rate_limit": 60}, ["rate_limit is '60'; give requests per time, such as 60/minute"]),
+        ({"no_auth": "maybe"}, ["no_auth is 'maybe'; give true or false"]),
+        ({"engine": "foo"}, ["engine is 'foo'; it can be torch or"]),
+        ({"device": "foo"}, ["device is 'foo'; give auto"]),
+        ({"checkpoint": "/"}, ["which holds neither model.json nor deployable.json"]),
+    ],
+)
+def test_every_bad_setting_is_named_as_it_is_given(
+    arguments: dict[str, Any], words: list[str]
+) -> None:
+    from serving.ray_app import BadInput, app
+
+    with pytest.raises(BadInput) as caught:
+        app(arguments)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(words)
+    for line, word in zip(lines, words, strict=True):
+        assert word in line
+        assert not line.startswith("--")
+
+
+def test_a_misspelt_variable_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from serving.ray_app import app
+
+    monkeypatch.setenv("CAPTIONER_MAX_BACH", "3")
+    app({})
+    assert "CAPTIONER_MAX_BACH is no setting of the service" in capsys.readouterr().err
+
+
 def test_the_configurations_are_those_that_ray_knows_and_the_same() -> None:
     from ray.serve.schema import ServeDeploySchema
 

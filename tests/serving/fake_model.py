@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class FakeModel:
         self.seconds = 0.0  # that a caption takes
         self.places = 64  # without one, every request is refused
         self.most_captions = 10  # that it finds for an image
+        self.options: list[Any] = []  # that captions were asked for with
+        self.on_caption: Callable[[], None] = lambda: None
         self.started: list[bytes] = []
         self.finished: list[bytes] = []
         self.load_error: Exception | None = None
@@ -118,6 +121,8 @@ class _Batcher(Batcher):
 
     async def submit(self, ticket: Ticket, pixels: Any, options: Any) -> Outcome:
         self.fake.started.append(pixels)
+        self.fake.options.append(options)
+        self.fake.on_caption()
         if self.fake.caption_error is not None:
             raise self.fake.caption_error
         loop = asyncio.get_running_loop()

@@ -11,11 +11,12 @@ from starlette.testclient import TestClient
 from serving.problems import Problem
 from serving.routes.uploads import image_from_text
 
-from .conftest import jpeg
+from .conftest import jpeg, service_with
 from .fake_model import FakeModel
 
 PHOTO = jpeg()
 FORM = {"image": ("a.jpg", PHOTO, "image/jpeg")}
+INFER = "/v2/models/captioner/infer"
 OPENAI_IMAGE = "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()
 
 
@@ -38,6 +39,45 @@ def test_ibm_max_clients_get_their_form(client: TestClient, shared_model: FakeMo
     assert client.post("/model/predict", files=FORM).status_code == 429
     metadata = client.get("/model/metadata").json()
     assert set(metadata) == {"id", "name", "description", "type", "source", "license"}
+
+
+def test_every_interface_keeps_to_the_longest_caption(model: FakeModel) -> None:
+    with service_with(longest_caption=3) as client:
+        assert client.post("/model/predict", files=FORM).status_code == 200
+        assert client.post("/v1/chat/completions", json=chat(OPENAI_IMAGE)).status_code == 200
+        assert client.post("/caption", files=FORM).status_code == 200
+        assert client.post(INFER, json=inference()).status_code == 200
+    assert [one.max_length for one in model.options] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("kind", ["chat", "inference"])
+def test_a_long_text_beside_the_image_is_not_kept_until_the_answer(
+    client: TestClient, shared_model: FakeModel, kind: str
+) -> None:
+    """One character beyond the Basic Multilingual Plane makes 4 bytes of each in Python."""
+    text = "\U0001f600" + "a" * 2_000_000
+    if kind == "chat":
+        path, body = "/v1/chat/completions", chat(OPENAI_IMAGE)
+        body["messages"].append({"role": "system", "content": text})
+        body["note"] = text
+    else:
+        path, body = INFER, inference(parameters={"headers": text}, note=text)
+    held: list[int] = []
+    shared_model.on_caption = lambda: held.append(tracemalloc.get_traced_memory()[0])
+    content = json.dumps(body, ensure_ascii=False).encode()
+    del body
+    tracemalloc.start()
+    try:
+        assert client.post(path, content=content).status_code == 200
+    finally:
+        tracemalloc.stop()
+    assert held[0] < len(content) + 1_000_000  # the client's copy
+
+
+def inference(**more: Any) -> dict[str, Any]:
+    data = base64.b64encode(PHOTO).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}
+    return {"inputs": [tensor], **more}
 
 
 def chat(url: Any, **more: Any) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 import asyncio
 import base64
 import json
+import re
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+
+from captioner.checkpoint_folders import shipped_model
+from captioner.deployable import load_deployable
 
 from .conftest import jpeg, service_with
 from .fake_model import FakeModel, hash_of
@@ -53,6 +58,12 @@ def error(answer: Any) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/json"
     assert set(answer.json()) == {"error"}
     return answer.status_code, answer.json()["error"]
+
+
+def test_the_document_shows_the_model_in_the_box() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "open_inference.md").read_text(encoding="utf-8")
+    (version,) = re.findall(r'"model_version": "(\w+)"', text)
+    assert load_deployable(shipped_model()).hash.startswith(version)
 
 
 def test_the_server_and_its_model_describe_themselves(client: TestClient) -> None:

@@ -103,12 +103,35 @@ def test_this_machine_needs_none(host: str) -> None:
         ({"trusted_proxies": ("::ffff:10.0.0.5",)}, "give IPv4 as IPv4"),
         ({"trusted_proxies": ("::ffff:10.0.0.0/104",)}, "give IPv4 as IPv4"),
         ({"tracing_endpoint": "collector"}, "it looks like http://collector:4318/v1/traces"),
+        ({"tracing_endpoint": "httpx"}, "it looks like http://collector:4318/v1/traces"),
+        ({"tracing_endpoint": "http:"}, "it looks like http://collector:4318/v1/traces"),
+        ({"tracing_endpoint": "http://a:port/"}, "it looks like http://collector:4318/v1/traces"),
+        ({"rate_limit": "0/minute"}, "give requests per time, such as 60/minute"),
+        ({"rate_limit": "5/0 minute"}, "give requests per time, such as 60/minute"),
+        ({"rate_limit": "5 per 99999999999999999999 years"}, "give requests per time"),
+        ({"device": "foo"}, "device is 'foo'; give auto, cpu, cuda or cuda:N"),
+        ({"engine": "foo"}, "engine is 'foo'; it can be torch or onnxruntime or openvino"),
         ({"no_auth": True, "api_keys": (A_KEY,)}, "no_auth is set and so are keys"),
     ],
 )
 def test_contradictions_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Settings(**given)
+
+
+def test_what_is_right_is_taken() -> None:
+    for rate in ("60/minute", "1000 per day", "10/second;500/hour", "20 per 5 minutes", "100/day"):
+        assert Settings(rate_limit=rate).rate_limit == rate
+    for device in ("auto", "cpu", "cuda", "cuda:10", "mps"):
+        assert Settings(device=device).device == device
+
+
+def test_commas_alone_are_no_list() -> None:
+    """A list of keys without a key would open the service."""
+    for name in ("API_KEYS", "ADMIN_KEYS", "CORS_ORIGINS", "TRUSTED_PROXIES"):
+        with pytest.raises(OptionError, match=f"CAPTIONER_{name} is .*nothing between them"):
+            Settings.from_environment({f"CAPTIONER_{name}": " , ,"})
+    assert Settings.from_environment({"CAPTIONER_API_KEYS": "k,"}).has_keys
 
 
 def test_every_bad_proxy_is_named_and_those_that_are_trusted_are_taken() -> None:
@@ -210,6 +233,12 @@ def test_bad_input_ends_the_program_with_a_line_each_and_status_2(
     assert "has no model of its own in" in capsys.readouterr().err
     assert main(["--checkpoint", str(tmp_path)]) == 2
     assert "holds neither model.json nor deployable.json; give" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["127.0.0..1", "a" * 64, "no.such.host.invalid"])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(OptionError, match=f"cannot listen on {host} port 0: .*; choose another"):
+        listen(host, 0)
 
 
 def test_an_address_in_use_is_named() -> None:
