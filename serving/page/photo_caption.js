@@ -4,10 +4,11 @@
 //   <textarea id="alt" name="alt"></textarea>
 //
 // A picture may be chosen or dropped on the element. Attributes: `for`, the id of the field that
-// gets the caption, unless a person has written something of their own there; `model`, the folder
-// that `captioner export --web` wrote (default: the folder of this file); `captions`, how many are
-// found (default 1); `preload`, to fetch the model before there is a picture. Events: `captions`,
-// with the captions as `detail`, and `problem`, with the error. Without JavaScript the input stays.
+// gets the caption, and until then loses that of the picture before, unless a person has written
+// something of their own there; `model`, the folder that `captioner export --web` wrote (default:
+// the folder of this file); `captions`, how many are found (default 1); `preload`, to fetch the
+// model before there is a picture. Events: `captions`, with the captions as `detail`, and
+// `problem`, with the error. Without JavaScript the input stays.
 
 import { Captioner, CaptionerError } from "./captioner.js";
 
@@ -65,16 +66,22 @@ export class PhotoCaption extends HTMLElement {
     this.#stop?.abort();
     const stop = new AbortController();
     this.#stop = stop;
+    this.#fill(""); // a form that is sent now must not describe the picture before
+    /** @type {Promise<Captioner> | null} */
+    let model = null;
     try {
-      const captioner = await this.#model();
+      model = this.#model();
+      const captioner = await model;
       stop.signal.throwIfAborted();
       this.#say("Looking …");
       const numCaptions = Number(this.getAttribute("captions") ?? 1);
       const captions = await captioner.caption(picture, { numCaptions, signal: stop.signal });
-      this.#fill(captions[0].text);
+      const { text } = captions[0];
+      this.#fill(`${text[0].toUpperCase()}${text.slice(1)}.`);
       this.#say("");
       this.dispatchEvent(new CustomEvent("captions", { detail: captions, bubbles: true }));
     } catch (error) {
+      if (model && error instanceof CaptionerError && error.code === "stopped") forget(model);
       if (stop.signal.aborted) return;
       this.#say(error instanceof CaptionerError ? error.message : "The picture cannot be captioned.");
       this.dispatchEvent(new CustomEvent("problem", { detail: error, bubbles: true }));
@@ -101,8 +108,9 @@ export class PhotoCaption extends HTMLElement {
   #fill(text) {
     const { field } = this;
     if (!field || (field.value && field.value !== this.#written)) return;
-    this.#written = `${text[0].toUpperCase()}${text.slice(1)}.`;
-    field.value = this.#written;
+    this.#written = text;
+    if (field.value === text) return;
+    field.value = text;
     field.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
@@ -110,6 +118,11 @@ export class PhotoCaption extends HTMLElement {
   #say(words) {
     this.#status.textContent = words;
   }
+}
+
+/** @param {Promise<Captioner>} model  That has stopped; the next picture loads another. */
+function forget(model) {
+  for (const [folder, one] of models) if (one === model) models.delete(folder);
 }
 
 customElements.define("photo-caption", PhotoCaption);

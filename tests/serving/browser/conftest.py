@@ -19,12 +19,15 @@ Step = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Node:
-    """A process that runs the page's modules."""
+    """A process that runs the page's modules, by a script beside this file."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, folder: Path, script: str) -> None:
+        program = shutil.which("node")
+        if program is None:
+            pytest.skip("there is no node here; install Node.js")
         self.folder = folder
         self.process = subprocess.Popen(
-            [program, str(Path(__file__).with_name("answering.mjs")), str(PAGE)],
+            [program, str(Path(__file__).with_name(script)), str(PAGE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,12 +70,17 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    program = shutil.which("node")
-    if program is None:
-        pytest.skip("there is no node here; install Node.js")
-    node = Node(program, tmp_path_factory.mktemp("node"))
+    node = Node(tmp_path_factory.mktemp("node"), "answering.mjs")
     yield node
     node.close()
+
+
+@pytest.fixture
+def actor(tmp_path: Path) -> Iterator[Node]:
+    """Acts on the page or its element, whose surroundings are stand-ins; returns what is seen."""
+    actor = Node(tmp_path, "acting.mjs")
+    yield actor
+    actor.close()
 
 
 @pytest.fixture(scope="session")
