@@ -131,6 +131,7 @@ function pump() {
 /** @param {Card} card */
 async function attend(card) {
   const stop = new AbortController();
+  const key = apiKey;
   card.stop = stop;
   card.waiting("Looking …");
   try {
@@ -138,7 +139,7 @@ async function attend(card) {
       card.photograph,
       controls.options,
       {
-        apiKey,
+        apiKey: key,
         signal: stop.signal,
         onWait: (seconds, problem) => card.waitingFor(seconds, problem),
       },
@@ -149,6 +150,10 @@ async function attend(card) {
     const problem = error instanceof Problem
       ? error
       : new Problem("The page failed", `Load it again; if that does not help, report this: ${error instanceof Error ? error.message : error}`);
+    if (problem.code === "unauthorized" && key !== apiKey) {
+      ask(card); // the key that was given meanwhile is not what was refused
+      return;
+    }
     card.failed(problem);
     if (problem.parameter) controls.mark(problem.parameter);
     if (problem.code === "unauthorized") wantKey(card);
@@ -207,12 +212,15 @@ function listenForCamera() {
   const video = byId("viewfinder", HTMLVideoElement);
   /** @type {MediaStream | null} */
   let stream = null;
+  let isPending = false; // while the browser asks for permission
   byId("camera").addEventListener("click", async () => {
     // A phone's own camera is better than a page's; without HTTPS there is no other.
     if (!navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches) {
       byId("snapshot").click();
       return;
     }
+    if (isPending) return; // a second stream would leave the first one on
+    isPending = true;
     complain("");
     try {
       stream = await navigator.mediaDevices.getUserMedia({
@@ -223,6 +231,8 @@ function listenForCamera() {
         ? "There is no camera here."
         : "The camera cannot be used. Perhaps another program holds it, or the browser was told to refuse.");
       return;
+    } finally {
+      isPending = false;
     }
     video.srcObject = stream;
     dialog.showModal();
