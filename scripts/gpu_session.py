@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from captioner.errors import OptionError
 from captioner.files import read_json, write_atomically, write_json
 from captioner.options import ABOVE_ZERO, Options, option, options_parser
-from captioner.program import run_program
+from captioner.program import run_program, terminated_as_interrupted
 from captioner.progress import duration
 
 _SCRIPT = Path(__file__).resolve()
@@ -60,9 +60,10 @@ class SessionOptions(Options):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = options_parser(SessionOptions, description=(__doc__ or "").splitlines()[0])
-    return run_program(
-        f"{NAME}.py", lambda: session(SessionOptions.from_json(vars(parser.parse_args(argv))))
-    )
+    with terminated_as_interrupted():  # so that the step that runs is ended too
+        return run_program(
+            f"{NAME}.py", lambda: session(SessionOptions.from_json(vars(parser.parse_args(argv))))
+        )
 
 
 def session(options: SessionOptions) -> int:
@@ -72,9 +73,9 @@ def session(options: SessionOptions) -> int:
         return 0
     if not options.try_out and not has_gpu():
         raise OptionError("PyTorch finds no GPU here; give --try-out for tiny sizes without one")
+    outcomes = earlier_outcomes(options)
     options.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
-    outcomes = {}
     for name in options.steps:
         left = ends - time.monotonic()
         if left < 1:
@@ -85,7 +86,23 @@ def session(options: SessionOptions) -> int:
         print(f"{name}: {outcomes[name]}", flush=True)
         write_report(options, outcomes)
     print(f"written: {options.out / NAME}.json and .md")
-    return 0 if all(outcome.startswith("done") for outcome in outcomes.values()) else 1
+    return 0 if all(outcomes[name].startswith("done") for name in options.steps) else 1
+
+
+def earlier_outcomes(options: SessionOptions) -> dict[str, str]:
+    """Return how the steps of earlier calls ended.
+
+    Raises:
+        OptionError: they are of sizes that cannot stand beside those of this call.
+    """
+    path = options.out / f"{NAME}.json"
+    if not path.exists():
+        return {}
+    earlier = read_json(path, "the earlier session", OptionError)
+    if earlier.get("is_trial") != options.try_out:
+        kind = "a session with --try-out" if earlier.get("is_trial") else "a real session"
+        raise OptionError(f"--out {options.out} holds {kind}; give another folder")
+    return dict(earlier.get("outcomes", {}))
 
 
 def has_gpu() -> bool:
@@ -98,7 +115,8 @@ def run_step(options: SessionOptions, name: str, limit_seconds: float) -> str:
     """Return in words how the process of a step ended."""
     command = [sys.executable, str(_SCRIPT), "--step", name]
     command += ["--out", str(options.out), "--minutes", f"{limit_seconds / 60:.4f}"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH')}"}
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if options.try_out:
         command.append("--try-out")
         environment["TRITON_INTERPRET"] = "1"  # read when Triton is imported

@@ -90,9 +90,8 @@ class Captioning(Work):
         self._objective = OBJECTIVES[config.objective](config.part("objective"), setup.vocabulary)
         self._objective.begin(setup.batches.references)
         self.facts = {"facts": setup.facts}
-        hashes = [file_hash(part.json_path) for part in setup.dataset.parts]
         self.fingerprint: dict[str, Any] = {
-            "sha256": hashes if setup.dataset.is_several else hashes[0],
+            "sha256": setup.dataset.sha256(),
             "training_images": setup.batches.num_images,
         }
         if config.captions_without_photographs:

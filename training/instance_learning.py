@@ -17,6 +17,7 @@ from captioner.attributes import InstanceDetector
 from captioner.attributes.detector import noisy_or
 from captioner.attributes.nouns import attributes_in
 from captioner.data.karpathy import CaptionedImage
+from captioner.errors import DataError
 from captioner.vocabulary import Vocabulary
 from training.feature_sources import ImageSource
 from training.randomness import derived_generator
@@ -101,7 +102,10 @@ def fit(
     announce: Callable[[str], None],
 ) -> float:
     """Let the detector learn the words, and return its mean average precision on `val`."""
-    grid, _ = next(train.batches(range(1)))
+    first = next(train.batches(range(len(train.indices))), None)  # one may be unreadable
+    if first is None:
+        raise DataError("no training image can be read, so no attribute can be learned of any")
+    grid, _ = first
     generator = derived_generator(seed, "instances")
     share = train.labels.mean(0).clamp(1e-5, 0.99).to(grid.device)
     at_a_position = 1.0 - (1.0 - share) ** (1.0 / grid.shape[1])

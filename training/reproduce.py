@@ -19,7 +19,7 @@ wait_passively()  # before torch is loaded
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from training.benchmarks.reproductions import (
     runs_of,
 )
 from training.benchmarks.run_results import read_figures
+from training.benchmarks.same_data import check_same_data
 from training.benchmarks.schedule import BenchmarkPlan
 from training.benchmarks.tables import markdown, summarise
 from training.benchmarks.text import read_words
@@ -56,7 +57,7 @@ from training.captioners.grid import NAME as TABLE3
 from training.figure_tools import check_folder
 from training.mnist import load_mnist
 from training.run_folder import RunFolder, origin
-from training.schedule import Schedule
+from training.schedule import BROKE_OFF, Schedule
 
 NAME = "reproduce"
 _SCRIPT = Path(__file__).resolve()
@@ -109,6 +110,10 @@ class ReproduceOptions(Options):
         False, "go on without the terminal, at the lowest priority, with a log in --out"
     )
 
+    def contradictions(self) -> Iterable[str]:
+        if self.report and self.background:
+            yield "--report trains nothing, so it needs no --background; give one of them"
+
 
 def build_parser() -> OneLineParser:
     """Return the parser of this script's command line."""
@@ -142,10 +147,11 @@ def reproduce(argv: list[str]) -> int:
     options = ReproduceOptions.from_json(given)
     reproduction = restricted(REPRODUCTIONS[name], options.only)
     check_folder(options.out)
-    runs = list(runs_of(reproduction, options.seeds, options.lr))
+    runs = list(runs_of(reproduction, options.seeds, tuple(dict.fromkeys(options.lr))))
     plan = _plan(options, reproduction, runs)
     if not options.report:
         _check_epochs(plan, runs)
+    check_same_data(plan, runs, _data_named(options))
     if options.background:
         run_in_background([sys.executable, str(_SCRIPT), *argv], options.out, name)
         return 0
@@ -161,7 +167,7 @@ def reproduce(argv: list[str]) -> int:
     if not is_whole:
         print("stopped, and all trainings with it; the same command goes on", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return BROKE_OFF if any(plan.failure(run) for run in runs) else 0
 
 
 def _plan(
@@ -191,6 +197,16 @@ def _plan(
         budget_seconds=None if options.budget is None else 60 * options.budget,
         made_elsewhere=read_figures(options.figures),
     )
+
+
+def _data_named(options: ReproduceOptions) -> dict[str, dict[str, str]]:
+    """Return by script the options that name its data, where they are given."""
+    named = {}
+    if options.text is not None:
+        named["word_language_model"] = {"text": str(options.text.resolve())}
+    if not options.report:
+        named["sequential_mnist"] = {"mnist": str(options.mnist)}
+    return named
 
 
 def _check_epochs(plan: BenchmarkPlan, runs: Sequence[Run]) -> None:

@@ -210,10 +210,19 @@ class NoLog(MetricsLog):
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, oldest first; of one that is growing the whole lines."""
+    """Return the lines of a run's log, oldest first; of one that is growing the whole lines.
+
+    Raises:
+        TrainingError: a line is damaged.
+    """
     if not folder.metrics.exists():
         return []
-    return [json.loads(line) for line in folder.metrics.read_bytes().split(b"\n")[:-1] if line]
+    try:
+        return [json.loads(line) for line in folder.metrics.read_bytes().split(b"\n")[:-1] if line]
+    except ValueError:
+        raise TrainingError(
+            f"{folder.metrics} has a damaged line; restore it, or start a new run"
+        ) from None
 
 
 def _event_writer(path: Path, step: int) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from captioner.errors import TrainingError
+from captioner.files import read_json
 from captioner.hashed_folder import read_hashes
 from captioner.tensor_files import read_extra
 from training.distributed import ALONE, Ranks
@@ -144,6 +145,21 @@ def save_last(folder: Path, work: "Work", state: RunState, ranks: Ranks = ALONE)
     }
     values = {_STATE: {**state.to_json(), "data": work.fingerprint}}
     work.save(folder, state, Extras(values, tensors))
+
+
+def read_fingerprint(last: Path) -> dict[str, Any] | None:
+    """Return by what the run that wrote this `last/` knows its data; None where it does not say.
+
+    Raises:
+        TrainingError: the file that says it is damaged.
+    """
+    for name in (_STATE, _EARLIER_STATE):
+        path = last / f"{name}.json"
+        if path.exists():
+            stored = read_json(path, "the run's state", TrainingError)
+            found = stored.get("data") if isinstance(stored, dict) else None
+            return dict(found) if isinstance(found, dict) else None
+    return None
 
 
 def restore(folder: Path, work: "Work", ranks: Ranks = ALONE) -> RunState:

@@ -23,6 +23,7 @@ from training.background import keep_niceness_in_group
 from training.interruption import Interruption
 from training.run_folder import RunFolder
 
+BROKE_OFF = 1  # exit status of who carried out a plan some of whose runs failed
 _POLL_SECONDS = 0.5
 _COUNT_SECONDS = 5.0  # between two looks at how far all runs are, on a terminal
 _COUNT_SECONDS_OF_A_LOG = 60.0  # which may grow for hours

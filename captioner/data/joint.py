@@ -13,6 +13,7 @@ from typing import Any
 
 from captioner.data.karpathy import CaptionDataset, CaptionedImage, check_split
 from captioner.errors import DataError
+from captioner.files import file_hash
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class JointDataset:
         for part in self.parts:
             total.update(part.counts())
         return dict(total)
+
+    def sha256(self) -> str | list[str]:
+        """Return the hash of the JSON, or where there are several of each."""
+        hashes = [file_hash(part.json_path) for part in self.parts]
+        return hashes if self.is_several else hashes[0]
 
     def origin(self) -> dict[str, Any]:
         """Return what a checkpoint tells of the data it was trained on; `sets` where several."""

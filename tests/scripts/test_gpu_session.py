@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -63,6 +66,38 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
     assert "| tiny | 0.25 |" in page
     assert "Tried out without a GPU" in page
     assert "wrong" in (stand_in / "equal.log").read_text()
+
+
+def test_sigterm_ends_the_step_that_runs(stand_in: Path) -> None:
+    def end_when_started() -> None:
+        while not (stand_in / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end_when_started)
+    thread.start()
+    words = ["--try-out", "--out", str(stand_in), "--steps", "speed"]
+    assert gpu_session.main(words) == 143
+    thread.join()
+    assert not [one for one in psutil.Process().children() if one.status() != "zombie"]
+
+
+def test_a_real_session_is_not_mixed_with_one_that_was_tried_out(
+    stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--out", str(stand_in), "--steps"]
+    assert gpu_session.main([*words, "seeds", "--try-out"]) == 0
+    monkeypatch.setattr(gpu_session, "has_gpu", lambda: True)
+    before = (stand_in / "gpu_session.json").read_text()
+    capsys.readouterr()
+    assert gpu_session.main([*words, "seeds"]) == 2
+    assert "holds a session with --try-out; give another folder" in capsys.readouterr().err
+    assert (stand_in / "gpu_session.json").read_text() == before
+    # What an earlier call found stays, with how it ended.
+    assert gpu_session.main([*words, "captions", "--try-out"]) == 0
+    outcomes = json.loads((stand_in / "gpu_session.json").read_text())["outcomes"]
+    assert outcomes["seeds"] == json.loads(before)["outcomes"]["seeds"]
+    assert outcomes["captions"].startswith("done in")
 
 
 def test_no_time_is_told(stand_in: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from captioner.attributes import InstanceDetector
 from captioner.data.karpathy import CaptionedImage
+from captioner.errors import DataError
 from captioner.features import Features
 from captioner.vocabulary import Vocabulary
 from training import instance_learning
@@ -65,6 +66,24 @@ def test_words_are_found_at_the_position_that_shows_them():
     assert f"mean average precision {found:.4f} on val" in "".join(lines)
     assert [vocabulary.words[word] for word in detector.word_ids] == list(WORDS)
     assert detector.weight.argmax(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("broken", [{0}, set(range(70)), set(range(200))])
+def test_photographs_that_cannot_be_read_are_left_out(broken):
+    train, source = pictures(200, 1)
+    readable = source.read
+    source.read = lambda indices: readable([one for one in indices if one not in broken])
+    vocabulary = Vocabulary.build(
+        [*(tokens for image in train for tokens in image.tokens), list(WORDS)], min_count=1
+    )
+    seen = instance_learning.seen(train, source, WORDS)
+    given = {"epochs": 1, "seed": 0, "announce": lambda _: None}
+    if len(broken) == 200:
+        with pytest.raises(DataError, match="no training image can be read"):
+            instance_learning.fit(InstanceDetector(), WORDS, seen, seen, vocabulary, **given)
+    else:
+        found = instance_learning.fit(InstanceDetector(), WORDS, seen, seen, vocabulary, **given)
+        assert 0 < found <= 1
 
 
 def test_the_words_are_content_words_of_most_photographs():

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from training import reproduce
-from training.benchmarks.reproductions import Reproduction, Row, Setting
+from training import reproduce, word_language_model
+from training.benchmarks.reproductions import Reproduction, Row, Setting, runs_of
 
 TABLE3 = str(Path(__file__).resolve().parents[2] / "docs" / "results" / "table3.json")
 TINY = Reproduction(
@@ -38,6 +38,7 @@ TINY = Reproduction(
         (["figure2", "--jobs", "0"], "--jobs is 0; it must be at least 1"),
         (["figure2", "--lr", "5"], "--lr is 5; it must be above 0 and below 1"),
         (["figure2", "--device", "tpu9"], "device is 'tpu9', which this machine cannot use"),
+        (["figure2", "--report", "--background"], "--report trains nothing, so it needs no"),
         (["figure3", "--mnist", "nowhere"], "MNIST is not in nowhere"),
         (["figure2", "--out", "/dev/null"], "--out /dev/null: /dev/null is not a folder"),
         (["figure2", "--figures", "gone.json"], "the file of --figures not found: there is no"),
@@ -97,6 +98,70 @@ def test_runs_of_another_machine_count(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads(Path(figures).read_text())["runs"].items() < both.items()
     assert {run["epochs"] for run in both.values()} == {2.0}
     assert len(both) == 4
+
+
+TEXT = Setting(
+    "a text",
+    "word_language_model",
+    (("hidden_size", 4), ("embedding_size", 4), ("batch_size", 2), ("steps", 5), ("min_count", 1)),
+    1,
+    "tinytext",
+    score="perplexity",
+)
+
+
+def test_runs_of_another_text_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row("vanilla LSTM", "lstm", (("p", 0.0),))
+    tiny = replace(TINY, settings=(TEXT,), rows=(row,))
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "language", tiny)
+    for name in ("one", "other"):
+        (tmp_path / name).write_text(f"the {name} dog runs and the {name} cat sleeps\n" * 20)
+    words = ["language", "--seeds", "1", "--device", "cpu", "--text"]
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (run,) = runs_of(tiny, 1, ())
+    trained = [*run.arguments, "--text", str(tmp_path / "one"), "--epochs", "1"]
+    assert word_language_model.main([*trained, "--out", str(out / "runs" / run.name)]) == 0
+    assert reproduce.main([*words, str(tmp_path / "one"), "--out", str(out)]) == 0
+    page = (out / "language.md").read_text()
+    capsys.readouterr()
+
+    figures = ["--figures", str(out / "language.json")]
+    for more, where in (
+        (["--out", str(out)], str(out / "runs" / run.name)),
+        (["--out", str(elsewhere), *figures], f"{run.name} in --figures"),
+    ):
+        assert reproduce.main([*words, str(tmp_path / "other"), *more]) == 2
+        assert capsys.readouterr().err == (
+            f"reproduce.py: {where} was trained on other data than {tmp_path / 'other'}; give the "
+            "same as before, or another --out\n"
+        )
+    assert (out / "language.md").read_text() == page
+    assert not elsewhere.exists()
+    again = [*words, str(tmp_path / "one"), "--out", str(elsewhere), *figures]
+    assert reproduce.main(again) == 0
+    assert not (elsewhere / "runs").exists()
+
+
+def test_a_run_that_breaks_off_is_told_by_the_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row("vanilla LSTM", "lstm", (("p", 2.0),))
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "figure2", replace(TINY, rows=(row,)))
+    words = ["figure2", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main(words) == 1
+    assert "broke off: --p is 2.0" in capsys.readouterr().err
+    assert "--p is 2.0" in (tmp_path / "figure2.md").read_text()
+
+
+def test_a_rate_that_is_given_twice_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(reproduce.REPRODUCTIONS, "figure2", TINY)
+    words = ["figure2", "--report", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main([*words, "--lr", "2e-3", "0.002"]) == 0
+    assert len(json.loads((tmp_path / "figure2.json").read_text())["runs"]) == 2
 
 
 def test_a_run_that_stops_detaching_is_not_put_off(

@@ -17,6 +17,7 @@ import pytest
 from training import schedule
 from training.benchmarks import schedule as benchmark_schedule
 from training.benchmarks.reproductions import Row, Run, Setting
+from training.benchmarks.run_results import RunResult
 from training.benchmarks.schedule import BenchmarkPlan
 from training.schedule import Schedule
 
@@ -123,6 +124,27 @@ def test_a_budget_is_shared_and_what_one_leaves_over_goes_to_the_others(tmp_path
     unlimited = BenchmarkPlan(out=tmp_path / "brief", jobs=1, epochs_of_all=10)
     Schedule(unlimited).carry_out([slow])
     assert brief.result(slow).epochs == 10
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_what_another_machine_trained_counts_until_it_is_passed_and_takes_no_budget(
+    tmp_path: Path,
+) -> None:
+    run, other = make(0), make(1)
+    there = RunResult(epochs=3.0, seconds=20_000.0, curve=((3.0, 50.0),))
+    plan = BenchmarkPlan(
+        out=tmp_path,
+        jobs=1,
+        epochs_of_all=100,
+        budget_seconds=4.0,
+        made_elsewhere={run.name: there},
+    )
+    assert (plan.epochs(run), plan.seconds(run)) == (3.0, 0.0)
+    Schedule(plan).carry_out([run, other])
+    assert standing(plan, run)["epoch"] == standing(plan, other)["epoch"] == 2
+    assert plan.result(run) == there
+    Schedule(plan).carry_out([run, other])
+    assert plan.result(run).epochs == standing(plan, run)["epoch"] > 3
 
 
 @pytest.mark.usefixtures("stand_in")

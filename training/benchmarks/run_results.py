@@ -8,6 +8,7 @@ from typing import Any, Self
 from captioner.errors import OptionError, TrainingError
 from captioner.files import read_json
 from training.run_folder import RunFolder, read_metrics
+from training.run_state import read_fingerprint
 
 _DELAY = "delay_"  # begins the names of the tests of transfer copying
 
@@ -24,6 +25,7 @@ class RunResult:
     test: float | None = None
     transfer: dict[int, float] = field(default_factory=dict)  # by delay
     commits: tuple[str, ...] = ()  # of the code that trained it
+    data: Mapping[str, Any] | None = None  # by what the run knows them; None of earlier files
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -41,6 +43,7 @@ class RunResult:
             test=stored["test"],
             transfer={int(delay): float(score) for delay, score in stored["transfer"].items()},
             commits=tuple(map(str, stored["commits"])),
+            data=None if stored.get("data") is None else dict(stored["data"]),
         )
 
     def is_complete(self, epochs: int, delays: tuple[int, ...]) -> bool:
@@ -113,4 +116,5 @@ def read_result(path: Path, score: str = "accuracy") -> RunResult:
             if name.startswith(_DELAY)
         },
         commits=tuple(dict.fromkeys(origin["commit"] for origin in origins)),
+        data=read_fingerprint(folder.last),
     )

@@ -25,20 +25,22 @@ class BenchmarkPlan(Plan[Run]):
         return self.epochs_of_all or run.setting.epochs
 
     def result(self, run: Run) -> RunResult:
-        """Return what the run has come to, in its folder, or elsewhere where there is none."""
-        if run.name in self.made_elsewhere and not self.folder(run).exists():
-            return self.made_elsewhere[run.name]
-        return read_result(self.folder(run), run.setting.score)
+        """Return what the run has come to, in its folder or elsewhere, where it went further."""
+        here, other = self._result_here(run), self.made_elsewhere.get(run.name)
+        return here if other is None or here.epochs >= other.epochs else other
 
     def epochs(self, run: Run) -> float:
         return self.result(run).epochs
 
     def seconds(self, run: Run) -> float:
-        return self.result(run).seconds
+        return self._result_here(run).seconds  # what another machine took is not gone on with
 
     def stage(self, run: Run) -> str:
         is_complete = self.result(run).is_complete(self.asked_epochs(run), self.delays)
         return "" if is_complete else "train"
+
+    def _result_here(self, run: Run) -> RunResult:
+        return read_result(self.folder(run), run.setting.score)
 
     def command(self, run: Run, share_seconds: float | None) -> list[str]:
         folder = self.folder(run)

@@ -16,7 +16,7 @@ from training.captioners.page import markdown
 from training.captioners.resampled import Resampled, Resampler
 from training.captioners.runs import CaptionerRun
 from training.run_folder import RunFolder, origin
-from training.schedule import Schedule
+from training.schedule import BROKE_OFF, Schedule
 
 
 def reproduce_table3(argv: Sequence[str], script: Path) -> int:
@@ -49,7 +49,9 @@ def reproduce_table3(argv: Sequence[str], script: Path) -> int:
             print(f"missing: {len(missing)} of {len(runs)} runs: {names}", file=sys.stderr)
             again = [word for word in command if word not in ("--report", FLAG)]
             print(f"go on with: {' '.join(again)}", file=sys.stderr)
-    return 0 if is_whole else INTERRUPTED
+    if not is_whole:
+        return INTERRUPTED
+    return BROKE_OFF if any(plan.failure(run) for run in runs) else 0
 
 
 def _write_results(grid: Grid, command: Sequence[str]) -> None:

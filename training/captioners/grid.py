@@ -26,6 +26,7 @@ from training.config import TrainingConfig
 from training.figure_tools import check_folder
 from training.recipes import check_with_any_recipe, with_recipe
 from training.run_folder import RunFolder
+from training.run_state import read_fingerprint
 from training.train_coco import TrainCoco
 
 NAME = "table3"
@@ -116,6 +117,10 @@ def read_grid(argv: Sequence[str]) -> Grid:
     known, others = build_parser().parse_known_args(list(argv))
     options = Table3Options.from_json(vars(known))
     check_folder(options.out)
+    if not any(word.split("=")[0] == "--data" for word in others):
+        raise OptionError(
+            "--data is missing; give a data set, such as flickr8k/ or coco, or shapes, the sample"
+        )
     decoders = tuple(dict.fromkeys(options.decoders or DECODERS))
     program = TrainCoco()
     for word in others:
@@ -126,9 +131,9 @@ def read_grid(argv: Sequence[str]) -> Grid:
             )
     training = _with_defaults(others)
     without_cell = tuple(one for one in decoders if not _has_cell_state(program, one, training))
+    probabilities = tuple(dict.fromkeys(float(f"{p:g}") for p in options.p))  # as runs are named
     shares = {
-        one: [p for p in dict.fromkeys(options.p) if p == 0 or one not in without_cell]
-        for one in decoders
+        one: [p for p in probabilities if p == 0 or one not in without_cell] for one in decoders
     }
     runs = list(runs_of(shares, options.seeds, tuple(dict.fromkeys(options.clipping))))
     if not runs:
@@ -164,8 +169,9 @@ def read_grid(argv: Sequence[str]) -> Grid:
         runs=runs,
         deadline_seconds=None if options.budget is None else 60 * options.budget,
     )
-    recipe = configured.config.recipe
+    recipe, sha256 = configured.config.recipe, dataset.sha256()
     for run in runs:
+        _check_same_data(plan.folder(run), sha256, dataset.paths)
         own = {**given[run], "recipe": recipe, "epochs": options.epochs}
         _check_trained_so(plan.folder(run), with_recipe(own, dataset.name))
     return Grid(options, runs, plan, dataset.name, without_cell)
@@ -177,6 +183,16 @@ def _has_cell_state(program: TrainCoco, decoder: str, training: Sequence[str]) -
     options = DECODERS[decoder].Options
     own = {one.name: given[one.name] for one in fields(options) if one.name in given}
     return options.from_json(own).has_cell_state
+
+
+def _check_same_data(path: Path, sha256: str | list[str], paths: str) -> None:
+    """Raise OptionError if a run is there that was trained on other captions than these."""
+    there = read_fingerprint(RunFolder(path).last) or {}
+    if there.get("sha256", sha256) != sha256:
+        raise OptionError(
+            f"{path} was trained on other data than {paths}; give the same --data as before, or "
+            "another --out"
+        )
 
 
 def _check_trained_so(path: Path, wanted: Mapping[str, Any]) -> None:

@@ -14,6 +14,15 @@ _CLAIM = (
     "with a ResNet-152 that is trained too: CIDEr 93.0 to 98.0, and 96.6 to 103.3"
 )
 
+_OF_ANOTHER = (
+    "**{} is another data set than the paper's COCO**: its numbers stand here for the order of the "
+    "methods, not to be compared one by one."
+)
+_OF_COCO = (
+    "**Encoder, sizes and epochs are those of the command below, not the paper's**: the numbers "
+    "are not to be compared one by one."
+)
+
 
 def markdown(
     findings: Sequence[Finding],
@@ -38,9 +47,8 @@ def markdown(
         lines += ["Nothing is compared yet."]
     lines += [
         "",
-        f"The paper: {_CLAIM}. **{data} is another data set than the paper's COCO**: its ",
+        f"The paper: {_CLAIM}. {_OF_COCO if data == 'coco' else _OF_ANOTHER.format(data)}",
     ]
-    lines[-1] += "numbers stand here for the order of the methods, not to be compared one by one."
     lines += ["", *(f"![{name.removesuffix('.png')}]({name})" for name in pictures), ""]
     lines += _scores(findings, data, beam_size, split)
     if without_cell:
@@ -120,11 +128,11 @@ def _convergence(findings: Sequence[Finding], asked_epochs: int) -> list[str]:
         "## Speed of convergence",
         "",
         "Greedy captions of the validation images after each epoch. The mean CIDEr over the epochs "
-        "is the higher, the sooner the curve rises; the goal is 90 % of where the mean curve of "
-        f"p = 0 ends (of {asked_epochs} epochs).",
+        "that all runs of a captioner reached is the higher, the sooner the curve rises; the goal "
+        f"is 90 % of where the mean curve of p = 0 ends (of {asked_epochs} epochs).",
         "",
-        "| captioner | mean CIDEr over the epochs | seed by seed | goal | epochs to reach it |",
-        "|---|---|---|---|---|",
+        "| captioner | epochs | mean CIDEr over them | seed by seed | goal | epochs to reach it |",
+        "|---|---|---|---|---|---|",
     ]
     for one in rows:
         assert one.convergence is not None
@@ -132,7 +140,15 @@ def _convergence(findings: Sequence[Finding], asked_epochs: int) -> list[str]:
         seeds = ", ".join(f"{100 * value:.1f}" for value in own.mean_cider)
         epochs = ", ".join("-" if epoch is None else f"{epoch:g}" for epoch in own.epochs_to_reach)
         mean = 100 * statistics.fmean(own.mean_cider)
-        lines.append(f"| {one.group} | {mean:.1f} | {seeds} | {100 * own.goal:.1f} | {epochs} |")
+        cells = (
+            one.group,
+            f"{own.epochs:g}",
+            f"{mean:.1f}",
+            seeds,
+            f"{100 * own.goal:.1f}",
+            epochs,
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, ""]
 
 

@@ -45,7 +45,8 @@ class CaptionerPlan(Plan[CaptionerRun]):
     def stage(self, run: CaptionerRun) -> str:
         if self.epochs(run) < self.epochs_of_all:
             return TRAIN
-        return "" if self.scores(run).exists() else SCORE
+        is_scored = self.scores(run).exists() and self.captions(run).exists()
+        return "" if is_scored else SCORE
 
     def expected_seconds(self, run: CaptionerRun) -> float | None:
         """Return how long the rest takes at the pace of its decoder so far, all runs together."""

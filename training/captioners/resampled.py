@@ -5,6 +5,8 @@ run. A score of several seeds is their mean. Its interval, and that of a differe
 drawing images and seeds, both with replacement (the pigeonhole bootstrap of Owen 2007, for two
 crossed factors). Deviations of seeds are stretched by sqrt(n / (n - 1)), because drawing from only
 n of them would make their spread too small by that factor (Davison & Hinkley 1997, section 2.2).
+An interval reaches at least as far as that of Student's t over the seeds alone, and a p-value is
+not below that one's, for two or three seeds say little of all of them (`few_seeds.py`).
 The test is paired twice: runs that are compared share the seed, so weights and order of the images,
 and are scored on the same images. The p-value is the share of draws whose difference lies as far
 from the one that was found as that one from zero.
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,6 +30,7 @@ from captioner.files import file_hash, write_atomically
 from captioner.metrics import Scorer, read_pairs
 from captioner.metrics.resampling import Interval, drawn, interval_of, p_value_of
 from captioner.metrics.score_files import References
+from training.captioners.few_seeds import seed_interval, seed_p_value
 from training.captioners.runs import METRICS
 
 _FORMAT = 1
@@ -66,14 +70,8 @@ class Resampler(AbstractContextManager["Resampler"]):
         """
         kept = captions.with_suffix(".npz")
         identity = [str(_FORMAT), file_hash(captions), str(self._samples), str(_SEED)]
-        if kept.exists():
-            with np.load(kept) as stored:
-                if stored["identity"].tolist() == identity:
-                    return Resampled(
-                        {name: float(stored[f"found/{name}"]) for name in METRICS},
-                        {name: stored[f"draws/{name}"] for name in METRICS},
-                        str(stored["images"]),
-                    )
+        if (known := _kept(kept, identity)) is not None:
+            return known
         references, candidates = read_pairs(captions)
         images = hashlib.sha256(json.dumps(list(references.items())).encode()).hexdigest()
         scorer = self._scorer_of(references, images)
@@ -102,6 +100,21 @@ class Resampler(AbstractContextManager["Resampler"]):
             self.__exit__()
             self._scorer, self._scored = Scorer(references), images
         return self._scorer
+
+
+def _kept(path: Path, identity: list[str]) -> Resampled | None:
+    """Return what a file keeps for this identity; None where it is not there, or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            if stored["identity"].tolist() != identity:
+                return None
+            return Resampled(
+                {name: float(stored[f"found/{name}"]) for name in METRICS},
+                {name: stored[f"draws/{name}"] for name in METRICS},
+                str(stored["images"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 class Estimate(NamedTuple):
@@ -137,7 +150,7 @@ def estimate(runs: Sequence[Resampled], metric: str) -> Estimate:
     """Return the mean over these runs, which differ in their seeds, and its interval."""
     by_seed = tuple(run.found[metric] for run in runs)
     values = over_seeds(np.stack([run.draws[metric] for run in runs]))
-    return Estimate(float(np.mean(by_seed)), interval_of(values), by_seed)
+    return Estimate(float(np.mean(by_seed)), with_seeds(interval_of(values), by_seed), by_seed)
 
 
 def difference(first: Sequence[Resampled], second: Sequence[Resampled], metric: str) -> Difference:
@@ -157,7 +170,18 @@ def difference(first: Sequence[Resampled], second: Sequence[Resampled], metric: 
     by_seed = tuple(two.found[metric] - one.found[metric] for one, two in pairs)
     found = float(np.mean(by_seed))
     values = over_seeds(np.stack([two.draws[metric] - one.draws[metric] for one, two in pairs]))
-    return Difference(found, interval_of(values), p_value_of(values, found), by_seed)
+    p_value = p_value_of(values, found)
+    if len(by_seed) > 1:
+        p_value = max(p_value, seed_p_value(by_seed))
+    return Difference(found, with_seeds(interval_of(values), by_seed), p_value, by_seed)
+
+
+def with_seeds(interval: Interval, by_seed: Sequence[float]) -> Interval:
+    """Return the interval, widened to that of the seeds alone where this reaches further."""
+    if len(by_seed) < 2:
+        return interval
+    low, high = seed_interval(by_seed)
+    return Interval(min(interval.low, low), max(interval.high, high))
 
 
 def over_seeds(values: np.ndarray) -> np.ndarray:

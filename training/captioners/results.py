@@ -1,5 +1,6 @@
 """Results of a captioner's run of Table 3, read from its folder while it trains or afterwards."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 class Convergence:
     """How soon the runs of a group got how far; a figure for each run."""
 
-    mean_cider: tuple[float, ...]  # over the epochs that all runs of the decoder reached
+    mean_cider: tuple[float, ...]  # over the first `epochs`
+    epochs: float  # that all runs of the decoder with the same clipping reached
     epochs_to_reach: tuple[float | None, ...]  # the goal; None where it was not reached
     goal: float
 
@@ -90,14 +92,19 @@ def convergence(
     without such a curve are left out.
     """
     found = {}
+    reached: dict[tuple[str, bool], float] = {}
+    for group, own in runs.items():
+        key = group.decoder, group.is_clipped
+        for curve in (results[run].curve for run in own):
+            if curve:
+                reached[key] = min(reached.get(key, math.inf), curve[-1][0])
     for group, own in runs.items():
         plain = runs.get(Group(group.decoder, 0.0, group.is_clipped), [])
         of_plain = mean_curve([results[run].curve for run in plain])
         begun = [results[run].curve for run in own if results[run].curve]
-        compared = [results[run].curve for run in (*plain, *own) if results[run].curve]
         if not of_plain or not begun:
             continue
-        last = min(curve[-1][0] for curve in compared)
+        last = reached[group.decoder, group.is_clipped]
         goal = _NEARLY * of_plain[-1][1]
         found[group] = Convergence(
             mean_cider=tuple(
@@ -108,5 +115,6 @@ def convergence(
                 next((epoch for epoch, cider in curve if cider >= goal), None) for curve in begun
             ),
             goal=goal,
+            epochs=last,
         )
     return found

@@ -1,5 +1,6 @@
 """The page of Table 3 from a hand-made folder of runs, and what its command refuses."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from captioner.decoders import DECODERS
 from tests.training.captioners.hand_made import REFERENCES, write_run
 from training import reproduce
 from training.captioners.grid import read_grid
+from training.captioners.page import markdown
 from training.captioners.resampled import Resampler, difference
 from training.captioners.runs import METRICS, PRINTED
 
@@ -74,6 +76,8 @@ def test_the_page_tells_what_is_there_and_what_is_missing(
     assert detached["convergence"]["epochs_to_reach"] == [1.0, 2.0, None]
     assert detached["convergence"]["mean_cider"] == pytest.approx([0.37, 0.3, 0.3])
     assert plain["convergence"]["epochs_to_reach"] == [4.0, 4.0]
+    assert plain["convergence"]["mean_cider"] == pytest.approx([0.1, 0.1])
+    assert plain["convergence"]["epochs"] == detached["convergence"]["epochs"] == 1.0
     assert plain["cell_shares"]["cell_share/5"] == [[1, 0.125], [2, 0.25], [3, 0.375], [4, 0.5]]
 
     page = (out / "table3.md").read_text()
@@ -145,6 +149,70 @@ def test_by_default_every_captioner_is_trained_where_there_is_a_cell_with_each_p
     )
 
 
+def test_runs_of_other_data_are_not_mixed(
+    words: list[str], sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = read_grid(words)
+    write_run(grid.plan, grid.runs[0], [0.1])
+    last = grid.plan.folder(grid.runs[0]) / "last"
+    last.mkdir()
+    for digest, status in ((hashlib.sha256(sample.read_bytes()).hexdigest(), 0), ("0" * 64, 2)):
+        state = {"step": 9, "data": {"sha256": digest, "training_images": 3}}
+        (last / "run_state.json").write_text(json.dumps(state))
+        assert reproduce.main(["table3", "--report", *words]) == status
+    error = capsys.readouterr().err
+    assert f"{last.parent} was trained on other data than {sample}; give the same" in error
+
+
+def test_files_of_a_run_that_are_damaged_or_gone_are_made_again_or_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = read_grid(words).plan
+    for run in plan.runs[:2]:
+        write_run(plan, run, [0.1, 0.2, 0.3, 0.4], PART)
+    report = ["table3", "--report", *words]
+    assert reproduce.main(report) == 0
+    page = (tmp_path / "out" / "table3.md").read_text()
+    kept = plan.captions(plan.runs[0]).with_suffix(".npz")
+    whole = kept.read_bytes()
+    for damaged in (b"no archive", whole[:100], b""):
+        kept.write_bytes(damaged)
+        assert reproduce.main(report) == 0
+        assert (tmp_path / "out" / "table3.md").read_text() == page
+        assert kept.read_bytes() == whole
+
+    plan.captions(plan.runs[0]).unlink()
+    capsys.readouterr()
+    assert reproduce.main(report) == 0
+    assert f"missing: 5 of 6 runs: {plan.runs[0].name}" in capsys.readouterr().err
+
+    metrics = plan.folder(plan.runs[1]) / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes().replace(b'"kind"', b'"ki', 1))
+    assert reproduce.main(report) == 2
+    assert f"{metrics} has a damaged line; restore it" in capsys.readouterr().err
+
+
+def test_coco_is_not_called_another_data_set() -> None:
+    def said(data: str) -> str:
+        return markdown(
+            [],
+            {},
+            data=data,
+            asked_epochs=1,
+            beam_size=3,
+            split="test",
+            failures={},
+            missing=(),
+            without_cell=(),
+            origin={},
+            pictures=(),
+        )
+
+    assert "another data set" not in said("coco")
+    assert "Encoder, sizes and epochs are those of the command" in said("coco")
+    assert "flickr8k is another data set than the paper's COCO" in said("flickr8k")
+
+
 def test_runs_of_other_settings_are_not_mixed(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +262,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_data_are_to_be_named_and_a_probability_counts_once(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = words.index("--data")
+    assert reproduce.main(["table3", *words[:place], *words[place + 2 :]]) == 2
+    assert "--data is missing; give a data set" in capsys.readouterr().err
+    runs = read_grid([*words, "--p", "0.25", "0.25000001", "0.3"]).runs
+    assert {run.p for run in runs} == {0.25, 0.3}
+    assert len({run.name for run in runs}) == len(runs) == 6
 
 
 def test_the_exhibit_stands_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from captioner.errors import DataError
 from captioner.metrics import Scorer
 from captioner.metrics.resampling import drawn
 from training.captioners import resampled
+from training.captioners.few_seeds import quantile, share_within
 from training.captioners.resampled import (
     Resampled,
     Resampler,
@@ -97,6 +98,31 @@ def test_there_is_no_gain_where_there_is_none() -> None:
         ]
         significant += difference(*groups, "CIDEr").p_value < 0.05
     assert significant <= 20
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30])
+def test_students_t_is_scipys(degrees: int) -> None:
+    assert quantile(0.95, degrees) == pytest.approx(stats.t.ppf(0.975, degrees))
+    for t in (0.0, 0.1, 1.0, 4.0, 50.0):
+        within = 1 - 2 * stats.t.sf(t, degrees)
+        assert share_within(t, degrees) == pytest.approx(within, abs=1e-12)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_seeds_alone_an_interval_holds_the_truth_as_often_as_it_says(seeds: int) -> None:
+    """Groups of a few seeds, all of the same mean, whose images say the same of each."""
+    generator = np.random.default_rng(seeds)
+    images = generator.normal(size=20)
+    outside = 0
+    for _ in range(300):
+        plain = [of_images(images, 200) for _ in range(seeds)]
+        other = [of_images(images + generator.normal(), 200) for _ in range(seeds)]
+        found = difference(plain, other, "CIDEr")
+        wanted = stats.ttest_1samp(found.by_seed, 0.0)
+        assert found.p_value >= wanted.pvalue - 1e-9
+        assert found.interval.low <= wanted.confidence_interval().low + 1e-9
+        outside += found.verdict != "not shown"
+    assert outside <= 25  # 15 on average, and 25 or fewer in 99 of 100 cases
 
 
 def test_runs_of_other_images_are_not_compared() -> None:
