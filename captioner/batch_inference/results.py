@@ -10,7 +10,8 @@
 | error | string | kind, colon, what is wrong; null where there is a caption |
 | model | string | SHA-256 of the model's folder |
 
-The file's own metadata hold the counts, so that a resumed job need not read the rows.
+Half characters and control characters are written as escapes, wherever a text comes from: a name in
+a tar, or in an error, need not be UTF-8. The file's own metadata hold the counts, so that a resumed job need not read the rows.
 """
 
 import json
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 
 from captioner.batch_inference.storage import OutputFolder, open_file
 from captioner.errors import DataError
+from captioner.text import escaped
 
 SUMMARY = b"captioner.summary"
 PART = "part-"
@@ -127,7 +129,7 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     is_there = np.array([value is not None for value in values], dtype=bool)
     validity = pa.py_buffer(np.packbits(is_there, bitorder="little").tobytes())
     if kind == pa.string():
-        texts = [(value or "").encode("utf-8") for value in values]
+        texts = [escaped(value or "").encode("utf-8") for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         data = pa.py_buffer(b"".join(texts))
         return pa.StringArray.from_buffers(count, pa.py_buffer(ends.tobytes()), data, validity)

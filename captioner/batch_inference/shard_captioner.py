@@ -26,7 +26,6 @@ from captioner.prefetch import prefetched
 from captioner.sandbox.decode_pool import DecodedImage
 from captioner.sandbox.errors import DeadlineExceeded, ImageRejected
 from captioner.search_config import SearchConfig
-from captioner.text import escaped
 
 BATCHES_AHEAD = 2  # that are being decoded while one is captioned
 READ_AHEAD = 16  # photographs
@@ -109,13 +108,12 @@ class ShardCaptioner:
         )
         for one in batch:
             seconds["decode"] += one.seconds
-            path = escaped(one.path)
             if one.pixels is None:
-                yield Row(path, error=one.error)
+                yield Row(one.path, error=one.error)
             else:
                 best = next(found)
                 size = one.width, one.height
-                yield Row(path, best.text, best.log_prob, best.confidence, *size)
+                yield Row(one.path, best.text, best.log_prob, best.confidence, *size)
 
     def _captions(self, pixels: list[np.ndarray], seconds: dict[str, float]) -> list[Caption]:
         if not pixels:

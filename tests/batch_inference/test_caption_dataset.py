@@ -136,6 +136,19 @@ def test_every_kind_of_shard_has_the_captions_of_the_library(
     assert heard == [2, 2, 2, 2, 1] * 3
 
 
+def test_a_link_in_a_tar_whose_name_is_no_text_is_a_row(
+    shards: ShardCaptioner, tmp_path: Path
+) -> None:
+    (tmp_path / "link.jpg").symlink_to(os.fsdecode(b"caf\xe9.jpg"))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "link.jpg", "link.jpg")
+    shards.caption(Shard(9, "tar", str(tmp_path / "a.tar")))
+    (row,) = rows_of(shards.folder / part_name(9))  # type: ignore[attr-defined]
+    assert row["error"] == (
+        r"unreadable: it is no file, but a link to caf\xe9.jpg; store the photograph itself"
+    )
+
+
 def written(out: Path) -> dict[str, tuple[int, int]]:
     """Return of each file of captions by name what changes when it is written anew."""
     found = {path.name: path.stat() for path in out.glob("part-*")}

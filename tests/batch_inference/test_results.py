@@ -1,6 +1,7 @@
 """Files of captions: what pyarrow itself would write, and made without loading pandas."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_a_part_holds_its_rows_as_the_schema_says(rows: list[Row], tmp_path: Pat
     assert found.equals(expected)
     assert summary == read_summary(out, 7)
     assert summary.failures.total() == sum(row.error is not None for row in rows)
+
+
+def test_what_is_no_text_is_written_as_escapes(tmp_path: Path) -> None:
+    path, error = os.fsdecode(b"caf\xe9\n.jpg"), os.fsdecode(b"unreadable: a link to caf\xe9.jpg")
+    write_part(OutputFolder(str(tmp_path)), 0, [Row(path, "half \ud83d", error=error)], "m", {})
+    (found,) = pq.read_table(tmp_path / part_name(0)).to_pylist()
+    assert found["path"] == r"caf\xe9\n.jpg"
+    assert found["caption"] == r"half \ud83d"
+    assert found["error"] == r"unreadable: a link to caf\xe9.jpg"
 
 
 def test_writing_does_not_import_pandas(tmp_path: Path) -> None:
