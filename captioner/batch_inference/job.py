@@ -1,7 +1,9 @@
 """A job: its plan and its manifest, which lie beside the results, and what is left of it to do.
 
 `_photographs.txt` lists the photographs of a folder, `_shards.jsonl` says how the source is cut,
-and `_manifest.json` comes last: a folder without it holds no job. A shard is done when its file is
+and `_manifest.json` comes last: a folder without it holds no job. It has the hashes of the list and
+of the shards, which are on the disk before it is: where a byte differs, shards would hold others'
+photographs, or lose some. A shard is done when its file is
 there, and the file appears whole or not at all; so whatever is killed at whatever moment, a resumed
 job does what is left, and each photograph has exactly one row.
 """
@@ -21,7 +23,7 @@ from captioner.batch_inference.storage import OutputFolder
 from captioner.errors import DataError, OptionError
 from captioner.search_config import SearchConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, SHARDS = "_manifest.json", "_shards.jsonl"
 PHOTOGRAPHS, SUMMARY = "_photographs.txt", "_summary.json"
 FOOTERS_AT_ONCE = 16
@@ -92,7 +94,7 @@ def begin_job(
 
     Raises:
         OptionError: `out` holds another job, or the source cannot be told.
-        DataError: there is no such source, or nothing in it.
+        DataError: there is no such source, or nothing in it, or the job's list is another one now.
         StorageError: `out` cannot be written.
     """
     identity = {
@@ -129,16 +131,22 @@ def _plan(out: OutputFolder, identity: dict[str, Any]) -> Job:
 
 
 def _write_shards(out: OutputFolder, identity: dict[str, Any]) -> dict[str, Any]:
-    """Write the list of photographs, where there is none, and the shards; return their numbers."""
+    """Write the list of photographs, where there is none, and the shards.
+
+    Returns:
+        their numbers, and the hashes of these files by name.
+    """
 
     def write_list(paths: Iterable[str]) -> str:
         with out.open_to_write(PHOTOGRAPHS) as file:
             file.writelines(map(storage.line_for, paths))
+        out.bring_to_disk([PHOTOGRAPHS])
         return out.file(PHOTOGRAPHS)
 
     listing = sources.find(
         identity["source"], column=identity["column"], write_list=write_list, leave_out=out.path
     )
+    hashes = {file: storage.file_hash(file) for file in listing.files if listing.kind == "list"}
     shards, photographs = 0, 0
     with out.open_to_write(SHARDS) as file:
         for shard in sources.cut(listing, identity["shard_size"]):
@@ -147,7 +155,12 @@ def _write_shards(out: OutputFolder, identity: dict[str, Any]) -> dict[str, Any]
             photographs += shard.photographs or 0
     if not shards:
         raise DataError(f"{identity['source']} names no photograph")
-    return {"shards": shards, "photographs": None if listing.kind == "tar" else photographs}
+    out.bring_to_disk([SHARDS])
+    return {
+        "shards": shards,
+        "photographs": None if listing.kind == "tar" else photographs,
+        "hashes": {**hashes, SHARDS: storage.file_hash(out.file(SHARDS))},
+    }
 
 
 def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Job:
@@ -155,6 +168,7 @@ def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Jo
 
     Raises:
         OptionError: it is another one.
+        DataError: its list or its shards are not as they were.
     """
     try:
         stored = json.loads(manifest)
@@ -170,6 +184,13 @@ def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Jo
             raise OptionError(
                 f"{name} is {_shown(value)}, and the job in {out.path} began with "
                 f"{_shown(stored.get(name))}; give the same, or choose another --out"
+            )
+    for name, expected in stored["hashes"].items():
+        file = storage.joined(out.path, name)
+        if storage.file_hash(file) != expected:
+            raise DataError(
+                f"{file} is not as it was when the job in {out.path} began: it was changed or "
+                "damaged; bring it back, or choose another --out"
             )
     out.remove_leftovers()
     earlier, done = Totals(), set()

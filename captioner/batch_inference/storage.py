@@ -5,6 +5,7 @@ What is written appears whole or not at all: under another name first, then rena
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -87,6 +88,16 @@ def open_file(path: str) -> BinaryIO:
     except OSError as problem:
         raise DataError(f"{path} cannot be read: {in_one_line(problem)}") from problem
     return opened
+
+
+def file_hash(path: str) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OutputFolder:
