@@ -11,7 +11,8 @@
 | model | string | SHA-256 of the model's folder |
 
 Half characters and control characters are written as escapes, wherever a text comes from: a name in
-a tar, or in an error, need not be UTF-8. The file's own metadata hold the counts, so that a resumed job need not read the rows.
+a tar, or in an error, need not be UTF-8. The file's own metadata hold the counts, so that a resumed
+job need not read the rows.
 """
 
 import json

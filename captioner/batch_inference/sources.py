@@ -76,8 +76,7 @@ def find(
         OptionError: it holds different kinds of files, or Parquet without such a column.
     """
     source = storage.absolute(source)
-    kind = _kind_of(source)
-    if kind == "list":
+    if _kind_of(source) == "list" and not _is_pattern(source):
         return Listing("list", (source,))
     found = _Found(_files(source, leave_out))
     first = next(found.photographs, None)
@@ -173,9 +172,15 @@ def _kind_of(name: str) -> Kind | None:
         "tar": TAR_SUFFIXES,
         "parquet": PARQUET_SUFFIXES,
     }
-    if glob.has_magic(name) or _NUMBERS.search(name):
-        return None
     return next((kind for kind, endings in kinds.items() if low.endswith(tuple(endings))), None)
+
+
+def _is_pattern(source: str) -> bool:
+    """Return whether a source stands for others; what exists as it is written does not."""
+    if not glob.has_magic(source) and _NUMBERS.search(source) is None:
+        return False
+    system, name = storage.file_system(source)
+    return not system.exists(name)
 
 
 def _files(source: str, leave_out: str) -> Iterator[str]:
@@ -184,15 +189,18 @@ def _files(source: str, leave_out: str) -> Iterator[str]:
     Raises:
         DataError: there is no such file or folder.
     """
-    if (numbers := _NUMBERS.search(source)) is not None:
-        low, high = numbers.groups()
-        for number in range(int(low), int(high) + 1):
-            name = f"{number:0{len(low)}d}"
-            yield from _files(source[: numbers.start()] + name + source[numbers.end() :], leave_out)
-        return
     system, name = storage.file_system(source)
     local = not storage.is_url(source)
-    if glob.has_magic(source) and not (local and os.path.exists(source)):
+    is_pattern = _is_pattern(source)
+    as_written = len(_folder_above(source)) if is_pattern and local else 0
+    if is_pattern and (numbers := _NUMBERS.search(source, as_written)) is not None:
+        low, high = numbers.groups()
+        for number in range(int(low), int(high) + 1):
+            digits = f"{number:0{len(low)}d}"
+            one = source[: numbers.start()] + digits + source[numbers.end() :]
+            yield from _files(one, leave_out)
+        return
+    if is_pattern:
         if local:
             yield from _matches_here(source, leave_out)
         else:
@@ -209,8 +217,11 @@ def _files(source: str, leave_out: str) -> Iterator[str]:
 def _matches_here(pattern: str, leave_out: str) -> Iterator[str]:
     """Yield the files that fit a pattern; `**` stands for folders, and not for links to them.
 
-    Python's own `**` follows links, so two that lead upwards would keep it busy for ever.
+    Python's own `**` follows links, so two that lead upwards would keep it busy for ever. Folders
+    at its beginning that exist as they are written are no part of the pattern.
     """
+    folder = _folder_above(pattern)
+    pattern = glob.escape(folder) + pattern[len(folder) :]
     above, recursive, below = pattern.partition("/**/")
     if not recursive and pattern.endswith("/**"):
         above, recursive, below = pattern[:-3], "/**/", ""
@@ -223,6 +234,14 @@ def _matches_here(pattern: str, leave_out: str) -> Iterator[str]:
         for file in _walk_here(folder, leave_out):
             if _fit(file[len(folder) :].strip("/").split("/"), parts):
                 yield file
+
+
+def _folder_above(pattern: str) -> str:
+    """Return the longest beginning of a local pattern that is a folder as it is written."""
+    folder, *rest = pattern.split("/")
+    while len(rest) > 1 and os.path.isdir(f"{folder}/{rest[0]}"):
+        folder = f"{folder}/{rest.pop(0)}"
+    return folder
 
 
 def _fit(names: Sequence[str], parts: Sequence[str]) -> bool:

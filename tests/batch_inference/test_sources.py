@@ -102,6 +102,26 @@ def test_a_pattern_is_what_python_finds_though_links_lead_upwards(aside: Path) -
         assert sorted(one.path for one in records) == files
 
 
+@pytest.mark.parametrize("name", ["set [1]", "set {0..3}", "why?", "all*"])
+def test_what_exists_as_it_is_written_is_no_pattern(name: str, aside: Path) -> None:
+    folder = aside.parent / name
+    photographs = put(folder, f"p/{name}.jpg", "p/deep/a.jpg")
+    (folder / f"{name}.txt").write_text("\n".join(photographs))
+    make_tar(folder / f"tars/{name}.tar", {"a.jpg": b"of a tar"})
+    pq.write_table(pa.table({"jpg": [b"of a table"]}), folder / f"{name}.parquet")
+    found = {
+        source: sorted(one.data for one in records_of(shards_of(folder / source, aside)))
+        for source in ("p", "p/**/*.jpg", f"p/{name}.jpg", f"{name}.txt", "tars", "tars/*.tar")
+    }
+    both = [b"0", b"1"]
+    assert found.pop(f"p/{name}.jpg") == [b"0"]
+    assert found.pop("tars") == found.pop("tars/*.tar") == [b"of a tar"]
+    assert list(found.values()) == [both] * 3
+    for source in (f"tars/{name}.tar", f"{name}.parquet"):
+        (record,) = records_of(shards_of(folder / source, aside))
+        assert record.data.startswith(b"of a ")
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 30, None])
 def test_a_list_is_cut_into_its_lines(aside: Path, size: int | None) -> None:
     lines = [f"photograph {number}.jpg" for number in range(30)]
@@ -124,6 +144,7 @@ def test_a_list_is_cut_into_its_lines(aside: Path, size: int | None) -> None:
 
 
 def make_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
         for name, data in members.items():
             entry = tarfile.TarInfo(name)
