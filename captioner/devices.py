@@ -20,8 +20,8 @@ def choose_device(name: str) -> torch.device:
         reason = str(problem).splitlines()[0]
         raise OptionError(
             f"device is {name!r}, which this machine cannot use ({reason}); "
-            "give auto, cpu, cuda or cuda:N"
+            "give cpu, or cuda where there is a GPU"
         ) from problem
     if device.type == "meta":
-        raise OptionError("device is 'meta', which computes nothing; give auto, cpu or cuda")
+        raise OptionError("device is 'meta', which computes nothing; give cpu or cuda")
     return device

@@ -79,6 +79,11 @@ class Job:
         self.out.bring_to_disk(part_name(one) for one in range(self.shards))
         self.out.write(SUMMARY, _json(facts))
 
+    def withdraw(self) -> None:
+        """Remove a job that came to nothing; one that has captions stays."""
+        if not _has_captions(self.out):
+            self.out.remove(MANIFEST, PHOTOGRAPHS, SHARDS)
+
 
 def begin_job(
     out: OutputFolder,
@@ -91,6 +96,8 @@ def begin_job(
     resume: bool = False,
 ) -> Job:
     """Return a new job, or with `resume` the one in `out`, which is locked, if there is one.
+
+    A job that has no captions yet is in nobody's way: without `resume` it is begun anew.
 
     Raises:
         OptionError: `out` holds another job, or the source cannot be told.
@@ -105,26 +112,33 @@ def begin_job(
         "search": search.to_json(),
     }
     manifest = out.read(MANIFEST)
+    is_begun = _has_captions(out)
     if manifest is None:
-        if any(part_number(name) is not None for name in out.names()):
+        if is_begun:
             raise OptionError(
                 f"{out.path} holds captions and no {MANIFEST}, so nobody knows of what; "
                 "choose another --out"
             )
         return _plan(out, identity)
-    if not resume:
+    if resume:
+        return _resumed(out, identity, manifest)
+    if is_begun:
         raise OptionError(
             f"{out.path} holds the captions of an earlier job; go on with it by --resume, "
             "or choose another --out"
         )
-    return _resumed(out, identity, manifest)
+    return _plan(out, identity)
+
+
+def _has_captions(out: OutputFolder) -> bool:
+    return any(part_number(name) is not None for name in out.names())
 
 
 def _plan(out: OutputFolder, identity: dict[str, Any]) -> Job:
     try:
         facts = _write_shards(out, identity)
     except BaseException:
-        out.remove(PHOTOGRAPHS, SHARDS)
+        out.remove(MANIFEST, PHOTOGRAPHS, SHARDS)
         raise
     out.write(MANIFEST, _json({"format_version": FORMAT_VERSION, **identity, **facts}))
     return Job(out, facts["shards"], facts["photographs"], frozenset(), Totals())

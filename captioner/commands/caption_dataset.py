@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from captioner.batch_inference.options import SEARCH, DatasetOptions
+from captioner.errors import CaptionerError
 from captioner.extras import needing, require
 from captioner.options import add_flags
 from captioner.search_config import SearchConfig, SearchFlags
@@ -73,7 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
             shard_size=options.shard_size,
             resume=options.resume,
         )
-        return _follow(begun, _advances(options, settings, begun), options)
+        try:
+            return _follow(begun, _advances(options, settings, begun), options)
+        except CaptionerError:  # such as no cluster, or no memory for a model
+            begun.withdraw()
+            raise
 
 
 def _advances(
@@ -101,7 +106,8 @@ def _advances(
 def _settings(options: DatasetOptions, search: SearchConfig) -> "ShardSettings":
     """Return what each process needs.
 
-    The model is loaded once to see that it is whole, before anything is written.
+    The model is loaded once to see that it is whole, and that its device is here, before anything
+    is written. (A cluster's devices are elsewhere.)
     """
     from captioner.batch_inference.shard_captioner import ShardSettings
     from captioner.batch_inference.storage import absolute
@@ -116,7 +122,9 @@ def _settings(options: DatasetOptions, search: SearchConfig) -> "ShardSettings":
         )
     else:
         model = find_checkpoint(options.checkpoint)
-    captioner = load(model, threads=1)
+    captioner = load(
+        model, options.device if options.chosen_engine == "local" else "cpu", threads=1
+    )
     control_of(search, captioner.vocabulary)  # refuses words that the model does not know
     return ShardSettings(
         model=str(model.absolute()),

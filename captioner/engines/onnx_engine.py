@@ -63,8 +63,8 @@ class OnnxEngine(Engine):
     def load(cls, folder: Path, device: str, threads: int | None = None) -> LoadedEngine:
         if device not in ("cpu", "auto"):
             raise OptionError(
-                f"device is {device!r}, and engine {cls.name} runs on the CPU; give cpu or auto, "
-                "or load the checkpoint by torch"
+                f"device is {device!r}, and engine {cls.name} runs on the CPU; give cpu, or "
+                "load the checkpoint by torch"
             )
         deployable = load_deployable(folder)
         engine = cls(deployable, threads)

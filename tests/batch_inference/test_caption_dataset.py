@@ -21,11 +21,14 @@ from PIL import Image
 
 import captioner
 from captioner import extras
+from captioner.batch_inference.job import begin_job
 from captioner.batch_inference.results import part_name
 from captioner.batch_inference.shard_captioner import ShardCaptioner, ShardSettings
 from captioner.batch_inference.sources import Shard
+from captioner.batch_inference.storage import OutputFolder
 from captioner.checkpoint_folders import shipped_model
 from captioner.cli import main
+from captioner.errors import ToolError
 from captioner.search_config import SearchConfig
 
 PATIENCE = 200.0  # seconds; the machine may have better things to do
@@ -217,6 +220,10 @@ def test_a_job_that_cannot_begin_leaves_nothing(
     assert "qwertz" in capsys.readouterr().err
     assert run(tmp_path, "--out", out, "--engine", "local", "--ray-address", "auto") == 2
     assert "leave one of them out" in capsys.readouterr().err
+    assert run(tmp_path / "nothing", "--out", out, "--device", "cuda") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: device is 'cuda', and engine onnxruntime runs on the CPU; ")
+    assert "auto" not in message  # which this command does not take
     assert not out.exists()
     (tmp_path / "a.jpg").write_bytes(b"")
     (out / "_photographs.txt").mkdir(parents=True)  # which can neither be written nor removed
@@ -225,6 +232,34 @@ def test_a_job_that_cannot_begin_leaves_nothing(
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
     assert run(tmp_path, "--out", out, "--engine", "ray") == 2
     assert "pip install 'captioner[ray]'" in capsys.readouterr().err
+
+
+def test_a_job_that_came_to_nothing_is_in_nobodys_way(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "captions"
+
+    def die(*_: object) -> Iterator[None]:
+        raise ToolError("3 processes died")
+        yield
+
+    with monkeypatch.context() as patches:
+        patches.setattr("captioner.batch_inference.local.caption_here", die)
+        assert run(album, "--out", out) == 2
+        assert "3 processes died" in capsys.readouterr().err
+        assert not out.exists()
+
+    # One that was killed before its first caption.
+    out.mkdir()
+    begin_job(OutputFolder(str(out)), str(album), model_hash="m", search=SearchConfig())
+    words = (album / "0.jpg", "--out", out, "--workers", 1)
+    assert run(*words) == 0
+    before = written(out)
+    with monkeypatch.context() as patches:
+        patches.setattr("captioner.batch_inference.local.caption_here", die)
+        assert run(*words, "--resume") == 2
+    assert written(out) == before
+    assert run(*words, "--resume") == 0
 
 
 def test_two_jobs_do_not_write_into_one_folder(

@@ -83,3 +83,4 @@ def test_a_cluster_that_is_not_there_is_one_line(
     assert run(album, tmp_path / "out", "--ray-address", "127.0.0.1:1") == 2
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: cannot reach the cluster at 127.0.0.1:1: ")
+    assert not (tmp_path / "out").exists()
