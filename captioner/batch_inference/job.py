@@ -21,7 +21,7 @@ from captioner.batch_inference.results import ShardSummary, part_name, part_numb
 from captioner.batch_inference.sources import Shard
 from captioner.batch_inference.storage import OutputFolder
 from captioner.errors import DataError, OptionError
-from captioner.search_config import SearchConfig
+from captioner.search_config import SearchConfig, SearchFlags
 
 FORMAT_VERSION = 2
 MANIFEST, SHARDS = "_manifest.json", "_shards.jsonl"
@@ -193,11 +193,12 @@ def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Jo
         raise OptionError(
             f"{out.path} holds a job of another version of captioner; choose another --out"
         )
-    for name, value in json.loads(_json(identity)).items():
-        if stored.get(name) != value:
+    before = _by_option(stored)
+    for name, value in _by_option(json.loads(_json(identity))).items():
+        if before.get(name) != value:
             raise OptionError(
                 f"{name} is {_shown(value)}, and the job in {out.path} began with "
-                f"{_shown(stored.get(name))}; give the same, or choose another --out"
+                f"{_shown(before.get(name))}; give the same, or choose another --out"
             )
     for name, expected in stored["hashes"].items():
         file = storage.joined(out.path, name)
@@ -218,8 +219,19 @@ def _resumed(out: OutputFolder, identity: dict[str, Any], manifest: bytes) -> Jo
     return Job(out, stored["shards"], stored["photographs"], frozenset(done), earlier)
 
 
+def _by_option(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a job this one, by what the command line calls it."""
+    return {
+        "source": identity["source"],
+        "--column": identity["column"],
+        "--shard-size": identity["shard_size"],
+        "the model": identity["model"],
+        **{SearchFlags.label(name): value for name, value in identity["search"].items()},
+    }
+
+
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)[:300]
+    return "not given" if value is None else json.dumps(value, ensure_ascii=False)[:300]
 
 
 def _json(value: Any) -> bytes:

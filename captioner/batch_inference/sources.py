@@ -73,10 +73,12 @@ def find(
 
     Raises:
         DataError: there is nothing, or a file of it is damaged.
-        OptionError: it holds different kinds of files, or Parquet without such a column.
+        OptionError: it holds different kinds of files, or no Parquet with such a column; or it is
+            `leave_out` itself.
     """
     source = storage.absolute(source)
     if _kind_of(source) == "list" and not _is_pattern(source):
+        _refuse_column(column, source)
         return Listing("list", (source,))
     found = _Found(_files(source, leave_out))
     first = next(found.photographs, None)
@@ -88,12 +90,20 @@ def find(
             f"{source} holds {' and '.join(kinds)}; give a pattern for one kind, as '*.tar'"
         )
     if not kinds:
+        if os.path.abspath(source.partition("/**")[0]) == leave_out:
+            raise OptionError(
+                f"{source} is where --out writes, and captions are no source; choose another --out"
+            )
         raise DataError(f"{source} holds no photographs, tar or Parquet files; check the path")
-    if listed:
-        return Listing("list", (listed,))
-    if found.tars:
-        return Listing("tar", tuple(found.tars))
-    return Listing("parquet", tuple(found.parquets), choose_column(found.parquets[0], column))
+    if found.parquets:
+        return Listing("parquet", tuple(found.parquets), choose_column(found.parquets[0], column))
+    _refuse_column(column, source)
+    return Listing("list", (listed,)) if listed else Listing("tar", tuple(found.tars))
+
+
+def _refuse_column(column: str | None, source: str) -> None:
+    if column is not None:
+        raise OptionError(f"--column is {column!r}, and {source} is no Parquet file; leave it out")
 
 
 def cut(listing: Listing, size: int | None) -> Iterator[Shard]:

@@ -193,7 +193,7 @@ def test_the_command_captions_by_processes_and_counts_what_failed(
     for other in (("--max-length", 7), ("--shard-size", 5), ("--beam-size", 2)):
         assert run(*words, "--resume", *other) == 2
         message = capsys.readouterr().err.splitlines()[-1]
-        assert "began with" in message
+        assert message.startswith(f"error: {other[0]} is {other[1]}, and the job in {out} began wi")
     assert run(tmp_path, *words[1:], "--resume") == 2
     assert f'source is "{tmp_path}"' in capsys.readouterr().err
 

@@ -329,6 +329,21 @@ def test_sources_may_be_urls(aside: Path) -> None:
     assert records_of(shards_of(f"{url}/a.jpg", aside))[0].path == f"{url}/a.jpg"
 
 
+@pytest.mark.parametrize("source", ["", "*.jpg", "list.txt", "../tars"])
+def test_a_column_of_what_is_no_parquet_is_refused(source: str, aside: Path) -> None:
+    put(aside.parent / "in", "a.jpg", "list.txt")
+    make_tar(aside.parent / "tars/a.tar", {})
+    with pytest.raises(OptionError, match=r"^--column is 'nonsense', and .* is no Parquet file; "):
+        shards_of(aside.parent / "in" / source, aside, column="nonsense")
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.jpg"])
+def test_a_source_that_is_where_captions_are_written_is_named(pattern: str, aside: Path) -> None:
+    put(aside, "a.jpg")
+    with pytest.raises(OptionError, match=r" is where --out writes, .*; choose another --out$"):
+        shards_of(f"{aside}{pattern}", aside)
+
+
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
