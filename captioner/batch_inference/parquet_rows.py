@@ -94,12 +94,13 @@ def read_rows(
         for row, values in _rows(parquet, columns, start, count):
             value = values[column]
             name = values[names] if names is not None and names != column else None
+            name = None if name is None else str(name)  # a number may be 0
             if isinstance(value, dict):
                 name, value = name or value.get(PATH), value.get(BYTES) or value.get(PATH)
             if isinstance(value, str):
                 value = storage.joined(storage.parent(file), value) if value else None
                 name = value if not is_image else name or value
-            yield str(name) if name else f"{file}#{row}", value
+            yield name or f"{file}#{row}", value
 
 
 def _rows(

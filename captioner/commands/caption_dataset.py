@@ -12,6 +12,7 @@ from captioner.errors import CaptionerError
 from captioner.extras import needing, require
 from captioner.options import add_flags
 from captioner.search_config import SearchConfig, SearchFlags
+from captioner.text import escaped
 
 if TYPE_CHECKING:
     from captioner.batch_inference.advance import Advance
@@ -178,7 +179,7 @@ def _follow(job: "Job", advances: "Iterator[Advance]", options: DatasetOptions) 
     )
     rate = f" in {duration(seconds)}, {done / seconds:.3g} a second" if done else ""
     earlier = f", {initial:,} of them before" if initial else ""
-    print(f"{totals.photographs:,} photographs in {job.out.path}{earlier}{rate}")
+    print(f"{totals.photographs:,} photographs in {escaped(job.out.path)}{earlier}{rate}")
     for kind, count in totals.failures.most_common():
         print(f"failed: {kind}: {count:,}")
     return SOME_FAILED if totals.failures else 0

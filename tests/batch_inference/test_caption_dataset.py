@@ -237,7 +237,7 @@ def test_a_job_that_cannot_begin_leaves_nothing(
 def test_a_job_that_came_to_nothing_is_in_nobodys_way(
     album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "captions"
+    out = tmp_path / os.fsdecode(b"caf\xe9 captions")
 
     def die(*_: object) -> Iterator[None]:
         raise ToolError("3 processes died")
@@ -254,6 +254,7 @@ def test_a_job_that_came_to_nothing_is_in_nobodys_way(
     begin_job(OutputFolder(str(out)), str(album), model_hash="m", search=SearchConfig())
     words = (album / "0.jpg", "--out", out, "--workers", 1)
     assert run(*words) == 0
+    assert capsys.readouterr().out.startswith(rf"1 photographs in {tmp_path}/caf\xe9 captions in ")
     before = written(out)
     with monkeypatch.context() as patches:
         patches.setattr("captioner.batch_inference.local.caption_here", die)

@@ -251,6 +251,9 @@ def test_parquet_may_hold_bytes_or_paths_or_nulls(aside: Path) -> None:
         Record("7", b"1"),
         Record("8", error="unreadable: the row holds no photograph"),
     ]
+    images = [{"bytes": b"1", "path": "a.jpg"}] * 3
+    pq.write_table(pa.table({"id": [0, 1, None], "image": images}), path)
+    assert [one.path for one in records_of(shards_of(path, aside))] == ["0", "1", "a.jpg"]
     names = ["p/a.jpg", "p/b.jpg", ""]
     pq.write_table(pa.table({"title": ["x", "y", "z"], "file_name": names}), path)
     good, bad, none = records_of(shards_of(path, aside))
