@@ -42,7 +42,7 @@ _SIGNATURES = {
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "PDF": rb"\s*%PDF-",
     "a Photoshop file": rb"8BPS",
-    "an icon": rb"\0\0[\x01\x02]\0.\0",
+    "an icon": rb"\0\0[\x01\x02]\0[^\0]\0",  # of one picture at least; a TGA has a zero there
     "a ZIP file": rb"PK[\x03\x05]",
     "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<(?:\?xml|!--|!doctype svg).*?)?<svg",
     "a web page": rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html|<head|<body)",

@@ -51,10 +51,10 @@ def format_of(data: bytes, limits: ImageLimits) -> str:
         return name
     accepted = f"{', '.join(limits.formats)} are"
     if name is None:
-        detail = f"the upload is not an image of a known format; {accepted} accepted"
+        detail = f"the file is not an image of a known format; {accepted} accepted"
     else:
         remedy = _ADVICE.get(name, "convert it to JPEG or PNG")
-        detail = f"the upload is {name}, which is not accepted; {remedy} ({accepted})"
+        detail = f"the file is {name}, which is not accepted; {remedy} ({accepted})"
     raise ImageRejected("unsupported_format", detail)
 
 

@@ -131,10 +131,18 @@ def test_what_is_not_accepted_is_named_with_a_remedy(name: str):
     for data in RECOGNISED[name]:
         refused = refusal(data, EVERY_FORMAT)
         assert refused.code == "unsupported_format"
-        assert f"the upload is {name}, which is not accepted; " in refused.detail
+        assert f"the file is {name}, which is not accepted; " in refused.detail
         assert "JPEG" in refused.detail
     if name == "HEIC":
         assert "Most Compatible" in refused.detail
+
+
+def test_a_tga_is_not_called_an_icon():
+    assert "the file is an icon, which" in refusal(saved(picture(16, 16), "ICO")).detail
+    for image in (picture(16, 16), picture(16, 16).convert("L"), picture(16, 16).convert("P")):
+        refused = refusal(saved(image, "TGA"), EVERY_FORMAT)
+        assert refused.code == "unsupported_format"
+        assert "the file is not an image of a known format; " in refused.detail
 
 
 def with_size(kind: str, width: int, height: int) -> bytes:
