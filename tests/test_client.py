@@ -298,6 +298,22 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         CaptionClient(url)
 
 
+def test_the_password_of_an_address_is_not_shown(client: Both, service: Any) -> None:
+    where = service.url.removeprefix("http://")
+    with pytest.raises(ServiceError) as elsewhere:
+        client.caption(f"http://user:secret@{where}/a@b", b"x")
+    assert f"http://{where}/a@b/caption answered with status 404, but" in str(elsewhere.value)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        where = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(ServiceError) as unreachable:
+        client.caption(f"http://user:secret@{where}", b"x")
+    assert f"http://{where}/caption cannot be reached" in str(unreachable.value)
+    with pytest.raises(OptionError) as none:
+        CaptionClient("http://user:se/cret@127.0.0.1:8000")
+    for caught in (elsewhere, unreachable, none):
+        assert "cret" not in str(caught.value)
+
+
 def test_a_key_that_is_none_is_refused_without_showing_it() -> None:
     with pytest.raises(OptionError) as caught:
         CaptionClient("http://localhost", "schlüssel")

@@ -73,6 +73,8 @@ class ServiceClient:
     ) -> None:
         import httpx
 
+        from captioner.proxies import transport_options, without_password
+
         self._patience = patience or Patience()
         self._httpx: Any = httpx
         try:
@@ -82,7 +84,8 @@ class ServiceClient:
             is_address = False
         if not is_address:
             raise OptionError(
-                f"the service's address is {url!r}; give one like http://localhost:8000"
+                f"the service's address is {without_password(str(url))!r}; give one like "
+                "http://localhost:8000"
             )
         headers = {
             "Accept": "application/json, application/problem+json",
@@ -94,8 +97,6 @@ class ServiceClient:
                     "the API key holds a character that no key has; check what was given"
                 )
             headers["Authorization"] = f"Bearer {api_key}"
-        from captioner.proxies import transport_options
-
         limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS)
         transport = getattr(httpx, f"{self._kind}HTTPTransport")
         self._http: Any = getattr(httpx, f"{self._kind}Client")(
@@ -197,7 +198,7 @@ class CaptionRequest:
             if isinstance(error, httpx.ConnectTimeout):
                 detail = f"no connection in {CONNECT_SECONDS:g} s"
         raise ServiceError(
-            f"{self.name}: {error.request.url.copy_with(query=None)} cannot be reached: {detail}; "
+            f"{self.name}: {_address(error.request)} cannot be reached: {detail}; "
             "check the address and that the service runs",
             code="unreachable",
             detail=detail,
@@ -235,8 +236,8 @@ class CaptionRequest:
     def _unexpected(self, response: "httpx.Response") -> ServiceError:
         from captioner.proxies import proxy_for
 
-        address = response.request.url.copy_with(query=None)
-        proxy = proxy_for(str(address))
+        address = _address(response.request)
+        proxy = proxy_for(address)
         through = f", through {proxy}" if proxy else ""
         return ServiceError(
             f"{self.name}: {address} answered with status {response.status_code}{through}, but not "
@@ -249,6 +250,11 @@ class CaptionRequest:
 def concerns_all(outcome: Outcome) -> TypeGuard[ServiceError]:
     """Whether an outcome is an error that the next photograph would meet too."""
     return isinstance(outcome, ServiceError) and outcome.concerns_every_photograph
+
+
+def _address(request: "httpx.Request") -> str:
+    """Return where a request went, without its options and without a password."""
+    return str(request.url.copy_with(userinfo=b"", query=None))
 
 
 def _line(text: object) -> str:
