@@ -227,6 +227,18 @@ def test_many_photographs_keep_their_order_whatever_happens_to_some(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("single", ["dog.jpg", Path("dog.jpg"), b"..."])
+def test_a_single_photograph_instead_of_a_list_is_refused(
+    client: Both, service: Any, single: Any
+) -> None:
+    with pytest.raises(OptionError, match=r"dog\.jpg|\.\.\.") as refused:
+        client.caption_many(service.url, single)
+    assert str(refused.value).endswith("; give a list, [photograph] for a single one")
+    with CaptionClient(service.url) as sync, pytest.raises(OptionError, match="give a list"):
+        next(sync.caption_each(single))
+    assert not service.asked
+
+
 def test_a_photograph_that_is_refused_costs_the_others_nothing(client: Both, service: Any) -> None:
     service.refuse(422, "corrupt_image", "Broken", "")
     service.refuse(413, "body_too_large", "Large", "")

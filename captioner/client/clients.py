@@ -14,6 +14,7 @@ from captioner.client.retries import (
     RequestOptions,
     ServiceClient,
     concerns_all,
+    listed,
     query_of,
     read,
 )
@@ -50,10 +51,11 @@ class CaptionClient(ServiceClient):
         `concurrency` requests are under way at a time; `progress` shows how far they are.
 
         Raises:
+            OptionError: `photographs` is a single one.
             ServiceError: nothing has been captioned yet, and the next photograph would fail as
                 this one did: there is no service, it wants a key, an option is not valid.
         """
-        waiting = list(photographs)
+        waiting = listed(photographs)
         found: list[Outcome] = []
         with Progress(len(waiting), "captioning", unit="photographs", enabled=progress) as shown:
             for outcome in self.caption_each(waiting, concurrency=concurrency, **options):
@@ -71,7 +73,7 @@ class CaptionClient(ServiceClient):
         """Yield what `caption_many` returns, each as soon as it and those before it are there."""
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
-        query = query_of(**options)
+        query, waiting = query_of(**options), listed(photographs)
         stop = threading.Event()
 
         def outcome_of(photograph: Photograph) -> Outcome:
@@ -83,7 +85,7 @@ class CaptionClient(ServiceClient):
         is_any_captioned = False
         with ThreadPoolExecutor(concurrency, "caption") as threads:
             try:
-                for outcome in threads.map(outcome_of, photographs):
+                for outcome in threads.map(outcome_of, waiting):
                     is_any_captioned |= isinstance(outcome, CaptionResponse)
                     if not is_any_captioned and concerns_all(outcome):
                         raise outcome
@@ -140,7 +142,7 @@ class AsyncCaptionClient(ServiceClient):
         if concurrency < 1:
             raise OptionError(f"concurrency is {concurrency}; give at least 1")
         query = query_of(**options)
-        waiting = list(photographs)
+        waiting = listed(photographs)
         found: dict[int, Outcome] = {}
         places = iter(range(len(waiting)))
         shown = Progress(len(waiting), "captioning", unit="photographs", enabled=progress)

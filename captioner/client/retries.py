@@ -8,6 +8,7 @@ travels as the request's body, so that nothing has to be encoded; sending it twi
 import os
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -145,6 +146,19 @@ def read(photograph: Photograph) -> bytes:
         return Path(os.path.expanduser(photograph)).read_bytes()
     except OSError as error:
         raise ImageError(f"{photograph}: {error.strerror or error}; check the path") from None
+
+
+def listed(photographs: Iterable[Photograph]) -> list[Photograph]:
+    """Return many photographs as a list.
+
+    Raises:
+        OptionError: it is a single one, whose letters or bytes would be taken for many.
+    """
+    if isinstance(photographs, str | Path | bytes):
+        raise OptionError(
+            f"photographs is {photographs!r:.80}; give a list, [photograph] for a single one"
+        )
+    return list(photographs)
 
 
 class CaptionRequest:
