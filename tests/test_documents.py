@@ -133,3 +133,9 @@ def test_every_file_of_ours_that_is_named_exists(page: Path) -> None:
     named = re.findall(r"(?:captioner|training|scripts|tests)/[\w/]+\.py", text)
     missing = {name for name in named if not (ROOT / name).exists()}
     assert {name for name in missing if "/your_" not in name} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_package_is_installed_from_a_checkout(page: Path) -> None:
+    from_an_index = r"pip install [^#\n]*captioner\["  # and there it is not
+    assert re.findall(from_an_index, page.read_text(encoding="utf-8")) == []
