@@ -97,7 +97,7 @@ def file_hash(path: str) -> str:
         DataError: it cannot be read.
     """
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 class OutputFolder:
