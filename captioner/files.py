@@ -3,6 +3,8 @@
 Everything is written beside its destination, flushed to disk and then renamed, so a reader, a crash
 or a full disk never sees half a file. Leftovers of a killed process are removed by the next write
 to the same place; a lock tells them from files that are still being written.
+
+No command writes over a file that it reads.
 """
 
 import ctypes
@@ -22,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from captioner.errors import CaptionerError, StorageError
+from captioner.errors import CaptionerError, OptionError, StorageError
 
 _AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the current folder
 _RENAME_EXCHANGE = 2  # linux/fs.h: swap the two names in one step
@@ -153,6 +155,24 @@ def carry_over(source: Path, target: Path, *, all_but: Collection[str]) -> None:
             copy.mkdir()
         else:
             shutil.copy2(path, copy, follow_symlinks=False)
+
+
+def refuse_to_overwrite(flag: str, outs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise OptionError if one of `outs`, which a flag names, is a file that the command reads."""
+    there = [out for out in outs if out.is_file()]
+    read = {_identity(path) for path in inputs if path.is_file()} if there else set()
+    for out in there:
+        if _identity(out) in read:
+            raise OptionError(
+                f"{flag} would overwrite {out}, which is one of the files to read; "
+                "give another name"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what two names of one file have in common."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def bring_to_disk(folder: Path, names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ wait_passively()  # before torch is loaded, where the model needs it
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from captioner.data.joint import JointDataset
 from captioner.data.karpathy import SPLITS, CaptionedImage
 from captioner.data.open_dataset import open_datasets
 from captioner.errors import DataError, OptionError
-from captioner.files import write_json
+from captioner.files import refuse_to_overwrite, write_json
 from captioner.metrics.ngram_metrics import Cider
 from captioner.options import (
     AT_LEAST_ONE,
@@ -96,6 +97,9 @@ def _calibrate(argv: Sequence[str] | None, program: str) -> None:
         raise OptionError(f"--plot is {options.plot}; give a name ending in .png")
     captioner = load(folder, options.device, options.engine, options.threads)
     dataset = open_datasets(options.data, images=options.images, announce=print)
+    for name, out in (("--plot", options.plot), ("--out", options.out)):
+        if out is not None:
+            refuse_to_overwrite(name, [out], chain(folder.iterdir(), dataset.files))
     found = outcomes_of(captioner, dataset, options)
     curve, reliability = fit(found, dataset, options)
     for line in lines(found, reliability):

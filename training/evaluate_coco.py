@@ -11,17 +11,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from captioner.allocator import keep_freed_memory
 from captioner.checkpoint_folders import newest_checkpoint
+from captioner.data.joint import JointDataset
 from captioner.data.karpathy import SPLITS, CaptionedImage
 from captioner.data.open_dataset import SAMPLE, open_datasets
 from captioner.encoder.joint_store import JointStore
 from captioner.engines import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
-from captioner.files import write_json
+from captioner.files import refuse_to_overwrite, write_json
 from captioner.metrics import scores_table
 from captioner.metrics.signature import write_signature
 from captioner.options import (
@@ -89,7 +91,12 @@ def _evaluate(argv: Sequence[str] | None) -> None:
         print(f"using {checkpoint}")
         options = replace(options, checkpoint=checkpoint)
     model = load_engine(options.engine, checkpoint, options.device, options.threads)
-    validation, scored = evaluate(options, search, model, _images_by_set(options, model))
+    dataset = _dataset(options, model)
+    for name, out in (("--out", options.out), ("--captions-out", options.captions_out)):
+        if out is not None:
+            refuse_to_overwrite(name, [out], chain(checkpoint.iterdir(), dataset.files))
+    images_by_set = dataset.split_by_set(options.split)
+    validation, scored = evaluate(options, search, model, images_by_set)
     facts = _signature(options, search, model)
     signature = {**facts, **validation.scores.signature}
     print(scores_table(replace(validation.scores, signature=signature)))
@@ -155,7 +162,8 @@ def _source(
     return StoredFeatures(store, None, next(encoder.parameters()).device)
 
 
-def _images_by_set(options: EvaluationOptions, model: LoadedEngine) -> list[list[CaptionedImage]]:
+def _dataset(options: EvaluationOptions, model: LoadedEngine) -> JointDataset:
+    """Return the data to score on, which have captioned images in the split."""
     data, images = options.data, options.images
     if not data:
         data, trained_with = _trained_on(options, model)
@@ -167,7 +175,7 @@ def _images_by_set(options: EvaluationOptions, model: LoadedEngine) -> list[list
             f"{dataset.paths} has no captioned image in the split {options.split!r} "
             f"({counts}); name another --split or other --data"
         )
-    return dataset.split_by_set(options.split)
+    return dataset
 
 
 def _trained_on(

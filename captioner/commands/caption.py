@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.image_paths import find_photographs
-from captioner.commands.output import CaptionOutput, HeldLines, refuse_to_overwrite
+from captioner.commands.output import CaptionOutput, HeldLines
 from captioner.errors import CaptionerError, ImageError, OptionError
+from captioner.files import refuse_to_overwrite
 from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
 from captioner.search_config import SearchConfig, SearchFlags
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captioner.commands.output import print_json, refuse_to_overwrite
+from captioner.commands.output import print_json
 from captioner.commands.score import add_bootstrap
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     from captioner.errors import OptionError
-    from captioner.files import write_json
+    from captioner.files import refuse_to_overwrite, write_json
     from captioner.metrics import Scorer
     from captioner.metrics.resampling import check_samples
     from captioner.metrics.score_files import read_two

@@ -1,7 +1,4 @@
-"""Output of captions: a line each or as JSON, with skipped photographs named on standard error.
-
-No command writes over a file that it reads.
-"""
+"""Output of captions: a line each or as JSON, with skipped photographs named on standard error."""
 
 import json
 import sys
@@ -10,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from captioner.errors import CaptionerError, OptionError
+from captioner.errors import CaptionerError
 from captioner.text import escaped
 
 if TYPE_CHECKING:
@@ -34,24 +31,6 @@ def print_json(value: object) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=1)
     print(text)
-
-
-def refuse_to_overwrite(flag: str, outs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise OptionError if one of `outs`, which a flag names, is a file that the command reads."""
-    there = [out for out in outs if out.is_file()]
-    read = {_identity(path) for path in inputs if path.is_file()} if there else set()
-    for out in there:
-        if _identity(out) in read:
-            raise OptionError(
-                f"{flag} would overwrite {out}, which is one of the files to read; "
-                "give another name"
-            )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Return what two names of one file have in common."""
-    facts = path.stat()
-    return facts.st_dev, facts.st_ino
 
 
 class HeldLines:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from captioner.commands.output import print_json, refuse_to_overwrite
+from captioner.commands.output import print_json
 
 DESCRIPTION = """\
 Score captions with BLEU-1..4, METEOR, ROUGE-L and CIDEr, equal to pycocoevalcap's figures.
@@ -46,7 +46,7 @@ def add_bootstrap(parser: argparse.ArgumentParser, default: int | None) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from captioner.files import write_json
+    from captioner.files import refuse_to_overwrite, write_json
     from captioner.metrics import Scorer, scores_table
     from captioner.metrics.resampling import check_samples
     from captioner.metrics.score_files import read_signed_pairs

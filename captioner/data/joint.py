@@ -6,9 +6,10 @@ ids and names of files of two sets may be the same; an image still knows its set
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from captioner.data.karpathy import CaptionDataset, CaptionedImage, check_split
@@ -48,6 +49,13 @@ class JointDataset:
     def paths(self) -> str:
         """The JSON of each set, for messages."""
         return ", ".join(str(part.json_path) for part in self.parts)
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """The JSON of each set, and where its images are."""
+        for part in self.parts:
+            yield part.json_path
+            yield from (image.path for image in part.images)
 
     @property
     def images(self) -> tuple[CaptionedImage, ...]:

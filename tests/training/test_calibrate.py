@@ -288,3 +288,25 @@ def refused(
     assert said in problem
     assert problem.splitlines()[-1].startswith("calibrate.py: ")
     assert sorted(path.name for path in checkpoint.iterdir()) == before
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        ("--out", "data/dataset_toy.json"),
+        ("--out", "run/best/model.json"),
+        ("--plot", "data/images/3.png"),
+    ],
+)
+def test_nothing_that_is_read_is_overwritten(
+    tmp_path: Path, data: Path, flag: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "run" / "best", "show_tell")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = [str(checkpoint), "--data", str(data), flag, str(tmp_path / name)]
+    assert calibrate.main(words) == 2
+    said = f"{flag} would overwrite {tmp_path / name}, which is one of the files to read"
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert {path: path.read_bytes() for path in before} == before

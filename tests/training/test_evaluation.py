@@ -116,3 +116,22 @@ def test_the_image_is_needed(tiny_joint: list[str], train_here: TrainHere, tmp_p
     own = score(features)
     others = score(features.select(torch.arange(len(features)).roll(1)))
     assert others < own / 2
+
+
+@pytest.mark.parametrize("flag", ["--out", "--captions-out"])
+def test_nothing_that_is_read_is_overwritten(
+    flag: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = generate(tmp_path / "data", seed=0, sizes=(4, 2, 2))
+    checkpoint = shutil.copytree(trained, tmp_path / "best")
+    before = contents(tmp_path)
+    for out in (data, data.parent / "images" / "../dataset_shapes.json", checkpoint / "model.json"):
+        capsys.readouterr()
+        assert main(["--checkpoint", str(checkpoint), "--data", str(data), flag, str(out)]) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert f"{flag} would overwrite {out}, which is one of the files to read" in line
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
