@@ -10,22 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from captioner.errors import CheckpointError
-from captioner.files import file_hash, folder_written_aside, read_json, recover_folder, write_json
+from captioner.files import (
+    carry_over,
+    file_hash,
+    folder_written_aside,
+    read_json,
+    recover_folder,
+    write_json,
+)
 
 HASHES = "hashes.json"
 
 
 @contextmanager
-def hashed_folder_written_aside(target: Path) -> Iterator[Path]:
+def hashed_folder_written_aside(target: Path, *, keeps_other_files: bool = False) -> Iterator[Path]:
     """Yield an empty folder that, with its list of hashes, takes the place of `target`.
 
+    With `keeps_other_files` what is in `target` and not in its list, such as notes, stays there.
+
     Raises:
+        CheckpointError: `target` is a folder without a sound list, and other files are to stay.
         StorageError: the disk is full or not writable; what was in `target` is untouched.
     """
     with folder_written_aside(target) as aside:
         yield aside
         hashes = {path.name: file_hash(path) for path in sorted(aside.iterdir())}
         write_json(aside / HASHES, hashes)
+        if keeps_other_files and target.exists() and any(target.iterdir()):
+            carry_over(target, aside, all_but={HASHES, *read_hashes(target, ())})
 
 
 def read_hashes(folder: Path, expected: Sequence[str]) -> dict[str, str]:

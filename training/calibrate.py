@@ -9,20 +9,22 @@ wait_passively()  # before torch is loaded, where the model needs it
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from captioner.captioner import Captioner, load
+from captioner.captioner import READING_THREADS, Captioner, load
 from captioner.checkpoint_folders import find_checkpoint
 from captioner.confidence import ConfidenceCurve, figures_of, store_confidence_curve
 from captioner.data.joint import JointDataset
 from captioner.data.karpathy import SPLITS, CaptionedImage
 from captioner.data.open_dataset import open_datasets
-from captioner.errors import DataError, OptionError
+from captioner.errors import DataError, ImageError, OptionError
 from captioner.files import refuse_to_overwrite, write_json
 from captioner.metrics.ngram_metrics import Cider
 from captioner.options import (
@@ -136,6 +138,8 @@ def outcomes_of(
 ) -> Outcomes:
     """Caption the photographs and judge the captions as people's are judged.
 
+    Photographs that cannot be read are left out, named and counted.
+
     Raises:
         DataError: there are too few photographs with two captions of people each, or all captions
             do alike.
@@ -145,31 +149,58 @@ def outcomes_of(
         for images in dataset.split_by_set(options.split)
     ]
     total = sum(map(len, by_set))
-    if total < _FEWEST:
-        raise DataError(
-            f"{dataset.paths} has {total} photographs with at least two captions in the split "
-            f"{options.split!r}, and a fit needs {_FEWEST}; name another --split or more --data"
-        )
+    _refuse_few(total, dataset, options)
     figures, passed, bars = [], [], {}
-    with Progress(total, "captioning", unit="photographs") as progress:
+    with (
+        Progress(total, "captioning", unit="photographs") as progress,
+        ThreadPoolExecutor(READING_THREADS) as threads,
+    ):
         for name, images in zip(dataset.names, by_set, strict=True):
             if not images:
                 continue
-            texts = []
+            kept, texts = [], []
             for start in range(0, len(images), options.batch_size):
-                paths = [image.path for image in images[start : start + options.batch_size]]
-                written = captioner.caption(paths, batch_size=options.batch_size)
-                figures += [figures_of(one.token_log_probs) for one in written]
-                texts += [one.text for one in written]
-                progress.advance(len(paths))
-            bars[name], own = judge(images, texts)
-            passed += own
+                batch = images[start : start + options.batch_size]
+                read = list(threads.map(partial(_read, captioner), batch))
+                kept += [image for image, one in zip(batch, read, strict=True) if one is not None]
+                pixels = [one for one in read if one is not None]
+                for best, *_ in captioner.captions_of_pixels(pixels, SearchConfig()):
+                    figures.append(figures_of(best.token_log_probs))
+                    texts.append(best.text)
+                progress.advance(len(batch))
+            if kept:
+                bars[name], own = judge(kept, texts)
+                passed += own
+    if damaged := total - len(passed):
+        print(
+            f"left out: {damaged:,} of {total:,} photographs, which cannot be read",
+            file=sys.stderr,
+        )
+        total -= damaged
+        _refuse_few(total, dataset, options)
     if len(set(passed)) == 1:
         raise DataError(
             f"{'no' if not passed[0] else 'every'} caption of the {total} photographs agrees with "
             "people's as well as half of theirs do; there is nothing to fit: name other --data"
         )
     return Outcomes(np.array(figures), np.array(passed), bars)
+
+
+def _refuse_few(total: int, dataset: JointDataset, options: CalibrationOptions) -> None:
+    if total < _FEWEST:
+        raise DataError(
+            f"{dataset.paths} has {total} photographs with at least two captions in the split "
+            f"{options.split!r}, and a fit needs {_FEWEST}; name another --split or more --data"
+        )
+
+
+def _read(captioner: Captioner, image: CaptionedImage) -> np.ndarray | None:
+    """Return the pixels of a photograph, None of a damaged one, which is named."""
+    try:
+        return captioner.preprocessing.read(image.path)
+    except ImageError as problem:
+        print(f"skipped: {problem}", file=sys.stderr)
+        return None
 
 
 def judge(images: Sequence[CaptionedImage], written: Sequence[str]) -> tuple[float, list[float]]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,7 +85,13 @@ def _export(checkpoint: Path, options: "ExportOptions") -> Path:
         import torch  # noqa: F401
 
         from captioner.export.exporter import export_captioner
-    return export_captioner(checkpoint, options, announce=print, show_progress=sys.stderr.isatty())
+    return export_captioner(
+        checkpoint,
+        options,
+        announce=print,
+        warn=partial(print, file=sys.stderr),
+        show_progress=sys.stderr.isatty(),
+    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from captioner.confidence import CONFIDENCE, read_confidence_curve
 from captioner.deployable import DECODER, ENCODER, VOCABULARY
 from captioner.engines import DEPLOYABLE, engine_class
 from captioner.engines.torch_engine import TorchEngine
-from captioner.errors import OptionError, StorageError
+from captioner.errors import CheckpointError, OptionError, StorageError
 from captioner.export.checks import (
     ExportError,
     agreement,
@@ -32,7 +32,7 @@ from captioner.export.parts import Assembler, Part, copy_parts, facts_of
 from captioner.export.photographs import Announce, Photographs, encode_files
 from captioner.export.precision import Choice, PrecisionChooser
 from captioner.files import temporary_folder, write_json
-from captioner.hashed_folder import hashed_folder_written_aside
+from captioner.hashed_folder import HASHES, hashed_folder_written_aside, read_hashes
 from captioner.search_config import SearchConfig
 
 MOST_DIFFERENT = 0.001  # of the captions of validation photographs, in float32
@@ -40,16 +40,23 @@ _TOOLS = ("torch", "onnx", "onnxruntime")
 
 
 def export_captioner(
-    folder: Path, options: ExportOptions, *, announce: Announce, show_progress: bool = False
+    folder: Path,
+    options: ExportOptions,
+    *,
+    announce: Announce,
+    warn: Announce | None = None,
+    show_progress: bool = False,
 ) -> Path:
     """Write the checkpoint in `folder`, or the best one of a run, as a deployable folder.
 
-    `announce` takes lines for the reader: what was checked, timed and chosen. Returns the folder.
+    `announce` takes lines for the reader: what was checked, timed and chosen; `warn`, if it is
+    given, those that name damaged photographs. What else lies in an earlier deployable folder stays
+    there. Returns the folder.
 
     Raises:
         CheckpointError: there is no sound checkpoint.
         OptionError: the options contradict each other, or the model cannot be exported.
-        DataError: the photographs that int8 needs are not there.
+        DataError: the photographs that a precision needs are not there, or cannot judge it.
         ExportError: the graphs do not compute what the checkpoint computes.
         StorageError: the disk is full or not writable.
     """
@@ -59,7 +66,8 @@ def export_captioner(
     _refuse(checkpoint, out)
     if options.engine is not None:
         engine_class(options.engine)  # it may not be installed: better said now than in minutes
-    photographs = Photographs.find(options, checkpoint.summary, announce)
+    read = checkpoint.encoder.preprocessing.read
+    photographs = Photographs.find(options, checkpoint.summary, read, announce, warn or announce)
     with temporary_folder("captioner-export-") as work:
         assembler = Assembler(checkpoint, work, options.threads)
         choice = Choice(*_float32_parts(checkpoint, assembler))
@@ -76,7 +84,7 @@ def export_captioner(
             ).choose()
         elif options.engine is not None:
             choice = replace(choice, encoder=replace(choice.encoder, engine=options.engine))
-        with hashed_folder_written_aside(out) as aside:
+        with hashed_folder_written_aside(out, keeps_other_files=True) as aside:
             copy_parts(aside, choice.encoder, choice.decoder)
             checkpoint.vocabulary.save(aside / VOCABULARY)
             facts = facts_of(checkpoint, choice.encoder, choice.decoder)
@@ -88,7 +96,7 @@ def export_captioner(
             if curve is not None:
                 write_json(aside / CONFIDENCE, curve.to_json())
     announce(_about_confidence(curve is not None, out))
-    size = sum(path.stat().st_size for path in out.iterdir())
+    size = sum((out / name).stat().st_size for name in (HASHES, *read_hashes(out, ())))
     announce(f"{out}: {choice.encoder}, {choice.decoder}, {size / 1e6:.1f} MB in all")
     return out
 
@@ -114,6 +122,14 @@ def _refuse(checkpoint: Checkpoint, out: Path) -> None:
         raise OptionError(
             f"--out is {out}, which exists and is no deployable folder; choose another name"
         )
+    if _is_ours(out):
+        try:
+            read_hashes(out, ())
+        except CheckpointError as problem:
+            raise OptionError(
+                f"--out is {out}, whose {HASHES} does not say which files an export wrote; choose "
+                "another name, or remove it"
+            ) from problem
     place = next(one for one in out.resolve().parents if one.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):  # in minutes it would fail
         raise StorageError(

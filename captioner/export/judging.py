@@ -23,6 +23,11 @@ class Verdict:
         return 1.0 - self.after / self.before if self.before > 0.0 else 0.0
 
     @property
+    def says_anything(self) -> bool:
+        """Return whether there is CIDEr that could be lost."""
+        return self.before > 0.0
+
+    @property
     def is_accepted(self) -> bool:
         return self.loss < MOST_LOSS
 

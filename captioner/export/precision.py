@@ -16,6 +16,7 @@ from captioner.checkpoint import Checkpoint
 from captioner.deployable import DECODER, ENCODER
 from captioner.engines import Engine
 from captioner.engines.torch_engine import TorchEngine
+from captioner.errors import DataError
 from captioner.export.calibration import quantise_decoder
 from captioner.export.checks import captions_of, synthetic_photographs
 from captioner.export.config import AUTO, FLOAT16, FLOAT32, INT8, MOST_LOSS, ExportOptions
@@ -187,7 +188,19 @@ class PrecisionChooser:
         return max(accepted, key=rating)
 
     def _is_accepted(self, part: Part, verdict: Verdict | None) -> bool:
-        if part.precision == FLOAT32 or verdict is None or verdict.is_accepted:
+        if part.precision == FLOAT32 or verdict is None:
+            return True
+        if not (verdict.says_anything or self._options.allow_loss):
+            count = len(self._photographs.validation)
+            problem = (
+                f"{part}: CIDEr in float32 is 0 on {count} validation photographs, so what it "
+                "costs cannot be judged"
+            )
+            if self._options.precision_of(part.of) == part.precision:
+                raise DataError(f"{problem}; name other --data, or add --allow-loss")
+            self._announce(f"{problem}; it is left out")
+            return False
+        if verdict.is_accepted:
             return True
         if self._options.allow_loss:
             self._announce(f"{part} costs more than {MOST_LOSS:.0%}, which --allow-loss accepts")

@@ -223,6 +223,28 @@ def test_no_other_folder_is_overwritten(tmp_path):
     assert not said  # before the work
 
 
+def test_what_else_lies_in_an_earlier_folder_stays_there(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    out = tmp_path / "out"
+    export(checkpoint, out)
+    hashes = (out / HASHES).read_bytes()
+    (out / "NOTES.md").write_text("mine")
+    (out / "pictures").mkdir()
+    (out / "pictures" / "dog.txt").write_text("a dog")
+    listed = {**json.loads(hashes), "old.onnx": ""}
+    (out / "old.onnx").write_text("of an earlier export")
+    (out / HASHES).write_text(json.dumps(listed))
+    export(checkpoint, out)
+    assert (out / "NOTES.md").read_text() == "mine"
+    assert (out / "pictures" / "dog.txt").read_text() == "a dog"
+    assert not (out / "old.onnx").exists()
+    assert json.loads((out / HASHES).read_bytes()).keys() == json.loads(hashes).keys()
+    (out / HASHES).write_text("{")
+    with pytest.raises(OptionError, match="does not say which files an export wrote"):
+        export(checkpoint, out)
+    assert (out / "NOTES.md").read_text() == "mine"
+
+
 def test_a_full_disk_is_told_from_what_cannot_be_exported(tmp_path, monkeypatch):
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
     (tmp_path / "work").mkdir()

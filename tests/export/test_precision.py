@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 import captioner
+from captioner.cli import main
 from captioner.data.shapes import generate
 from captioner.engines import DEPLOYABLE
 from captioner.errors import DataError
@@ -182,6 +183,10 @@ def test_auto_chooses_the_quickest_and_says_so(tmp_path, monkeypatch):
     assert facts["checks"]["captions"]["images"] == 6
 
 
+def find(options, summary):
+    return Photographs.find(options, summary, lambda _: None, print, print)
+
+
 def test_all_sets_of_a_training_are_found_again(tmp_path):
     sets = []
     for seed in (0, 1):
@@ -190,13 +195,13 @@ def test_all_sets_of_a_training_are_found_again(tmp_path):
         json_path = folder / "dataset_shapes.json"
         sets.append({"name": "any", "json": str(json_path), "images": str(folder / "images")})
     summary = {"data": {"name": "any+any-2", "sets": sets}}
-    found = Photographs.find(ExportOptions(), summary, lambda _: None)
+    found = find(ExportOptions(), summary)
     assert len(found.calibration) == 24
     assert len(found.validation) == 12
     assert {path.parent for path in found.calibration} == {Path(one["images"]) for one in sets}
     sets[1]["json"] = str(tmp_path / "gone.json")
     with pytest.raises(DataError, match=r"not here \(.*gone\.json\); name data by --data"):
-        Photographs.find(ExportOptions(precision="int8"), summary, lambda _: None)
+        find(ExportOptions(precision="int8"), summary)
 
 
 def test_int8_without_photographs_is_refused(tmp_path):
@@ -208,4 +213,76 @@ def test_int8_without_photographs_is_refused(tmp_path):
 def test_the_loss_is_relative():
     assert Verdict(before=0.5, after=0.4951).is_accepted
     assert not Verdict(before=0.5, after=0.495).is_accepted
-    assert Verdict(before=0.0, after=0.0).is_accepted
+    assert Verdict(before=0.01, after=0.02).is_accepted
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ((6, 0, 0), {"precision": "int8"}, "number 0, .* what int8 costs .*-loss"),
+        ((6, 1, 0), {"precision": "int8"}, "number 1, .* what int8 costs .*-loss"),
+        ((6, 0, 0), {"encoder_precision": "float16"}, "what float16 costs cannot be judged"),
+        ((6, 4, 0), {"precision": "int8", "val_images": 1}, "more --val-images"),
+        ((0, 4, 0), {"precision": "int8"}, "no photograph to calibrate int8 on; .* --calibration"),
+        ((0, 4, 0), {"precision": "int8", "allow_loss": True}, "no photograph to calibrate int8"),
+        ((6, 4, 0), {"precision": "int8"}, "decoder .* in int8: CIDEr in float32 is 0 on 4 valid"),
+    ],
+)
+def test_what_cannot_be_calibrated_or_judged_is_refused(tmp_path, sizes, options, message):
+    data = str(generate(tmp_path / "shapes", seed=0, sizes=sizes))  # of no word that it knows
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    options = ExportOptions(out=tmp_path / "out", data=data, **options)
+    with pytest.raises(DataError, match=message):
+        export_captioner(checkpoint, options, announce=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("val_images", [0, 4])
+def test_auto_takes_no_int8_that_nothing_judges(tmp_path, val_images):
+    data = str(generate(tmp_path / "shapes", seed=0, sizes=(6, val_images, 0)))
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    for allow_loss in (False, True):
+        lines = []
+        options = ExportOptions(
+            out=tmp_path / "out", data=data, precision="auto", allow_loss=allow_loss
+        )
+        export_captioner(checkpoint, options, announce=lines.append)
+        if not allow_loss:
+            assert any("left out" in line for line in lines)
+            facts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())
+            assert {part["precision"] for part in facts["parts"].values()} == {"float32"}
+
+
+def test_float16_needs_no_data_where_a_loss_is_allowed(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    options = ExportOptions(out=tmp_path / "out", encoder_precision="float16")
+    with pytest.raises(DataError, match="name data by --data"):
+        export_captioner(checkpoint, options, announce=print)
+    options = ExportOptions(out=tmp_path / "out", encoder_precision="float16", allow_loss=True)
+    export_captioner(checkpoint, options, announce=print)
+    facts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())
+    assert facts["parts"]["encoder"]["precision"] == "float16"
+
+
+def test_damaged_photographs_are_named_and_left_out(tmp_path, capsys):
+    data = generate(tmp_path / "shapes", seed=0, sizes=(6, 4, 0))
+    images = json.loads(data.read_text())["images"]
+    first = {one["split"]: data.parent / "images" / one["filename"] for one in images[::-1]}
+    for path in first.values():
+        path.write_bytes(path.read_bytes()[:60])
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
+    words = ["export", str(checkpoint), "--out", str(tmp_path / "out"), "--data", str(data)]
+    assert main([*words, "--precision", "int8", "--allow-loss"]) == 0
+    printed = capsys.readouterr()
+    assert "on 5 photographs" in printed.out
+    *named, counted = printed.err.splitlines()
+    assert sorted(line.split()[:2] for line in named) == sorted(
+        ["skipped:", str(path)] for path in first.values()
+    )
+    assert counted == "left out: 2 of 10 photographs, which cannot be read"
+    facts = json.loads((tmp_path / "out" / DEPLOYABLE).read_text())
+    assert facts["checks"]["captions"]["images"] == 3
+    for path in (data.parent / "images").iterdir():
+        path.write_bytes(b"")
+    assert main([*words, "--precision", "int8", "--allow-loss"]) == 2
+    assert "has no photograph to calibrate int8 on" in capsys.readouterr().err

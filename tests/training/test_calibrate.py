@@ -310,3 +310,41 @@ def test_nothing_that_is_read_is_overwritten(
     [line] = capsys.readouterr().err.strip().splitlines()
     assert said in line
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.usefixtures("toys")
+def test_damaged_photographs_are_named_and_left_out(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "best", "soft_attention", attention_size=20)
+    people = json.loads(data.read_text())["images"]
+    texts = [[one["tokens"] for one in image["sentences"]] for image in people]
+    paths = [data.parent / "images" / image["filename"] for image in people]
+    for own, caption in zip(
+        texts[::2], captioner.load(checkpoint).caption(paths[::2]), strict=True
+    ):
+        own[0] = list(caption.tokens)
+    write_data(data.parent, texts)
+    words = [str(checkpoint), "--data", str(data), "--out", str(tmp_path / "measures.json")]
+    for number in (3, 20):
+        path = data.parent / "images" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    assert calibrate.main(words) == 0
+    named = [line for line in capsys.readouterr().err.splitlines() if "captioning" not in line]
+    assert [line.split(":")[0] for line in named] == ["skipped", "skipped", "left out"]
+    assert named[-1] == "left out: 2 of 70 photographs, which cannot be read"
+    assert json.loads((tmp_path / "measures.json").read_text())["captions"] == 68
+
+    # Those that are left are judged as if the others had never been there.
+    curve = captioner.load(checkpoint).confidence_curve
+    kept = [one for number, one in enumerate(people) if number not in (3, 20)]
+    for image in kept:
+        image["sentences"] = [
+            {"tokens": own, "raw": " ".join(own)} for own in texts[image["imgid"]]
+        ]
+    data.write_text(json.dumps({"images": kept, "dataset": "toy"}))
+    assert calibrate.main(words) == 0
+    again = captioner.load(checkpoint).confidence_curve
+    assert curve is not None
+    assert again is not None
+    assert again.weights == pytest.approx(curve.weights, rel=1e-6)
