@@ -6,7 +6,8 @@ section 3.1, with the sets as the states of the machine). Only captions with all
 
 Diverse captions: the beam is cut into groups that choose one after the other at each step, and a
 word loses log-probability for each choice of it by an earlier group (Vijayakumar et al. 2018,
-Hamming diversity). The best caption of each group comes before the second of any.
+Hamming diversity). A group passes over a caption that an earlier group has found already, and goes
+on without it. The best caption of each group comes before the second of any.
 
 For one set and one group the rules, and the captions, are those of `captioner.search`.
 """
@@ -118,6 +119,7 @@ class _Search:
         self._all = 2 ** len(self.control.include) - 1
         self._bits = {word: 1 << place for place, word in enumerate(self.control.include)}
         self._pools: list[list[_Finished]] = [[] for _ in range(self.config.diverse_groups)]
+        self._taken: set[tuple[int, ...]] = set()  # what earlier groups have found
         nothing = np.float32(0)
         self.live = [
             _Live(nothing, nothing, (), 0, (), group, 0, ())
@@ -138,6 +140,7 @@ class _Search:
         if np.isnan(found.log_probs).any():
             raise no_caption()
         before, self.live = self.live, []
+        self._taken.clear()
         chosen: Counter[int] = Counter()
         for group in range(self.config.diverse_groups):
             beams: dict[int, list[_Live]] = {}
@@ -158,18 +161,13 @@ class _Search:
                 for one in own:
                     if one.held == self._all:
                         self._finish(one, one.words, step + 1)
+            self._taken.update(one.caption.words for one in self._pools[group])
         self.is_done = step + 1 == self.config.max_length or not self.live
 
     def result(self) -> list[Hypothesis]:
         """Return the best captions, those that lead their group before the others."""
-        ranked: dict[tuple[int, ...], tuple[int, _Finished]] = {}
-        for pool in self._pools:
-            place = 0
-            for one in pool:
-                if one.caption.words not in ranked:
-                    ranked[one.caption.words] = (place, one)
-                    place += 1
-        best = sorted(ranked.values(), key=lambda pair: (pair[0], -pair[1].score))
+        ranked = [(place, one) for pool in self._pools for place, one in enumerate(pool)]
+        best = sorted(ranked, key=lambda pair: (pair[0], -pair[1].score))
         if not best:
             raise no_caption()
         chosen = [one for _, one in best[: self.config.num_captions]]
@@ -222,9 +220,15 @@ class _Search:
             if one.words[-1] == END:
                 self._finish(one._replace(attention=one.attention[:-1]), one.words[:-1], step + 1)
         going = [one for one in options[: 2 * self._width] if one.words[-1] != END]
+        if step + 1 == self.config.max_length and self._taken:  # they are cut, and are captions now
+            going = [
+                one for one in options if one.words[-1] != END and one.words not in self._taken
+            ]
         self.live += going[: self._width]
 
     def _finish(self, caption: _Live, words: tuple[int, ...], tokens: int) -> None:
+        if words in self._taken:
+            return
         divisor = np.float32(tokens**self.config.length_power)
         pool = self._pools[caption.group]
         pool.append(

@@ -92,6 +92,8 @@ class Beams {
     const groups = [...Array(diverseGroups).keys()];
     /** @type {Finished[][]} */
     this.pools = groups.map(() => []);
+    /** @type {Set<string>} */
+    this.taken = new Set(); // what earlier groups have found
     /** @type {Live[]} */
     this.live = groups.map((group) => ({
       logProb: 0, ranked: 0, words: [], parent: 0, attention: [], tokenLogProbs: [], group, held: 0,
@@ -110,6 +112,7 @@ class Beams {
     const isLast = step + 1 === maxLength;
     const before = this.live;
     this.live = [];
+    this.taken.clear();
     /** @type {Map<number, number>} */
     const chosen = new Map();
     for (let group = 0; group < diverseGroups; group += 1) {
@@ -131,25 +134,16 @@ class Beams {
         for (const one of own) chosen.set(one.words[step], (chosen.get(one.words[step]) ?? 0) + 1);
       }
       if (isLast) own.filter((one) => one.held === this.all).forEach((one) => this.finish(one, step + 1));
+      for (const { caption } of this.pools[group]) this.taken.add(caption.words.join(" "));
     }
     this.isDone = isLast || !this.live.length;
   }
 
   /** @returns {Hypothesis[]} */
   result() {
-    /** @type {Map<string, {place: number, one: Finished}>} */
-    const ranked = new Map();
-    for (const pool of this.pools) {
-      let place = 0;
-      for (const one of pool) {
-        const key = one.caption.words.join(" ");
-        if (ranked.has(key)) continue;
-        ranked.set(key, { place, one });
-        place += 1;
-      }
-    }
-    if (!ranked.size) throw noCaption();
-    return [...ranked.values()]
+    const ranked = this.pools.flatMap((pool) => pool.map((one, place) => ({ place, one })));
+    if (!ranked.length) throw noCaption();
+    return ranked
       .sort((a, b) => a.place - b.place || b.one.score - a.one.score)
       .slice(0, this.options.numCaptions)
       .sort((a, b) => b.one.score - a.one.score)
@@ -219,7 +213,11 @@ class Beams {
       const attention = one.attention.slice(0, step);
       this.finish({ ...one, words: one.words.slice(0, step), attention }, step + 1);
     }
-    return options.slice(0, 2 * this.width).filter((one) => one.words[step] !== END).slice(0, this.width);
+    let going = options.slice(0, 2 * this.width);
+    if (step + 1 === this.options.maxLength && this.taken.size) { // they are cut, and are captions now
+      going = options.filter((one) => !this.taken.has(one.words.join(" ")));
+    }
+    return going.filter((one) => one.words[step] !== END).slice(0, this.width);
   }
 
   /**
@@ -227,6 +225,7 @@ class Beams {
    * @param {number} tokens  The end counted as one.
    */
   finish(caption, tokens) {
+    if (this.taken.has(caption.words.join(" "))) return;
     const divisor = Math.fround(tokens ** this.options.lengthPower);
     const rank = Math.fround(caption.ranked / divisor);
     const pool = this.pools[caption.group];
