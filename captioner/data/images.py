@@ -131,7 +131,8 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Return grey values of more than 8 bits on the scale 0 to 255.
 
     Conversions elsewhere cut off what exceeds 255. Integers are taken as 16 bits wide, as PNG
-    and TIFF store them; floating point values are stretched from their least to their most.
+    and TIFF store them; floating point values are stretched from their least to their most. A grey
+    that stands for no paint becomes paper.
     """
     values = np.asarray(image)
     low, high = 0.0, 65_535.0
@@ -147,6 +148,9 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         scaled = (values[rows].astype(np.float64) - low) / max(high - low, 1e-12)
         scaled = np.nan_to_num(scaled, posinf=1.0, neginf=0.0)
         grey[rows] = np.rint(np.clip(scaled, 0, 1) * 255)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # of a PNG: the one grey that is transparent
+        grey[values == clear] = PAPER[0]
     return Image.fromarray(grey).convert("RGB")
 
 

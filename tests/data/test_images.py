@@ -105,6 +105,22 @@ def test_sixteen_bit_grey_is_scaled_and_not_cut_off(tmp_path, suffix):
     assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_a_transparent_grey_of_sixteen_bits_shows_white(mode):
+    values = np.array([[0, 1, 300], [40_000, 65_535, 0]], np.uint16)
+    content = BytesIO()
+    grey = Image.fromarray(values)
+    grey.save(content, "PNG", transparency=0)
+    picture = Image.open(content)
+    assert picture.info["transparency"] == 0
+    given = picture.convert(mode)
+    given.info = picture.info
+    found = np.asarray(open_image(content.getvalue() if mode == "I;16" else given))
+    expected = np.rint(values / 257).astype(np.uint8)
+    expected[values == 0] = 255
+    assert found.tolist() == np.repeat(expected[:, :, None], 3, axis=2).tolist()
+
+
 def test_whole_numbers_and_fractions_beyond_8_bits_are_scaled():
     whole = Image.fromarray(np.array([[0, 32_768], [65_535, 65_535]], dtype=np.int32))
     assert np.asarray(open_image(whole))[..., 0].tolist() == [[0, 128], [255, 255]]
