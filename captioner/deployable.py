@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioner.checkpoint_folders import MODEL
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.engines import DEPLOYABLE, ENGINES
 from captioner.errors import CaptionerError, CheckpointError
@@ -92,6 +93,11 @@ def load_deployable(folder: Path) -> Deployable:
         CheckpointError: the folder is none, was made by a later version, or one of its files,
             which the message names, is missing, truncated or altered.
     """
+    if (folder / MODEL).is_file() and not (folder / DEPLOYABLE).is_file():
+        raise CheckpointError(
+            f"{folder} is a checkpoint, which engine torch runs; leave the engine out, or take the "
+            f"folder that captioner export {folder} writes"
+        )
     hashes = read_hashes(folder, (DEPLOYABLE, VOCABULARY))
     facts = read_json(
         verified(folder, hashes, DEPLOYABLE), "the description of the captioner", CheckpointError

@@ -245,6 +245,17 @@ def test_what_else_lies_in_an_earlier_folder_stays_there(tmp_path):
     assert (out / "NOTES.md").read_text() == "mine"
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_of_graphs_says_that_a_folder_is_a_checkpoint(tmp_path, engine):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    checkpoint = write_checkpoint(tmp_path / "run" / "best", "show_tell")
+    said = rf"{checkpoint} is a checkpoint, .* leave the engine out, .* captioner export"
+    for folder in (checkpoint, tmp_path / "run"):
+        with pytest.raises(CheckpointError, match=said):
+            captioner.load(folder, engine=engine)
+
+
 def test_a_full_disk_is_told_from_what_cannot_be_exported(tmp_path, monkeypatch):
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "show_tell")
     (tmp_path / "work").mkdir()
