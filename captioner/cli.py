@@ -23,6 +23,7 @@ from captioner.commands import (
     score,
 )
 from captioner.errors import CaptionerError
+from captioner.options import OneLineParser
 from captioner.program import BAD_INPUT, status_of, terminated_as_interrupted
 from captioner.text import accept_any_text
 from captioner.threads import wait_passively
@@ -37,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     accept_any_text(sys.stdout)
     # Pillow's word about large pictures: the limit is the library's, which says so in a line.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
-    arguments = build_parser().parse_args(argv)
     with terminated_as_interrupted():
-        return _run(arguments)
+        return _run(argv)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except CaptionerError as problem:
@@ -80,7 +81,7 @@ def _forget_output() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; `run` of its result is the subcommand."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="captioner",
         description="Caption photographs, score captions, prepare data sets, train, export, serve.",
     )

@@ -190,7 +190,13 @@ class OptionType:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are errors of this project: one line, with the remedy."""
+    """A parser whose complaints are errors of this project: one line, with the remedy.
+
+    It takes no shortened flags.
+    """
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **{"allow_abbrev": False, **named})
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message}; --help lists the options")
@@ -201,9 +207,14 @@ def options_parser(options: type[Options], **of_parser: Any) -> OneLineParser:
 
     `Options.from_json(vars(parser.parse_args()))` makes the options of its result.
     """
-    parser = OneLineParser(argument_default=argparse.SUPPRESS, allow_abbrev=False, **of_parser)
+    parser = OneLineParser(argument_default=argparse.SUPPRESS, **of_parser)
     add_flags(parser, options)
     return parser
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def flag(name: str) -> str:

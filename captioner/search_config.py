@@ -123,7 +123,7 @@ class SearchConfig(Options):
 
     def contradictions(self) -> Iterable[str]:
         label = self.label
-        if self.num_captions > self.beam_size:
+        if self.num_captions > self.beam_size and not self.sample:  # draws need no beam
             yield (
                 f"{label('num_captions')} is {self.num_captions} and {label('beam_size')} "
                 f"{self.beam_size}; ask for at most as many captions as the beam holds"
@@ -174,14 +174,31 @@ class SearchConfig(Options):
         stand between commas.
         """
         if beam_size is None:
-            groups = max(1, others.get("diverse_groups", 1))
-            beam_size = -(-max(num_captions, cls.beam_size) // groups) * groups
+            beam_size, groups = cls.beam_size, others.get("diverse_groups", 1)
+            if isinstance(num_captions, int) and isinstance(groups, int):  # else it is refused
+                groups = max(1, groups)
+                beam_size = -(-max(num_captions, beam_size) // groups) * groups
         for name in others.keys() & {"include", "exclude"}:
-            if isinstance(others[name], str):
-                raise OptionError(f"{cls.label(name)} is {others[name]!r}; give a list of words")
-            words = (word.strip() for text in others[name] for word in text.split(","))
-            others[name] = tuple(word for word in words if word)
+            others[name] = separate_words(cls.label(name), others[name])
         return cls(beam_size=beam_size, num_captions=num_captions, **others)
+
+
+def separate_words(label: str, given: Any) -> tuple[str, ...]:
+    """Return words one by one, some of which stand between commas.
+
+    Raises:
+        OptionError: they are no list of texts, or a list that holds no word.
+    """
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    texts = list(given) if is_list else []
+    if not is_list or not all(isinstance(text, str) for text in texts):
+        raise OptionError(f"{label} is {given!r:.80}; give a list of words")
+    words = tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+    if texts and not words:
+        raise OptionError(
+            f"{label} is {texts!r:.80}, which holds no word; give one or leave it out"
+        )
+    return words
 
 
 class SearchFlags(SearchConfig):

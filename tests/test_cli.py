@@ -358,14 +358,24 @@ def test_what_is_broken_or_missing_is_named_and_skipped(checkpoint, photographs,
         (["{photograph}", "--checkpoint", "nowhere"], "nowhere"),
         (["https://example.com/dog.jpg"], "https://example.com/dog.jpg is a URL; fetch the"),
         ([], "there is no PHOTO; name an image"),
-        (["--include", "dog"], "there is no PHOTO; name an image"),
+        (["--include", "dog"], "there is no PHOTO: --include takes 'dog' for words; name an"),
+        (
+            ["--exclude", "dog", "nothere.jpg"],
+            "there is no PHOTO: --exclude takes 'dog', 'nothere.jpg' for words; name an image",
+        ),
+        (["{photograph}", "--include", ","], "--include is [','], which holds no word; give one"),
+        (["{photograph}", "--exclude", ""], "--exclude is [''], which holds no word; give one"),
+        (
+            ["{photograph}", "--include", "", "--server", "http://localhost:1"],
+            "--include is [''], which holds no word; give one",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(
     checkpoint, photographs, capsys, words, message
 ):
     words = [word.format(photograph=photographs[0]) for word in words]
-    if "--checkpoint" not in words:
+    if not {"--checkpoint", "--server"} & set(words):
         words += ["--checkpoint", str(checkpoint)]
     assert main(["caption", *words]) == 2
     printed = capsys.readouterr()
@@ -375,12 +385,37 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["draw"], ["caption", "a.jpg", "--beam", "x"]])
-def test_what_is_no_command_line_is_status_2(words, capsys):
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND; --help lists"),
+        (["draw"], "invalid choice: 'draw'"),
+        (["caption", "a.jpg", "--beam-size", "x"], "argument --beam-size: invalid int value: 'x'"),
+        (["caption", "a.jpg", "--beam", "3"], "unrecognized arguments: --beam 3"),
+        (["data", "convert"], "the following arguments are required"),
+        (["export", "--precision", "int4"], "invalid choice: 'int4'"),
+        (["caption-dataset", "x", "--ou", "y"], "unrecognized arguments: --ou y"),
+        (["score", "a.json", "--boot", "9"], "unrecognized arguments: --boot"),
+    ],
+)
+def test_what_is_no_command_line_is_one_line_and_status_2(words, message, capsys):
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_beam_beside_draws_is_said_to_count_for_nothing(checkpoint, photographs, capsys):
+    words = ["caption", str(photographs[0]), "--checkpoint", str(checkpoint), "--sample"]
+    words += ["--num-captions", "5", "--seed", "1"]
+    assert main(words) == 0
+    plain = capsys.readouterr()
+    assert main([*words, "--beam-size", "3"]) == 0
+    told = capsys.readouterr()
+    assert (told.out, plain.err) == (plain.out, "")
+    assert told.err == "note: --beam-size counts for nothing with --sample, which draws\n"
 
 
 def test_without_a_checkpoint_the_model_in_the_box_is_taken(

@@ -19,7 +19,7 @@ from captioner.commands.output import CaptionOutput, HeldLines
 from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.files import refuse_to_overwrite
 from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
-from captioner.search_config import SearchConfig, SearchFlags
+from captioner.search_config import SearchConfig, SearchFlags, separate_words
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption
@@ -115,6 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.photographs = _behind_words(arguments)
     search, model = _given(arguments, SearchConfig), _given(arguments, ModelOptions)
     options = ModelOptions(**model)
+    for name in search.keys() & {"include", "exclude"}:
+        search[name] = separate_words(flag(name), search[name])
+    if search.get("sample") and "beam_size" in search:
+        print("note: --beam-size counts for nothing with --sample, which draws", file=sys.stderr)
     if arguments.attention is not None and arguments.attention.suffix.lower() != ".png":
         raise OptionError(f"--attention is {arguments.attention}; give a name ending in .png")
     if arguments.server is not None and (ours := [*model, *search.keys() & {"length_power"}]):
@@ -167,7 +171,16 @@ def _behind_words(arguments: argparse.Namespace) -> list[str]:
         if photographs := words[end:]:
             del words[end:]
             return photographs
-    raise OptionError("there is no PHOTO; name an image, a folder or a quoted pattern")
+    taken = [
+        f"{flag(name)} takes {', '.join(map(repr, words))} for words"
+        for name in ("include", "exclude")
+        if (words := getattr(arguments, name))
+    ]
+    because = f": {'; '.join(taken)}" if taken else ""
+    where = " that is there, before the flag" if taken else ""
+    raise OptionError(
+        f"there is no PHOTO{because}; name an image, a folder or a quoted pattern{where}"
+    )
 
 
 def _given(arguments: argparse.Namespace, options: type[Options]) -> dict[str, Any]:

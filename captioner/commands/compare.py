@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.commands.output import print_json
-from captioner.commands.score import add_bootstrap
+from captioner.commands.score import add_bootstrap, chosen_split
 
 if TYPE_CHECKING:
     from captioner.metrics.resampling import Comparison
@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = parser.add_argument
     add("files", type=Path, nargs="+", metavar="FILE", help="[REFERENCES] A B")
-    add("--split", default="test", help="of a Karpathy JSON: train, val, test or all (test)")
+    add("--split", help="of a Karpathy JSON: train, val, test or all (test)")
     add("--subset", action="store_true", help="leave out images that have no candidate in A")
     add("--tokenised", action="store_true", help="take all captions as tokens, as they stand")
     add("--spice", action="store_true", help="SPICE too, which is slow")
@@ -57,17 +57,25 @@ def run(arguments: argparse.Namespace) -> int:
             f"{len(arguments.files)} {'file is' if len(arguments.files) == 1 else 'files are'} "
             "given; name two files of captions, after their references where they do not hold these"
         )
-    check_samples(arguments.bootstrap, arguments.seed)
+    seed = arguments.seed or 0
+    check_samples(arguments.bootstrap, seed)
     if arguments.out is not None:
         refuse_to_overwrite("--out", [arguments.out], arguments.files)
-    split = None if arguments.split == "all" else arguments.split
+    split = chosen_split(arguments.split)
     *before, first, second = arguments.files
     source = before[0] if before else None
-    one, other = read_two(source, first, second, split=split, subset=arguments.subset)
+    one, other = read_two(
+        source,
+        first,
+        second,
+        split=split,
+        subset=arguments.subset,
+        needs_splits=split is not None and arguments.split is not None,
+    )
     with Scorer(one.references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
         scores, others = scorer.score(one.candidates), scorer.score(other.candidates)
-        found = scorer.compare(scores, others, samples=arguments.bootstrap, seed=arguments.seed)
-    drawn = {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
+        found = scorer.compare(scores, others, samples=arguments.bootstrap, seed=seed)
+    drawn = {"bootstrap": arguments.bootstrap, "seed": seed}
     signatures = [{**pairs.signature, **scores.signature, **drawn} for pairs in (one, other)]
     value = {
         "metrics": {name: asdict(comparison) for name, comparison in found.items()},

@@ -26,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = parser.add_argument
     add("references", type=Path, metavar="REFERENCES")
     add("candidates", type=Path, metavar="CANDIDATES", nargs="?")
-    add("--split", default="test", help="of a Karpathy JSON: train, val, test or all (test)")
+    add("--split", help="of a Karpathy JSON: train, val, test or all (test)")
     add("--subset", action="store_true", help="leave out images that have no candidate")
     add("--tokenised", action="store_true", help="take all captions as tokens, as they stand")
     add("--spice", action="store_true", help="SPICE too, which is slow")
@@ -42,29 +42,45 @@ def add_bootstrap(parser: argparse.ArgumentParser, default: int | None) -> None:
     if default is not None:
         text = f"how often the images are drawn anew ({default})"
     parser.add_argument("--bootstrap", type=int, default=default, metavar="N", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="of these draws (0)")
+    parser.add_argument("--seed", type=int, help="of these draws (0)")
+
+
+def chosen_split(given: str | None) -> str | None:
+    """Return the split of a Karpathy JSON to score, None for all."""
+    return None if given == "all" else given or "test"
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from captioner.errors import OptionError
     from captioner.files import refuse_to_overwrite, write_json
     from captioner.metrics import Scorer, scores_table
     from captioner.metrics.resampling import check_samples
     from captioner.metrics.score_files import read_signed_pairs
 
+    seed = arguments.seed or 0
     if arguments.bootstrap is not None:
-        check_samples(arguments.bootstrap, arguments.seed)
-    split = None if arguments.split == "all" else arguments.split
+        check_samples(arguments.bootstrap, seed)
+    elif arguments.seed is not None:
+        raise OptionError(
+            f"--seed is {seed} without --bootstrap; it acts on images that are drawn anew alone"
+        )
+    split = chosen_split(arguments.split)
     files = (arguments.references, arguments.candidates)
     if arguments.out is not None:
         refuse_to_overwrite("--out", [arguments.out], filter(None, files))
-    references, candidates, known = read_signed_pairs(*files, split=split, subset=arguments.subset)
+    references, candidates, known = read_signed_pairs(
+        *files,
+        split=split,
+        subset=arguments.subset,
+        needs_splits=split is not None and arguments.split is not None,
+    )
     intervals = None
     with Scorer(references, spice=arguments.spice, tokenised=arguments.tokenised) as scorer:
         scores = scorer.score(candidates)
         if arguments.bootstrap is not None:
-            drawn = {"samples": arguments.bootstrap, "seed": arguments.seed}
+            drawn = {"samples": arguments.bootstrap, "seed": seed}
             intervals = scorer.bootstrap(scores, **drawn)
-            known |= {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
+            known |= {"bootstrap": arguments.bootstrap, "seed": seed}
     scores = replace(scores, signature={**known, **scores.signature})
     value = scores.to_json()
     if intervals is not None:

@@ -60,14 +60,18 @@ def read_signed_pairs(
     *,
     split: str | None = "test",
     subset: bool = False,
+    needs_splits: bool = False,
 ) -> Pairs:
     """Return what `read_pairs` does, and what the files tell of how the captions were made.
 
     Raises:
         DataError: a file is missing or malformed, or an id comes twice.
-        OptionError: `candidates` is missing, or given although the first file holds both.
+        OptionError: `candidates` is missing, or given although the first file holds both; or
+            `needs_splits` and the references have none.
     """
     value = read_json(references, "the references file", DataError)
+    if needs_splits:
+        _refuse_split(value, references, split)
     return _pairs(value, references, candidates, split, subset=subset)
 
 
@@ -78,6 +82,7 @@ def read_two(
     *,
     split: str | None = "test",
     subset: bool = False,
+    needs_splits: bool = False,
 ) -> tuple[Pairs, Pairs]:
     """Return the candidates of two files for the same images, each with the same references.
 
@@ -86,10 +91,13 @@ def read_two(
 
     Raises:
         DataError: a file is missing or malformed, or the references are not the same.
-        OptionError: `references` is needed, or one file too many holds references.
+        OptionError: `references` is needed, or one file too many holds references; or
+            `needs_splits` and the references have none.
     """
     if references is not None:
         value = read_json(references, "the references file", DataError)
+        if needs_splits:
+            _refuse_split(value, references, split)
         one = _pairs(value, references, first, split, subset=subset)
         _, given, signature = _pairs(value, references, second, split, subset=False)
         if subset:
@@ -103,6 +111,8 @@ def read_two(
                 f"{file} holds no references beside its captions; name a file of references before "
                 "the two"
             )
+        if needs_splits:
+            _refuse_split(values[-1], file, split)
     one, other = (
         _pairs(value, file, None, None, subset=False)
         for value, file in zip(values, (first, second), strict=True)
@@ -113,6 +123,14 @@ def read_two(
             "images, or name the references first"
         )
     return one, other
+
+
+def _refuse_split(value: Any, path: Path, split: str | None) -> None:
+    if not _is_karpathy(value):
+        raise OptionError(
+            f"--split is {split}, and {path} has no splits, as a Karpathy JSON alone has; leave it "
+            "out"
+        )
 
 
 def _pairs(

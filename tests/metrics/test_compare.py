@@ -164,6 +164,17 @@ def test_a_signature_counts_for_the_captions_it_was_written_with(tmp_path):
         (["compare", "good.json", "plain.json"], "plain.json holds no references beside its capt"),
         (["compare", "references.json", "bad.json"], "references.json holds no references beside"),
         (["score", "refs.json", "odd.json"], 'an entry is 1, not {"image_id", "caption"}'),
+        (["score", "bad.json", "--seed", "-5"], "--seed is -5 without --bootstrap; it acts on"),
+        (["score", "bad.json", "--seed", "0"], "--seed is 0 without --bootstrap; it acts on"),
+        (["compare", "good.json", "bad.json", "--seed", "-5"], "--seed is -5; it cannot be neg"),
+        (["score", "refs.json", "plain.json", "--split", "val"], "--split is val, and refs.json"),
+        (["score", "good.json", "--split", "test"], "and good.json has no splits, as a Karpathy"),
+        (["compare", "good.json", "bad.json", "--split", "val"], "and good.json has no splits"),
+        (
+            ["compare", "refs.json", "plain.json", "plain.json", "--split", "val"],
+            "and refs.json has no splits",
+        ),
+        (["score", "references.json", "plain.json"], "has no images in split 'test'"),
         (["compare", "good.json", "fewer.json"], "do not hold the same references; compare capt"),
     ],
 )

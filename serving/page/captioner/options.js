@@ -60,7 +60,7 @@ export function searchOptions(options, ids, once) {
   const attributeThreshold = share("attributeThreshold", options.attributeThreshold ?? 0.7);
   const include = known("include", options.include ?? [], ids, MAX_INCLUDED);
   const exclude = known("exclude", options.exclude ?? [], ids, MAX_EXCLUDED);
-  if (numCaptions > beamSize) {
+  if (numCaptions > beamSize && !options.sample) { // draws need no beam
     throw invalid(`numCaptions is ${numCaptions} and beamSize ${beamSize}; ask for at most as many captions as the beam holds`);
   }
   if (beamSize % diverseGroups) {

@@ -335,6 +335,11 @@ def test_a_wrong_option_is_refused_in_a_line(
         node.ask("options", options=options, words=["a", "dog", "cat"])
 
 
+def test_draws_need_no_beam(node: Node) -> None:
+    options = {"numCaptions": 4, "beamSize": 3, "sample": True}
+    assert node.ask("options", options=options, words=["a"])["numCaptions"] == 4
+
+
 def photographs_of(shared_data: Path, many: int) -> list[Path]:
     examples = sorted((shared_data / "data" / "examples").glob("*.jpg"))
     flickr = sorted((shared_data / "data" / "flickr8k" / "images").glob("*.jpg"))
