@@ -26,6 +26,7 @@ from captioner.data.images import ImageSource
 from captioner.engines import Engine, load_engine
 from captioner.errors import OptionError
 from captioner.features import Features
+from captioner.options import is_count
 from captioner.search_config import ControlOptions, SearchConfig
 from captioner.vocabulary import Vocabulary
 
@@ -155,10 +156,10 @@ class Captioner:
             ImageError: an image is missing or cannot be read; the message names it.
             OptionError: an option is out of range, or the model does not know a word.
         """
-        if isinstance(images, str | bytes | Path | Image.Image):
+        if not isinstance(images, Iterable) or isinstance(images, str | bytes | Image.Image):
             raise OptionError(f"images is {images!r:.80}; give a list, [image] for a single one")
-        if batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size}; a batch holds at least 1 image")
+        if not is_count(batch_size):
+            raise OptionError(f"batch_size is {batch_size!r}; a batch holds at least 1 image")
         config = SearchConfig.for_captions(
             num_captions, beam_size, max_length=max_length, length_power=length_power, **control
         )

@@ -336,8 +336,12 @@ def _captions(
     return result
 
 
-def no_caption() -> CaptionerError:
-    return CaptionerError(
+class NoCaptionError(CaptionerError):
+    """No word is possible after any caption of an image."""
+
+
+def no_caption() -> NoCaptionError:
+    return NoCaptionError(
         "the decoder gives no word a probability: its logits are not numbers or its "
         "vocabulary is empty; use a checkpoint from before its training went wrong"
     )

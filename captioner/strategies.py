@@ -8,9 +8,10 @@ import numpy as np
 
 from captioner.control import Control
 from captioner.control_search import control_search
+from captioner.errors import CaptionerError
 from captioner.features import Features
 from captioner.sampling import sample
-from captioner.search import Hypothesis, search
+from captioner.search import Hypothesis, NoCaptionError, search
 from captioner.search_config import SearchConfig
 from captioner.sure_attributes import with_sure_attributes
 
@@ -46,7 +47,10 @@ def captions_of(
         if strategy is search:
             own = [one if one is not None and one.vetoes else None for one in own]
         attributes = decoding.attributes
-        found = strategy(decoding, [configs[image] for image in images], own)
+        try:
+            found = strategy(decoding, [configs[image] for image in images], own)
+        except NoCaptionError as problem:
+            raise _explained(problem, [configs[image] for image in images]) from problem
         for place, (image, hypotheses) in enumerate(zip(images, found, strict=True)):
             result[image] = hypotheses
             if attributes is not None:
@@ -57,6 +61,17 @@ def captions_of(
         asked = [one if image in plain else None for image, one in enumerate(controls)]
         result = with_sure_attributes(begin, features, configs, asked, result)
     return result
+
+
+def _explained(problem: NoCaptionError, configs: Sequence[SearchConfig]) -> CaptionerError:
+    """Return an error that names what leaves no caption, where words are excluded."""
+    most = max(configs, key=lambda one: len(one.exclude))
+    if not most.exclude:
+        return problem
+    return CaptionerError(
+        f"{most.label('exclude')} holds {len(most.exclude):,} words, and without them the model "
+        "has no caption; exclude fewer"
+    )
 
 
 def _strategy(config: SearchConfig, control: Control | None) -> Strategy:

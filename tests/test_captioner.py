@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from captioner.confidence import ConfidenceCurve
 from captioner.decoders import build_decoder, decoder_options
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.engines.torch_engine import TorchEngine
-from captioner.errors import ImageError, OptionError
+from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.features import Features
 from captioner.search_config import SearchConfig
 from captioner.vocabulary import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, Vocabulary
@@ -216,12 +217,20 @@ def test_a_broken_image_is_an_error_that_names_it(tmp_path: Path, photographs: l
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; a batch holds at least 1 image"),
+        ({"batch_size": "2"}, "batch_size is '2'; a batch holds at least 1 image"),
+        ({"num_captions": "3"}, "num_captions is '3'; it must be a int"),
+        ({"diverse_groups": "3"}, "diverse_groups is '3'; it must be a int"),
+        ({"include": [5]}, r"include is \[5\]; give a list of words"),
+        ({"include": None}, "include is None; give a list of words"),
+        ({"exclude": "dog"}, "exclude is 'dog'; give a list of words"),
+        ({"include": [" , "]}, "which holds no word; give one or leave it out"),
         ({"beam_size": 0}, "beam_size is 0"),
         ({"beam_size": 2, "num_captions": 3}, "num_captions is 3 and beam_size 2"),
         ({"max_length": 0}, "max_length is 0"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, int], message: str):
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(OptionError, match=message):
         a_captioner().captions([], **{"num_captions": 1, **options})
 
@@ -230,6 +239,40 @@ def test_options_out_of_range_are_refused(options: dict[str, int], message: str)
 def test_a_single_image_instead_of_a_list_is_refused(single: object):
     with pytest.raises(OptionError, match="give a list"):
         a_captioner().caption(single)
+
+
+@pytest.mark.parametrize("images", [None, 5])
+def test_what_holds_no_images_is_refused(images: Any):
+    with pytest.raises(OptionError, match=f"images is {images}; give a list"):
+        a_captioner().caption(images)
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((9, 9, 3), np.uint8)])
+def test_what_is_no_image_is_refused_with_what_is_taken(image: Any):
+    with pytest.raises(ImageError, match=r"an image is of type .*; give a path, an open PIL image"):
+        a_captioner().caption([image])
+
+
+@pytest.mark.parametrize("threads", ["2", 2.0, True, 0])
+def test_threads_are_a_whole_number(tmp_path: Path, threads: Any):
+    with pytest.raises(OptionError, match=f"threads is {threads!r}; give a whole number"):
+        captioner.load(tmp_path, threads=threads)
+
+
+@pytest.mark.parametrize("options", [{}, {"sample": True}, {"diverse_groups": 3}], ids=str)
+def test_words_that_leave_no_caption_are_named(photographs: list[Path], options: dict[str, Any]):
+    model = a_captioner()
+    words = [*model.vocabulary.words[4:]]
+    with pytest.raises(CaptionerError, match=f"exclude holds {len(words)} words, .*exclude fewer"):
+        model.caption(photographs[:1], exclude=words, **options)
+
+
+def test_draws_need_no_beam(photographs: list[Path]):
+    model = a_captioner()
+    (wide,) = model.captions(photographs[:1], num_captions=5, sample=True, seed=1)
+    (narrow,) = model.captions(photographs[:1], num_captions=5, beam_size=3, sample=True, seed=1)
+    assert [one.text for one in narrow] == [one.text for one in wide]
+    assert len(narrow) == 5
 
 
 def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path):

@@ -5,6 +5,7 @@ frames. `open_image` returns one RGB picture with decoded pixels, or raises an `
 line that names the file. It changes no warning filter, so many threads may call it at once.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -38,9 +39,15 @@ def open_image(source: ImageSource, least_size: LeastSize | None = None) -> Imag
     is converted in the same way and left as it was.
 
     Raises:
-        ImageError: there is no such file, it is no image, or it is damaged or far too large.
+        ImageError: the source is of another type, there is no such file, it is no image, or it is
+            damaged or far too large.
     """
     name = _name(source)
+    if not (isinstance(source, str | os.PathLike | bytes | Image.Image) or hasattr(source, "read")):
+        raise ImageError(
+            f"an image is of type {type(source).__name__}; give a path, an open PIL image (of an "
+            "array: PIL.Image.fromarray), bytes or a file"
+        )
     try:
         if isinstance(source, Image.Image):
             picture = _as_rgb(_upright(source))

@@ -12,6 +12,7 @@ from captioner.engines.interface import Candidates, Decoding, Engine, LoadedEngi
 from captioner.errors import CheckpointError, OptionError
 from captioner.extras import needing
 from captioner.files import read_json
+from captioner.options import is_count
 
 # A class, or where it is found: an engine is imported when it is first asked for.
 ENGINES: dict[str, type[Engine] | str] = {
@@ -78,6 +79,6 @@ def load_engine(
         OptionError: there is no such engine, or as `Engine.load`.
         ToolError: what it needs is not installed.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads is {threads}; give at least 1")
+    if threads is not None and not is_count(threads):
+        raise OptionError(f"threads is {threads!r}; give a whole number of at least 1")
     return engine_class(name or engine_for(folder)).load(folder, device, threads)
