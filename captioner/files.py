@@ -18,6 +18,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -211,10 +212,25 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
-def read_json(path: Path, what: str, error: type[CaptionerError]) -> Any:
-    """Return the value held by a JSON file; `what` names its content in the error message."""
+def read_json(
+    path: Path, what: str, error: type[CaptionerError], *, unique_keys: bool = False
+) -> Any:
+    """Return the value held by a JSON file; `what` names its content in the error message.
+
+    With `unique_keys` an object that has a key twice is an error; else its last value counts.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(
+                key for key, count in Counter(key for key, _ in pairs).items() if count > 1
+            )
+            raise error(f"{what}: {path} has {twice!r} twice in one object; keep one of each")
+        return found
+
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=unique if unique_keys else None)
     except FileNotFoundError:
         raise error(f"{what} not found: there is no file {path}; check the path") from None
     except OSError as problem:

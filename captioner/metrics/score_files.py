@@ -69,7 +69,7 @@ def read_signed_pairs(
         OptionError: `candidates` is missing, or given although the first file holds both; or
             `needs_splits` and the references have none.
     """
-    value = read_json(references, "the references file", DataError)
+    value = read_json(references, "the references file", DataError, unique_keys=True)
     if needs_splits:
         _refuse_split(value, references, split)
     return _pairs(value, references, candidates, split, subset=subset)
@@ -95,7 +95,7 @@ def read_two(
             `needs_splits` and the references have none.
     """
     if references is not None:
-        value = read_json(references, "the references file", DataError)
+        value = read_json(references, "the references file", DataError, unique_keys=True)
         if needs_splits:
             _refuse_split(value, references, split)
         one = _pairs(value, references, first, split, subset=subset)
@@ -105,7 +105,7 @@ def read_two(
         return one, Pairs(one.references, given, signature)
     values = []
     for file in (first, second):
-        values.append(read_json(file, "the captions file", DataError))
+        values.append(read_json(file, "the captions file", DataError, unique_keys=True))
         if not holds_both(values[-1]):
             raise OptionError(
                 f"{file} holds no references beside its captions; name a file of references before "
@@ -150,7 +150,7 @@ def _pairs(
             f'{{"image_id", "caption"}}, as well'
         )
     known = _references(value, references, split)
-    content = read_json(candidates, "the candidates file", DataError)
+    content = read_json(candidates, "the candidates file", DataError, unique_keys=True)
     given = _candidates(content, candidates)
     if subset:
         known = {key: own for key, own in known.items() if key in given}

@@ -178,3 +178,14 @@ def test_missing_files_are_named(file: Any, tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"candidates file .*none\.json"):
         read_pairs(file("a.json", COCO), tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("where", ["references", "candidates"])
+def test_an_image_that_an_object_has_twice_is_named(file: Any, where: str) -> None:
+    once = {"references": '{"1": ["a dog"]}', "candidates": '{"1": ["a dog"]}'}
+    once[where] = '{"2": ["zzz"], "1": ["a dog"], "1": ["zzz"]}'
+    paths = {name: file(f"{name}.json", None) for name in once}
+    for name, text in once.items():
+        paths[name].write_text(text)
+    with pytest.raises(DataError, match=rf"{where}\.json has '1' twice in one object; keep one"):
+        read_pairs(*paths.values())
