@@ -47,7 +47,7 @@ class Settings(Options):
     engine: str | None = option(
         None,
         "what runs the model (onnxruntime for an exported folder, torch for a checkpoint)",
-        choices=tuple(ENGINES),
+        metavar="NAME",
     )
     threads: int | None = option(
         None, "threads of the model in each worker (cores / workers)", within=between(1, 1024)
@@ -164,6 +164,8 @@ class Settings(Options):
                 f"host is {self.host!r}, which others can reach, and there are no keys; set "
                 "CAPTIONER_API_KEYS, or say --no-auth if everybody may use the service"
             )
+        if self.engine is not None and self.engine not in ENGINES:
+            yield f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}"
         if not _DEVICE.fullmatch(self.device):
             yield f"device is {self.device!r}; give auto, cpu, cuda or cuda:N"
         if has_keys and self.no_auth:

@@ -188,7 +188,7 @@ def test_bad_settings_are_named_in_one_line_each() -> None:
         ),
         ({"rate_limit": 60}, ["rate_limit is '60'; give requests per time, such as 60/minute"]),
         ({"no_auth": "maybe"}, ["no_auth is 'maybe'; give true or false"]),
-        ({"engine": "foo"}, ["engine is 'foo'; it can be torch or"]),
+        ({"engine": "foo"}, ["engine is 'foo'; choose one of torch"]),
         ({"device": "foo"}, ["device is 'foo'; give auto"]),
         ({"checkpoint": "/"}, ["which holds neither model.json nor deployable.json"]),
     ],

@@ -110,7 +110,7 @@ def test_this_machine_needs_none(host: str) -> None:
         ({"rate_limit": "5/0 minute"}, "give requests per time, such as 60/minute"),
         ({"rate_limit": "5 per 99999999999999999999 years"}, "give requests per time"),
         ({"device": "foo"}, "device is 'foo'; give auto, cpu, cuda or cuda:N"),
-        ({"engine": "foo"}, "engine is 'foo'; it can be torch or onnxruntime or openvino"),
+        ({"engine": "foo"}, "engine is 'foo'; choose one of torch, onnxruntime, openvino"),
         ({"no_auth": True, "api_keys": (A_KEY,)}, "no_auth is set and so are keys"),
     ],
 )
