@@ -9,6 +9,7 @@ import pytest
 from captioner.decoders import DECODERS
 from tests.training.captioners.hand_made import REFERENCES, write_run
 from training import reproduce
+from training.captioners import resampled
 from training.captioners.grid import read_grid
 from training.captioners.page import markdown
 from training.captioners.resampled import Resampler, difference
@@ -175,11 +176,12 @@ def test_files_of_a_run_that_are_damaged_or_gone_are_made_again_or_told(
     page = (tmp_path / "out" / "table3.md").read_text()
     kept = plan.captions(plan.runs[0]).with_suffix(".npz")
     whole = kept.read_bytes()
-    for damaged in (b"no archive", whole[:100], b""):
+    for damaged in (b"no archive", b"", whole[:100]):
         kept.write_bytes(damaged)
-        assert reproduce.main(report) == 0
-        assert (tmp_path / "out" / "table3.md").read_text() == page
-        assert kept.read_bytes() == whole
+        assert resampled._kept(kept, []) is None
+    assert reproduce.main(report) == 0
+    assert (tmp_path / "out" / "table3.md").read_text() == page
+    assert kept.read_bytes() == whole
 
     plan.captions(plan.runs[0]).unlink()
     capsys.readouterr()
