@@ -8,7 +8,7 @@ from captioner.threads import wait_passively
 wait_passively()  # before torch is loaded
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -73,6 +73,10 @@ class EvaluationOptions(Options):
     )
     threads: int | None = option_of(TrainingConfig, "threads")
     workers: int = option_of(TrainingConfig, "workers")
+
+    def contradictions(self) -> Iterable[str]:
+        if self.out is not None and self.out == self.captions_out:
+            yield f"--out and --captions-out are both {self.out}; give two names"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -130,6 +130,10 @@ def test_nothing_that_is_read_is_overwritten(
         assert main(["--checkpoint", str(checkpoint), "--data", str(data), flag, str(out)]) == 2
         [line] = capsys.readouterr().err.strip().splitlines()
         assert f"{flag} would overwrite {out}, which is one of the files to read" in line
+    both = [flag, str(tmp_path / "one.json"), "--out", str(tmp_path / "one.json")]
+    if flag != "--out":
+        assert main(["--checkpoint", str(checkpoint), "--data", str(data), *both]) == 2
+        assert "--out and --captions-out are both" in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
