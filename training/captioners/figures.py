@@ -92,6 +92,9 @@ def draw_training(findings: Sequence[Finding], results: Results, out: Path) -> N
                 if own:
                     lines[label] = _line(curves, mean_curve(own), **style)
                 _draw_shares(shares, next(one for one in findings if one.group == group), style)
+            if not shares.lines:
+                middle = {"ha": "center", "va": "center", "transform": shares.transAxes}
+                shares.text(0.5, 0.5, "no cell state, or not measured", **middle)
             curves.set(title=decoder)
             shares.set(xlabel="epoch")
             shares.tick_params(labelbottom=True)  # a column may end before the last row

@@ -194,6 +194,20 @@ def test_files_of_a_run_that_are_damaged_or_gone_are_made_again_or_told(
     assert f"{metrics} has a damaged line; restore it" in capsys.readouterr().err
 
 
+def test_the_published_runs_without_clipping_are_those_with_it() -> None:
+    """docs/benchmarks.md says so, and that no gradient reaches the recipe's bound."""
+    results = Path(__file__).resolve().parents[3] / "docs" / "results"
+    clipped, unclipped = (
+        json.loads((results / f"table3_{name}.json").read_text())["runs"]
+        for name in ("decoders", "unclipped")
+    )
+    assert len(unclipped) == 4
+    for name, run in unclipped.items():
+        same = clipped[name.replace("-unclipped", "")]
+        for figures in ("curve", "scores", "cell_shares"):
+            assert run[figures] == same[figures], (name, figures)
+
+
 def test_coco_is_not_called_another_data_set() -> None:
     def said(data: str) -> str:
         return markdown(
