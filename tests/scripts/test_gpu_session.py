@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -69,21 +68,27 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_rest(
 
 
 def test_sigterm_ends_the_step_that_runs(stand_in: Path) -> None:
-    def end_when_started() -> None:
-        while not (stand_in / "started").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=end_when_started)
     words = ["--try-out", "--out", str(stand_in), "--steps", "speed"]
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's, where it was tested before
+    program = (
+        f"import sys; sys.path[:0] = [{scripts!r}, {str(Path(scripts).parent)!r}]\n"
+        "from pathlib import Path; import gpu_session\n"
+        f"gpu_session._SCRIPT = Path({str(gpu_session._SCRIPT)!r})\n"
+        f"sys.exit(gpu_session.main({words!r}))"
+    )
+    session = psutil.Popen([sys.executable, "-c", program])
     try:
-        thread.start()
-        assert gpu_session.main(words) == 143
+        ends = time.monotonic() + 60
+        while not (stand_in / "started").exists():
+            assert session.poll() is None
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        (step,) = session.children()
+        session.send_signal(signal.SIGTERM)
+        assert session.wait(60) == 143
+        assert not step.is_running()
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-    thread.join()
-    assert not [one for one in psutil.Process().children() if one.status() != "zombie"]
+        if session.poll() is None:
+            session.kill()
 
 
 def test_a_real_session_is_not_mixed_with_one_that_was_tried_out(
