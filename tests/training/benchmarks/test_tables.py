@@ -1,6 +1,7 @@
 """What the pages say of runs that are made up: means, choices, and how far each run went."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,33 @@ from training.benchmarks.figures import draw
 from training.benchmarks.reproductions import REPRODUCTIONS, Run, runs_of
 from training.benchmarks.run_results import RunResult, read_figures, read_result
 from training.benchmarks.tables import markdown, summarise
+from training.captioners.few_seeds import seed_interval
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
+
+
+def test_the_documents_intervals_of_copying_are_those_of_the_published_runs() -> None:
+    text = (RESULTS.parent / "benchmarks.md").read_text(encoding="utf-8")
+    section = text.partition("**Copying at T = 60 with 5 digits")[2].partition("\n**")[0]
+    said = " ".join(section.split())
+    trained, transferred = (
+        json.loads((RESULTS / f"{name}_small.json").read_text())["runs"]
+        for name in ("figure2", "table1")
+    )
+
+    def differences(method: str, of_run: Callable[[str], float]) -> list[float]:
+        names = ("copying60-lstm{}-lr0.001-seed" + str(seed) for seed in range(5))
+        return [of_run(name.format(method)) - of_run(name.format("")) for name in names]
+
+    for of_run in (
+        lambda name: trained[name]["validation"],
+        lambda name: transferred[name]["transfer"]["120"],
+    ):
+        for method in ("-p0.25", "-p0.5"):
+            found = differences(method, of_run)
+            low, high = seed_interval(found)
+            assert f"({low:+.1f} to {high:+.1f}" in said
+            assert f"{abs(sum(found) / 5):.1f}" in said
 
 
 def page(name: str, results: dict[Run, RunResult], failures: dict[str, str] | None = None) -> str:
