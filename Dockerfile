@@ -41,13 +41,18 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/python/bin/pip check
 ENV PATH=/opt/python/bin:$PATH
 
-# --- the LSTM's kernels, one library for each instruction set; this stage alone has a compiler
-FROM training-packages AS kernels
+# --- the kernels, a library for each instruction set; these stages alone have a compiler
+FROM packages AS compiler
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update -qq && apt-get install -qq -y --no-install-recommends g++
-COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/text.py captioner/threads.py captioner/
+COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/text.py captioner/
 COPY captioner/native captioner/native
+
+FROM compiler AS decoding-kernels
+RUN python -m captioner.native.build --libraries decoding --into /kernels && chmod -R a+rX /kernels
+
+FROM compiler AS kernels
 RUN python -m captioner.native.build --into /kernels && chmod -R a+rX /kernels
 
 # --- a captioner of the built-in sample, exported, so that the service has something to serve
@@ -89,6 +94,7 @@ FROM packages AS code
 WORKDIR /app
 COPY captioner captioner
 COPY serving serving
+COPY --from=decoding-kernels /kernels captioner/native/built
 # The library finds the model where the service does, so it is in the image once.
 RUN rm -rf captioner/model && ln -s /checkpoints/default captioner/model && \
     python -m compileall -q captioner serving

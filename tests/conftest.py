@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+from captioner.errors import CaptionerError
+from captioner.native import compilation
 from captioner.threads import wait_passively
 
 # Services under test share the cores with other tests, which would starve the model's threads.
@@ -16,6 +19,11 @@ os.environ.setdefault("CAPTIONER_MODEL_NICE", "0")
 # workers each has a core of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 wait_passively()
+
+# All tests run with the kernels of decoding, where they can be compiled.
+for _wanted in compilation.DECODING.instruction_sets:
+    with suppress(CaptionerError):
+        compilation.find_or_build(compilation.DECODING, _wanted)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -125,6 +125,8 @@ def _described(found: dict[str, Any]) -> dict[str, str]:
         "decoder": f"{found['decoder']}, {found['words']:,} words",
         "size": f"{sum(found['files'].values()) / 1e6:.1f} MB in {len(found['files'])} files",
     }
+    if "step" in found:
+        rows["decoder's steps"] = f"{found['step']}"
     rows |= {name: str(value) for name, value in _trained(found["summary"]).items()}
     if found["checks"]:
         gap = found["checks"]["greatest_log_prob_difference"]

@@ -9,12 +9,13 @@ P positions of the grid, N attributes, S shares; h and w are an image's sides.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from captioner import graphs
 from captioner.encoder.preprocessing import Preprocessing
 from captioner.features import Features
 from captioner.search_config import SearchConfig
@@ -49,6 +50,12 @@ class Attributes(NamedTuple):
 
     words: np.ndarray  # int64 [B, N]
     probabilities: np.ndarray  # float32 [B, N]
+
+
+def attributes_in(prepared: Mapping[str, np.ndarray]) -> Attributes | None:
+    """Return the attributes among what a graph has prepared, None where it finds none."""
+    names = [graphs.ATTRIBUTES + name for name in Attributes._fields]
+    return Attributes(*map(prepared.__getitem__, names)) if set(names) <= prepared.keys() else None
 
 
 class Decoding(Protocol):
@@ -137,7 +144,8 @@ class Engine(ABC):
     def describe(self) -> dict[str, Any]:
         """Return facts for people.
 
-        `engine`, `device`, `threads` (0: unknown), and by part `precision` and `bytes` of weights.
+        `engine`, `device`, `threads` (0: unknown), and by part `precision` and `bytes` of weights;
+        of a deployable folder `step`, what computes a step of its decoder.
         """
 
 

@@ -20,7 +20,15 @@ import onnxruntime
 from captioner import graphs
 from captioner.checkpoint_folders import DEPLOYABLE
 from captioner.deployable import DECODER, ENCODER, Deployable, load_deployable
-from captioner.engines.interface import Attributes, Candidates, Decoding, Engine, LoadedEngine
+from captioner.engines.compiled_step import CompiledStep, find_compiled_step
+from captioner.engines.interface import (
+    Attributes,
+    Candidates,
+    Decoding,
+    Engine,
+    LoadedEngine,
+    attributes_in,
+)
 from captioner.errors import CheckpointError, OptionError
 from captioner.features import Features
 from captioner.text import in_one_line
@@ -31,6 +39,7 @@ SHORT_WAIT = 50
 _SILENT = 4  # of the library's levels of logging: what goes wrong is raised as well
 _FEATURES = {graphs.FEATURES + one.name for one in fields(Features)}
 _GRID = graphs.FEATURES + "grid"
+COMPILED = "compiled"  # what computes a step, if it is not a library
 _VERSION = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 _LIMITS_WAITS = (1, 27)  # an earlier one would wait awake for much longer
 
@@ -56,7 +65,11 @@ class OnnxEngine(Engine):
         self._encoder_of_one_thread: onnxruntime.InferenceSession | None = None  # for batches
         self._opening = Lock()  # that several callers open it once
         self.prepare_graph = open_graph(deployable.graph(graphs.PREPARE), self.threads)
-        self.step_graph = open_graph(deployable.graph(graphs.STEP), self.threads, waits=SHORT_WAIT)
+        step = deployable.graph(graphs.STEP)
+        self.step_graph: Any = find_compiled_step(step, self.threads) or open_step(
+            step, self.threads
+        )
+        self._uncompiled_step: onnxruntime.InferenceSession | None = None
         self._check_decoder()
 
     @classmethod
@@ -178,8 +191,20 @@ class OnnxEngine(Engine):
             for name, values in vars(features.numpy()).items()
             if values is not None
         }
-        words = self.deployable.facts["vocabulary_size"]
-        return OnnxDecoding(self.step_graph, run_graph(self.prepare_graph, given), words)
+        prepared = run_graph(self.prepare_graph, given)
+        step = self.step_graph
+        if isinstance(step, CompiledStep):
+            if (compiled := step.begin(prepared)) is not None:
+                return compiled
+            step = self._graph_of_step()
+        return OnnxDecoding(step, prepared, self.deployable.facts["vocabulary_size"])
+
+    def _graph_of_step(self) -> onnxruntime.InferenceSession:
+        """Return the graph that a compiled step stands for, opened when it is first needed."""
+        with self._opening:
+            if self._uncompiled_step is None:
+                self._uncompiled_step = open_step(self.step_graph.path, self.threads)
+            return self._uncompiled_step
 
     def describe(self) -> dict[str, Any]:
         parts = {name: self.deployable.part(name) for name in (ENCODER, DECODER)}
@@ -187,6 +212,7 @@ class OnnxEngine(Engine):
             "engine": self.name,
             "device": "cpu",
             "threads": self.threads,
+            "step": COMPILED if isinstance(self.step_graph, CompiledStep) else "onnxruntime",
             "precision": {name: part["precision"] for name, part in parts.items()},
             "bytes": {name: part["bytes"] for name, part in parts.items()},
         }
@@ -203,9 +229,7 @@ class OnnxDecoding:
         self._outputs = [one.name for one in step.get_outputs()]
         read = {one.name for one in step.get_inputs()}
         self._images = {name: values for name, values in prepared.items() if name in read}
-        names = [graphs.ATTRIBUTES + name for name in Attributes._fields]
-        is_known = set(names) <= prepared.keys()
-        self.attributes = Attributes(*(prepared[name] for name in names)) if is_known else None
+        self.attributes = attributes_in(prepared)
 
     def step(
         self, words: np.ndarray, parents: np.ndarray, count: int, wanted: np.ndarray
@@ -280,6 +304,11 @@ def open_graph(path: Path, threads: int, *, waits: int = 0) -> onnxruntime.Infer
         return _Session(path, options)
     except Exception as problem:  # the library has a dozen kinds, none with a common root
         raise CheckpointError(_about(path, "run", problem)) from problem
+
+
+def open_step(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Return the graph of a decoder's step, whose threads are awake from operator to operator."""
+    return open_graph(path, threads, waits=SHORT_WAIT)
 
 
 def _refuse_graph(path: Path, read: set[str], made: set[str]) -> NoReturn:

@@ -1,12 +1,9 @@
-"""`python -m captioner.native.build`: compile the LSTM kernels ahead of their first use.
+"""`python -m captioner.native.build`: compile the kernels ahead of their first use.
 
 Use it for places without a compiler: an image, a cluster, a wheel. Every instruction set of this
-machine's family is compiled, because the processor there may be another.
+machine's family is compiled, because the processor there may be another. The kernels of training
+are compiled on first use where this was not done; those of decoding are used only where it was.
 """
-
-from captioner.threads import wait_passively
-
-wait_passively()  # before torch is loaded
 
 import argparse
 import os
@@ -14,20 +11,28 @@ import sys
 from pathlib import Path
 
 from captioner.errors import CaptionerError
-from captioner.native import library
+from captioner.native import compilation
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m captioner.native.build", description="Compile the LSTM kernels ahead."
+        prog="python -m captioner.native.build", description="Compile the kernels ahead."
     )
-    names = [one.name for one in library.instruction_sets()]
+    names = [one.name for one in compilation.LSTM.instruction_sets]
     parser.add_argument(
         "--into",
         type=Path,
         metavar="FOLDER",
         help="where the libraries go; default: into the installed package, "
         "or where that is read-only into the cache of this user",
+    )
+    names_of_libraries = [library.name for library in compilation.LIBRARIES]
+    parser.add_argument(
+        "--libraries",
+        choices=names_of_libraries,
+        nargs="+",
+        default=names_of_libraries,
+        help="hdetach trains, decoding captions; default: all",
     )
     parser.add_argument(
         "--only", choices=names, nargs="+", default=names, help="instruction sets; default: all"
@@ -37,13 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    is_writable = os.access(library.BUILT_AHEAD.parent, os.W_OK)
-    default = None if is_writable else library.user_cache()
-    folder = options.into or default or library.BUILT_AHEAD
+    is_writable = os.access(compilation.BUILT_AHEAD.parent, os.W_OK)
+    default = None if is_writable else compilation.user_cache()
+    folder = options.into or default or compilation.BUILT_AHEAD
     try:
-        for wanted in library.instruction_sets():
-            if wanted.name in options.only:
-                print(library.build(wanted, folder))
+        for library in compilation.LIBRARIES:
+            for wanted in library.instruction_sets:
+                if library.name in options.libraries and wanted.name in options.only:
+                    print(compilation.build(library, wanted, folder))
     except CaptionerError as problem:
         print(problem, file=sys.stderr)
         return 2

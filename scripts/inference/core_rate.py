@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from captioner.errors import ToolError
-from captioner.native.library import find_compiler
+from captioner.native.compilation import find_compiler
 from captioner.text import in_one_line
 
 SOURCE = Path(__file__).with_name("rate.cpp")

@@ -24,8 +24,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 EXTRAS = {"runtime": ("serving", "tracing"), "training": ("serving", "tracing", "training")}
 STAGES = (
-    *("packages", "training-packages", "kernels", "model-sample", "model-shipped", "model"),
-    *("training", "code", "final"),
+    *("packages", "training-packages", "compiler", "decoding-kernels", "kernels"),
+    *("model-sample", "model-shipped", "model", "training", "code", "final"),
 )
 OF_TRAINING = {"torch", "torchvision", "timm", "safetensors", "matplotlib", "pycocoevalcap", "onnx"}
 
@@ -54,7 +54,7 @@ def test_the_images_have_no_compiler_no_root_and_no_address_of_an_index() -> Non
     assert "syntax=" not in DOCKERFILE
     assert "sha256" not in DOCKERFILE
     assert "://" not in DOCKERFILE
-    assert [name for name, text in stages().items() if "g++" in text] == ["kernels"]
+    assert [name for name, text in stages().items() if "g++" in text] == ["compiler"]
     for name in ("packages", "training-packages"):
         assert "--require-hashes" in stages()[name]
     for name, base in (("final", "packages\n"), ("training", "training-packages\n")):
@@ -64,7 +64,9 @@ def test_the_images_have_no_compiler_no_root_and_no_address_of_an_index() -> Non
 
 
 def test_the_image_that_serves_needs_nothing_of_training_but_a_model() -> None:
-    assert bases("final") == {"final", "packages", "code", "model"}
+    compiled = {"compiler", "decoding-kernels"}
+    assert bases("final") == {"final", "packages", "code", "model", *compiled}
+    assert bases("decoding-kernels") == {"packages", *compiled}
     assert "FROM model-${MODEL} AS model\n" in DOCKERFILE
     assert bases("model-shipped") == {"model-shipped"}
     assert not re.search(r"COPY.*(training|scripts)", stages()["final"] + stages()["code"])
@@ -196,7 +198,7 @@ def test_the_stage_that_compiles_has_every_module_it_imports() -> None:
     known = {"captioner/native", *copied[1].split()}
     modules = [ROOT / "captioner" / "native" / "build.py"]
     modules += [ROOT / name for name in copied[1].split()]
-    modules.append(ROOT / "captioner" / "native" / "library.py")
+    modules.append(ROOT / "captioner" / "native" / "compilation.py")
     for module in modules:
         for name in re.findall(r"^from captioner\.(\w+)", module.read_text(), re.MULTILINE):
             assert {f"captioner/{name}", f"captioner/{name}.py"} & known, f"{module}: {name}"

@@ -14,6 +14,7 @@ from captioner.lstm.backends import cpu_backend
 from captioner.lstm.operands import GradResults, Masks, Needs, Operands, Saved
 from captioner.lstm.reference import loop
 from captioner.native import buffers, library
+from captioner.native.compilation import PLAIN
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -32,7 +33,7 @@ def instruction_set(
 ) -> Iterator[None]:
     """The processor's own instruction set, then the one that every processor has."""
     if request.param == "plain":
-        monkeypatch.setattr(library, "instruction_set", lambda: library.PLAIN)
+        monkeypatch.setattr(library, "instruction_set", lambda: PLAIN)
     library.load.cache_clear()
     yield
     monkeypatch.undo()

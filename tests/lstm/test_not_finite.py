@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from captioner.lstm import HDetachLSTM, hdetach_lstm
 from captioner.lstm.backends import load
 from captioner.native import library
+from captioner.native.compilation import PLAIN
 
 BACKENDS = ["reference", *(name for name in ("torch", "cpu") if load(name).missing() is None)]
 OPERANDS = ("x", "h0", "c0", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -28,7 +29,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name != request.param:
         if name not in BACKENDS:
             pytest.skip("no compiler")
-        monkeypatch.setattr(library, "instruction_set", lambda: library.PLAIN)
+        monkeypatch.setattr(library, "instruction_set", lambda: PLAIN)
         monkeypatch.setattr(library, "load", cache(library.load.__wrapped__))
     return name
 

@@ -9,7 +9,8 @@ import torch
 
 from captioner.errors import ToolError
 from captioner.lstm.backends import cpu_backend
-from captioner.native import build, library
+from captioner.native import build, compilation, library
+from captioner.native.compilation import DECODING, LSTM, PLAIN
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def code() -> bytes:
         library.load()
     except ToolError as problem:
         pytest.skip(str(problem))
-    name = library.file_name(library.instruction_set())
-    places = [library.BUILT_AHEAD / name]
-    if cache := library.user_cache():
+    name = LSTM.file_name(library.instruction_set())
+    places = [compilation.BUILT_AHEAD / name]
+    if cache := compilation.user_cache():
         places.append(cache / name)
     return next(place for place in places if place.exists()).read_bytes()[:-32]
 
@@ -31,12 +32,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch, code: bytes, tmp_path: Path) -> li
     """An empty cache, and a compiler that is quick; the instruction sets it was asked for."""
     asked: list[str] = []
 
-    def compile_at_once(wanted: library.InstructionSet) -> bytes:
+    def compile_at_once(_: compilation.Library, wanted: compilation.InstructionSet) -> bytes:
         asked.append(wanted.name)
         return code
 
-    monkeypatch.setattr(library, "_compile", compile_at_once)
-    monkeypatch.setattr(library, "BUILT_AHEAD", tmp_path / "package" / "built")
+    monkeypatch.setattr(compilation, "_compile", compile_at_once)
+    monkeypatch.setattr(compilation, "BUILT_AHEAD", tmp_path / "package" / "built")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
 
@@ -46,9 +47,9 @@ def fresh_load() -> object:
 
 
 def cached_file() -> Path:
-    folder = library.user_cache()
+    folder = compilation.user_cache()
     assert folder is not None
-    return folder / library.file_name(library.instruction_set())
+    return folder / LSTM.file_name(library.instruction_set())
 
 
 def test_it_is_compiled_once_and_then_found(compiled: list[str]) -> None:
@@ -81,7 +82,7 @@ def test_a_damaged_file_is_compiled_anew(compiled: list[str], damage: bytes | No
 def test_what_was_built_ahead_needs_no_compiler(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library.build(library.instruction_set(), library.BUILT_AHEAD)
+    compilation.build(LSTM, library.instruction_set(), compilation.BUILT_AHEAD)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     fresh_load()
     assert len(compiled) == 1
@@ -91,7 +92,7 @@ def test_without_a_place_to_keep_it_it_is_compiled_each_time(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert library.user_cache() is None
+    assert compilation.user_cache() is None
     fresh_load()
     fresh_load()
     assert len(compiled) == 2
@@ -101,27 +102,27 @@ def test_without_a_place_to_keep_it_it_is_compiled_each_time(
 def test_a_cache_that_others_can_write_to_is_not_trusted() -> None:
     fresh_load()
     os.chmod(cached_file().parent, 0o777)
-    assert library.user_cache() is None
+    assert compilation.user_cache() is None
 
 
 def test_another_source_or_instruction_set_is_another_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    names = {library.file_name(one) for one in library.instruction_sets()}
-    assert len(names) == len(library.instruction_sets())
+    names = {LSTM.file_name(one) for one in LSTM.instruction_sets}
+    assert len(names) == len(LSTM.instruction_sets)
     (tmp_path / "changed.cpp").write_text("int changed;")
-    monkeypatch.setattr(library, "SOURCES", tmp_path)
-    library._fingerprint.cache_clear()
+    monkeypatch.setattr(compilation, "SOURCES", tmp_path)
+    compilation._fingerprint.cache_clear()
     try:
-        assert library.file_name(library.PLAIN) not in names
+        assert LSTM.file_name(PLAIN) not in names
     finally:
-        library._fingerprint.cache_clear()
+        compilation._fingerprint.cache_clear()
 
 
 def test_without_a_compiler_the_reason_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(library, "BUILT_AHEAD", tmp_path)
+    monkeypatch.setattr(compilation, "BUILT_AHEAD", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
@@ -148,23 +149,23 @@ def test_a_struct_whose_fields_drifted_apart_is_one_clear_error(
     del values["h0"], values["gates"]
     with pytest.raises(ToolError, match=r"of hdetach_forward has fields .* no value: h0, gates;"):
         library.pack_call("hdetach_forward", **values)
-    source = (library.SOURCES / "attention.cpp").read_text()
+    source = (compilation.SOURCES / "attention.cpp").read_text()
     drifted = source.replace("int64_t rows, positions", "int32_t rows, positions")
     assert drifted != source
     (tmp_path / "attention.cpp").write_text(drifted)
-    (tmp_path / "call.h").write_bytes((library.SOURCES / "call.h").read_bytes())
-    monkeypatch.setattr(library, "SOURCES", tmp_path)
+    (tmp_path / "call.h").write_bytes((compilation.SOURCES / "call.h").read_bytes())
+    monkeypatch.setattr(compilation, "SOURCES", tmp_path)
     with pytest.raises(ToolError, match=r"each field of attention must have 8 bytes"):
-        library._compile(library.PLAIN)
+        compilation._compile(LSTM, PLAIN)
 
 
 def test_a_compiler_that_is_not_there_or_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler --fast")
     with pytest.raises(ToolError, match="CXX names no-such-compiler, which is not there"):
-        library._compile(library.PLAIN)
+        compilation._compile(LSTM, PLAIN)
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(ToolError, match="false could not compile the LSTM kernels"):
-        library._compile(library.PLAIN)
+    with pytest.raises(ToolError, match="false could not compile the kernels"):
+        compilation._compile(LSTM, PLAIN)
 
 
 def test_every_instruction_set_compiles(
@@ -174,16 +175,19 @@ def test_every_instruction_set_compiles(
     assert build.main(["--into", str(tmp_path)]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [path.name for path in printed] == [
-        library.file_name(one) for one in library.instruction_sets()
+        of.file_name(one) for of in (LSTM, DECODING) for one in of.instruction_sets
     ]
     assert all(path.stat().st_size > 10_000 for path in printed)
 
 
 def test_the_command_builds_into_the_package_by_default(compiled: list[str]) -> None:
-    library.BUILT_AHEAD.parent.mkdir()
+    compilation.BUILT_AHEAD.parent.mkdir()
     assert build.main([]) == 0
-    assert (library.BUILT_AHEAD / library.file_name(library.instruction_set())).exists()
-    assert len(compiled) == len(library.instruction_sets())
+    assert (compilation.BUILT_AHEAD / LSTM.file_name(library.instruction_set())).exists()
+    assert len(compiled) == len(LSTM.instruction_sets) + len(DECODING.instruction_sets)
+    compiled.clear()
+    assert build.main(["--libraries", "decoding"]) == 0
+    assert len(compiled) == len(DECODING.instruction_sets)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(
