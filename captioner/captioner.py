@@ -22,6 +22,7 @@ from PIL import Image
 from captioner.checkpoint_folders import find_checkpoint, shipped_model
 from captioner.confidence import ConfidenceCurve, read_confidence_curve
 from captioner.control import control_of
+from captioner.cores import available_cores
 from captioner.data.images import ImageSource
 from captioner.engines import Engine, load_engine
 from captioner.errors import OptionError
@@ -177,7 +178,9 @@ class Captioner:
         """
         if len(images) == 1 or not all(isinstance(one, str | Path | bytes) for one in images):
             return [self.preprocessing.read(image) for image in images]
-        with ThreadPoolExecutor(min(READING_THREADS, len(images))) as threads:
+        # More than there are cores are slower; a second one reads while the first waits for a disk.
+        most = min(READING_THREADS, max(2, available_cores()))
+        with ThreadPoolExecutor(min(most, len(images))) as threads:
             return list(threads.map(self.preprocessing.read, images))
 
     def captions_of_pixels(

@@ -22,16 +22,17 @@ from inference.core_rate import CoreRate, core_rate
 from inference.large_photographs import large_photographs, least_ms
 from inference.models import INT8_DECODER, deployable
 from inference.options import MODELS
-from inference.profiles import TimedGraph, microseconds_by_kind, profile
+from inference.profiles import TimedDecoding, microseconds_by_kind, profile
 from inference.worker import random_grid
 
 from captioner.captioner import load
 from captioner.checkpoint_folders import shipped_model
-from captioner.engines.onnx_engine import OnnxEngine
+from captioner.engines.onnx_engine import OnnxEngine, open_step
 from captioner.errors import ToolError
 from captioner.features import Features
 from captioner.options import AT_LEAST_ONE, Options, option, options_parser
 from captioner.program import run_program
+from captioner.search import search
 from captioner.search_config import SearchConfig
 
 PARTS = ("core", "products", "step", "large")
@@ -151,14 +152,18 @@ def step(options: LimitOptions) -> Iterator[list[str]]:
         (model, threads) for model in options.models for threads in (1, options.threads)
     )
     heads = [f"{MODELS[model].words:,} words, threads: {threads}" for model, threads in columns]
-    kinds, calls, rests = [], [], []
+    kinds: list[dict[str, float]] = []
+    figures: dict[str, list[float]] = {}
     for model, threads in columns:
         engine = _engine(model, options, threads)
         ran = _profile_of(engine, "step", threads, options.rounds)
         kinds.append(microseconds_by_kind(ran, options.rounds * STEPS))
-        call, rest = _call_and_rest(engine, options.rounds)
-        calls.append(call)
-        rests.append(rest)
+        graph = open_step(engine.deployable.graph("step.onnx"), threads)
+        by_graph = engine.with_graphs(engine.prepare_graph, graph)
+        for what, one in (("the graph's", by_graph), ("the compiled", engine)):
+            step_alone, search = _step_and_search(one, options.rounds)
+            figures.setdefault(f"{what} step, not profiled", []).append(step_alone)
+            figures.setdefault(f"{what} step: search in numpy beside it", []).append(search)
     shown = [
         kind
         for kind in dict.fromkeys(kind for one in kinds for kind in one)
@@ -171,8 +176,7 @@ def step(options: LimitOptions) -> Iterator[list[str]]:
         for total, one in zip(totals, kinds, strict=True)
     ]
     rows["operators together, profiled"] = totals
-    rows["the call of the library, not profiled"] = calls
-    rows["search in numpy, and what holds the state"] = rests
+    rows |= figures
     yield [
         "| microseconds of a step, one photograph, int8 | " + " | ".join(heads) + " |",
         "| --- |" + " ---: |" * len(heads),
@@ -183,17 +187,16 @@ def step(options: LimitOptions) -> Iterator[list[str]]:
     ]
 
 
-def _call_and_rest(engine: OnnxEngine, rounds: int) -> tuple[float, float]:
-    """Return a step's microseconds in the library and outside of it, in the quickest search."""
+def _step_and_search(engine: OnnxEngine, rounds: int) -> tuple[float, float]:
+    """Return the microseconds of a step, and of the search around it, in the quickest search."""
     features, found = _features(engine), []
     for _ in range(1 + rounds):
-        prepare, step = TimedGraph(engine.prepare_graph), TimedGraph(engine.step_graph)
-        watched = engine.with_graphs(prepare, step)
-        seconds = least_ms(lambda: watched.search(features, CONFIG), 1) / 1e3  # noqa: B023
-        outside = seconds - prepare.seconds - step.seconds
-        found.append((seconds, 1e6 * step.seconds / step.calls, 1e6 * outside / step.calls))
-    _, call, rest = min(found[1:])  # the first one allocates what is allocated once
-    return call, rest
+        timed = TimedDecoding(engine.begin(features))
+        seconds = least_ms(lambda: search(timed, [CONFIG]), 1) / 1e3  # noqa: B023
+        outside = 1e6 * (seconds - timed.seconds) / timed.calls
+        found.append((seconds, 1e6 * timed.seconds / timed.calls, outside))
+    _, step_alone, outside = min(found[1:])  # the first one allocates what is allocated once
+    return step_alone, outside
 
 
 def large(options: LimitOptions) -> Iterator[list[str]]:

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from captioner.errors import OptionError, ToolError
+from captioner.native.decoding import find
 from inference.models import INT8_DECODER, checkpoint, checkpoint_before, deployable
 from inference.options import InferenceOptions
 
@@ -28,6 +29,7 @@ class Contestant:
     engine: str | None = None
     precision: str | None = None  # of a deployable folder; else it is the checkpoint
     is_before: bool = False
+    is_uncompiled: bool = False  # the graph of the decoder's step runs, also where it was compiled
     kind: str = "captioner"
 
 
@@ -44,6 +46,9 @@ def contestants(options: InferenceOptions) -> list[Contestant]:
                 Contestant(f"{engine} {precision}", engine=engine, precision=precision)
                 for precision in precisions
             ]
+    int8 = next((one for one in found if one.name == "onnxruntime int8"), None)
+    if int8 is not None and find() is not None:
+        found.append(replace(int8, name="onnxruntime int8, uncompiled", is_uncompiled=True))
     if unknown := set(options.contestants) - {one.name for one in found}:
         raise OptionError(
             f"--contestants has {', '.join(sorted(unknown))}; "
@@ -108,6 +113,7 @@ class Worker:
                 engine=one.engine,
                 threads=threads,
                 is_before=one.is_before,
+                is_uncompiled=one.is_uncompiled,
                 photographs=[str(path.resolve()) for path in images],
             )
         except ToolError:

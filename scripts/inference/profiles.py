@@ -12,6 +12,7 @@ from typing import Any
 
 import onnxruntime
 
+from captioner.engines.interface import Candidates, Decoding
 from captioner.engines.onnx_engine import SHORT_WAIT
 
 PRODUCTS = ("MatMul", "MatMulIntegerToFloat", "FusedMatMul", "Gemm", "Conv", "FusedConv")
@@ -29,23 +30,23 @@ class Operator:
     multiplications: int
 
 
-class TimedGraph:
-    """A session that adds up the seconds of its calls."""
+class TimedDecoding:
+    """A decoding that adds up the seconds of its steps."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self._session = session
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
         self.calls = 0
         self.seconds = 0.0
 
-    def run(self, *arguments: Any) -> Any:
+    def step(self, *arguments: Any) -> Candidates:
         begin = time.perf_counter()
-        made = self._session.run(*arguments)
+        made = self._decoding.step(*arguments)
         self.seconds += time.perf_counter() - begin
         self.calls += 1
         return made
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
+        return getattr(self._decoding, name)
 
 
 def profile(graph: Path, threads: int, work: Callable[[Any], Any], runs: int) -> list[Operator]:

@@ -29,6 +29,8 @@ class CaptionerWorker:
             asked = {}
         load: Any = captioner.load
         self.captioner: Any = load(request["folder"], **asked)
+        if request["is_uncompiled"]:
+            self._run_graph_of_step(request["threads"])
         self.load_seconds = time.perf_counter() - start
         if request["is_before"]:
             import torch
@@ -40,6 +42,14 @@ class CaptionerWorker:
         self.preprocessing = holder.preprocessing
         self.photographs = [Path(path).read_bytes() for path in request["photographs"]]
         self.next = 0
+
+    def _run_graph_of_step(self, threads: int) -> None:
+        from captioner.engines.onnx_engine import open_step
+        from captioner.graphs import STEP
+
+        engine = self.captioner.engine
+        step = open_step(engine.deployable.graph(STEP), threads)
+        self.captioner.engine = engine.with_graphs(engine.prepare_graph, step)
 
     def facts(self) -> dict[str, Any]:
         engine = getattr(self.captioner, "engine", None)

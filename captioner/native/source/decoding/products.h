@@ -13,6 +13,7 @@
 
 constexpr int64_t COLUMNS = 16;  // of a block: two vectors of sums
 constexpr int64_t INPUTS = 4;    // that one instruction adds up
+constexpr int64_t AHEAD = 32;    // vectors
 
 struct Matrix {
   int64_t inputs, outputs;     // multiples of INPUTS and of COLUMNS
@@ -53,6 +54,8 @@ inline void multiply_block(const Matrix& matrix, const uint8_t* rows, int64_t bl
 #pragma GCC unroll 4
   for (int row = 0; row < ROWS; ++row) sums[row][0] = sums[row][1] = _mm256_setzero_si256();
   for (int64_t input = 0; input < matrix.inputs; input += INPUTS, vectors += 2) {
+    // The processor itself reads ahead to the end of a page only.
+    _mm_prefetch(reinterpret_cast<const char*>(vectors + AHEAD), _MM_HINT_T0);
     const __m256i weights[2] = {_mm256_load_si256(vectors), _mm256_load_si256(vectors + 1)};
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) {

@@ -17,7 +17,7 @@ constexpr float IMPOSSIBLE = -std::numeric_limits<float>::infinity();
 constexpr int64_t LANES = Numbers<float>::lanes;
 constexpr int64_t GATES = 4;        // i, f, g, o
 constexpr int64_t ROWS_AT_ONCE = 3;  // captions of an image, whose sums are held together
-constexpr int64_t BLOCKS = 8, KEYS = 8, VECTORS = 4;  // in one part of a thread's work
+constexpr int64_t BLOCKS = 16, KEYS = 8, VECTORS = 4;  // in one part of a thread's work
 
 inline int64_t parts_of(int64_t things, int64_t each) { return (things + each - 1) / each; }
 

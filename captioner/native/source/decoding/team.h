@@ -69,7 +69,8 @@ class Team {
   }
 
  private:
-  static constexpr std::chrono::microseconds AWAKE{50};  // as ONNX Runtime's for a step
+  // Longer than the search takes from step to step, with a beam of 3 for one photograph.
+  static constexpr std::chrono::microseconds AWAKE{100};
   static constexpr int TRIES = 64;  // between two looks at the clock, or before a core is given up
 
   void begin(const Work* work) {
