@@ -13,11 +13,13 @@ from weakref import finalize
 
 import numpy as np
 
+from captioner.cores import available_cores
 from captioner.native import compilation
 from captioner.native.compilation import AVX2, DECODING
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _ALIGNMENT = 64  # bytes: a line of the cache
+MOST_THREADS = 8  # a step has ten parts for the words of Flickr8k
 
 
 @cache
@@ -85,12 +87,16 @@ class Team:
     """Threads that work on one step together; they end with the last reference to this."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
-        found = function("new_team", ctypes.c_void_p)(ctypes.c_int64(threads))
-        if not found:
-            raise MemoryError(f"no {threads} threads could be started")
+        """Start threads, none more than there are cores or than have a part in a step."""
+        self.threads = min(threads, available_cores(), MOST_THREADS)
+        new = function("new_team", ctypes.c_void_p)
+        found = new(ctypes.c_int64(self.threads))
+        if not found:  # the system gives none: the caller computes alone
+            self.threads = 1
+            found = new(ctypes.c_int64(1))
         self.handle = ctypes.c_void_p(found)
-        finalize(self, function("delete_team"), self.handle)
+        # Not when the process ends: another thread may still be in the midst of a step.
+        finalize(self, function("delete_team"), self.handle).atexit = False
 
 
 class Call:

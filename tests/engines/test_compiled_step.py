@@ -1,5 +1,10 @@
 """The compiled step against a naive one in float64, and against the graph that it stands for."""
 
+import gc
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -55,7 +60,9 @@ def small(generator: np.random.Generator, words: int, hidden: int, size: int) ->
 
 
 def compiled(step: SoftAttentionStep, threads: int) -> CompiledStep:
-    return CompiledStep(STEP, read_graph(STEP), step, threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "available_cores", lambda: threads)
+        return CompiledStep(STEP, read_graph(STEP), step, threads)
 
 
 def prepared(generator: np.random.Generator, images: int, items: int, step: SoftAttentionStep):
@@ -292,6 +299,49 @@ def test_several_callers_share_the_threads() -> None:
     for caller in callers:
         caller.join()
     assert found == {number: [words] * 10 for number, words in enumerate(expected)}
+
+
+def test_a_forked_process_computes_alone() -> None:
+    generator = np.random.default_rng(12)
+    step = small(generator, 300, 16, 8)
+    found_step, memory = compiled(step, 3), prepared(generator, 2, 6, step)
+    none, nothing = np.zeros((2, 1), np.int64), np.zeros((2, 0), np.int64)
+    expected = found_step.begin(memory).step(none + START, none, 5, nothing).words
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        found = found_step.begin(memory).step(none + START, none, 5, nothing).words
+        os._exit(not np.array_equal(found, expected))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_a_team_has_no_more_threads_than_cores(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(decoding, "available_cores", lambda: 3)
+    before = len(list(Path("/proc/self/task").iterdir()))
+    team = decoding.Team(threads)
+    assert team.threads == min(threads, 3)
+    assert len(list(Path("/proc/self/task").iterdir())) == before + team.threads - 1
+    del team
+    gc.collect()
+    assert len(list(Path("/proc/self/task").iterdir())) == before
+
+
+def test_where_no_thread_can_be_started_the_caller_computes_alone() -> None:
+    code = (
+        "import resource\nfrom captioner.native import decoding\n"
+        "decoding.available_cores = lambda: 4\n"
+        "assert decoding.find()\n"
+        "import os; os.setuid(65534)\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n"
+        "print(decoding.Team(4).threads)"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("another user's limit can be set by root alone")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.parametrize(

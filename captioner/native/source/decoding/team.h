@@ -44,18 +44,16 @@ class Team {
   using Work = std::function<void(const Member&)>;
 
   explicit Team(int64_t size) : size_(size), process_(getpid()) {
-    for (int64_t number = 1; number < size; ++number)
-      threads_.emplace_back([this, number] { serve(number); });
+    try {
+      for (int64_t number = 1; number < size; ++number)
+        threads_.emplace_back([this, number] { serve(number); });
+    } catch (...) {  // the system gives no more of them
+      end();
+      throw;
+    }
   }
 
-  ~Team() {
-    if (getpid() != process_) {  // a forked process has none of the threads
-      for (auto& thread : threads_) thread.detach();
-      return;
-    }
-    begin(nullptr);
-    for (auto& thread : threads_) thread.join();
-  }
+  ~Team() { end(); }
 
   // Lets every thread do the work; returns when all have. A caller who finds the team at work does
   // all of his alone.
@@ -72,6 +70,15 @@ class Team {
   // Longer than the search takes from step to step, with a beam of 3 for one photograph.
   static constexpr std::chrono::microseconds AWAKE{100};
   static constexpr int TRIES = 64;  // between two looks at the clock, or before a core is given up
+
+  void end() {
+    if (getpid() != process_) {  // a forked process has none of the threads
+      for (auto& thread : threads_) thread.detach();
+      return;
+    }
+    begin(nullptr);
+    for (auto& thread : threads_) thread.join();
+  }
 
   void begin(const Work* work) {
     {
