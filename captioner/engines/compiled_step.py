@@ -119,10 +119,12 @@ class CompiledDecoding:
         self._step = step
         self._call = step.call.copy()
         self._state = np.stack([prepared[_H], prepared[_C]])  # h and c: [2, B, K, H]
-        self._keys, self._values = keys, values
-        self._call.set(items=keys.shape[1])
-        self._call.point(keys=keys, values=values)
-        self._sizes: tuple[int, ...] = ()  # that there is room for
+        self._image_of = np.arange(len(keys))  # where the images still in the batch have their keys
+        self._items = keys.shape[1]
+        self._call.set(items=self._items)
+        self._call.point(image_of=self._image_of, keys=keys, values=values)
+        self._rows = self._rows_before = 0  # that there is room for
+        self._sizes: tuple[int, ...] = ()  # of the last step
         self._next: np.ndarray  # the state after the step
         self._words: np.ndarray
         self._parents: np.ndarray
@@ -139,7 +141,7 @@ class CompiledDecoding:
             self._make_room(*sizes)
         # Into arrays whose addresses are known: to ask for one takes longer than to copy these.
         self._words[...], self._parents[...], self._asked[...] = words, parents, wanted
-        attention = np.empty((images, captions, self._keys.shape[1]), np.float32)
+        attention = np.empty((images, captions, self._items), np.float32)
         found = Candidates(
             np.empty((images, captions, count), np.float32),
             np.empty((images, captions, count), np.int64),
@@ -169,20 +171,24 @@ class CompiledDecoding:
         self._words, self._parents = np.empty((2, images, captions), np.int64)
         self._asked = np.empty((images, asked), np.int64)
         self._call.set(images=images, captions=captions, captions_before=before, asked_words=asked)
-        self._call.point(
-            read=self._words,
-            parents=self._parents,
-            asked=self._asked,
-            integers_before=decoding.empty((rows_before, hidden), np.uint8),
-            integers_after=decoding.empty((rows, hidden), np.uint8),
-            of_state=decoding.empty((rows_before, of_state), np.float32),
-            logits=decoding.empty((rows, of_words), np.float32),
-            shares=decoding.empty((step.team.threads, rows, self._keys.shape[1]), np.float32),
-            greatest=decoding.empty((step.word_parts, rows), np.float32),
-            sums=decoding.empty((step.word_parts, rows), np.float32),
-        )
+        self._call.point(read=self._words, parents=self._parents, asked=self._asked)
+        if rows_before > self._rows_before:
+            self._rows_before = rows_before
+            self._call.point(
+                integers_before=decoding.empty((rows_before, hidden), np.uint8),
+                of_state=decoding.empty((rows_before, of_state), np.float32),
+            )
+        if rows > self._rows:
+            self._rows = rows
+            self._call.point(
+                integers_after=decoding.empty((rows, hidden), np.uint8),
+                logits=decoding.empty((rows, of_words), np.float32),
+                shares=decoding.empty((step.team.threads, rows, self._items), np.float32),
+                greatest=decoding.empty((step.word_parts, rows), np.float32),
+                sums=decoding.empty((step.word_parts, rows), np.float32),
+            )
 
     def keep(self, images: np.ndarray) -> None:
         self._state = np.ascontiguousarray(self._state[:, images])
-        self._keys, self._values = self._keys[images], self._values[images]
-        self._call.point(keys=self._keys, values=self._values)
+        self._image_of = self._image_of[images]
+        self._call.point(image_of=self._image_of)

@@ -36,10 +36,11 @@ struct Step {
     const float* word_scales; const float* word_biases; const float* word_step;
     const uint8_t* word_zero;
     const int8_t* table; const float* table_scales;  // what a word adds to the gates: [V, 4H], [V]
-    const float* score;   // [A], twice the weights of the attention's layer
-    const float* never;   // [V], -inf for words that are never written
-    const float* keys;    // [B, P, A], exp(-2 key)
-    const float* values;  // [B, H / 8, P, 4, 8], what each item adds to the gates
+    const float* score;       // [A], twice the weights of the attention's layer
+    const float* never;       // [V], -inf for words that are never written
+    const int64_t* image_of;  // [B], the place of each image among keys and values
+    const float* keys;        // [images, P, A], exp(-2 key)
+    const float* values;      // [images, H / 8, P, 4, 8], what each item adds to the gates
     const float* state;                                         // h and c: [2, B, K', H]
     const int64_t* read; const int64_t* parents;                // [B, K]
     const int64_t* asked;                                       // [B, asked_words]
@@ -166,18 +167,20 @@ class Work {
 
   template <int ROWS>
   void score_item(int64_t row, int64_t key) const {
+    const int64_t item = key % s.items;
+    const float* keys = s.keys + (s.image_of[key / s.items] * s.items + item) * s.attention;
     const float* queries[ROWS];
     for (int n = 0; n < ROWS; ++n) queries[n] = from_state(row + n);
     Vec<float> sums[ROWS] = {};
     for (int64_t unit = 0; unit < s.attention; unit += LANES) {
-      const Vec<float> values = load(s.keys + key * s.attention + unit);
+      const Vec<float> values = load(keys + unit);
       const Vec<float> weights = load(s.score + unit);
 #pragma GCC unroll 3
       for (int n = 0; n < ROWS; ++n)
         sums[n] += weights * quick_reciprocal(1.0f + values * load(queries[n] + unit));
     }
     for (int n = 0; n < ROWS; ++n)
-      s.attention_shares[(row + n) * s.items + key % s.items] = sum_of(sums[n]);
+      s.attention_shares[(row + n) * s.items + item] = sum_of(sums[n]);
   }
 
   // Softmax over the items. Every thread needs all of it, so each does it for itself.
@@ -217,8 +220,8 @@ class Work {
   template <int ROWS>
   void update(int64_t row, int64_t image, int64_t vector, const Team::Member& me) const {
     const float* shares = s.shares + (me.number * rows + row) * s.items;
-    const float* values =
-        s.values + (image * s.hidden / LANES + vector) * s.items * GATES * LANES;
+    const int64_t place = s.image_of[image] * s.hidden / LANES + vector;
+    const float* values = s.values + place * s.items * GATES * LANES;
     Vec<float> context[ROWS][GATES] = {};
     for (int64_t item = 0; item < s.items; ++item, values += GATES * LANES) {
       Vec<float> share[ROWS];
