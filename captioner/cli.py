@@ -23,7 +23,7 @@ from captioner.commands import (
     score,
 )
 from captioner.errors import CaptionerError
-from captioner.options import OneLineParser
+from captioner.flags import OneLineParser
 from captioner.program import BAD_INPUT, status_of, terminated_as_interrupted
 from captioner.text import accept_any_text
 from captioner.threads import wait_passively

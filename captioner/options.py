@@ -7,13 +7,12 @@ the key in `config.json`, the flag (`--batch-size`) and, behind a prefix, the en
 this does not import torch.
 """
 
-import argparse
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from captioner.errors import OptionError
 
@@ -189,29 +188,6 @@ class OptionType:
     is_list: bool
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are errors of this project: one line, with the remedy.
-
-    It takes no shortened flags.
-    """
-
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **{"allow_abbrev": False, **named})
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message}; --help lists the options")
-
-
-def options_parser(options: type[Options], **of_parser: Any) -> OneLineParser:
-    """Return a parser with a flag for each option; those that are not given have no value.
-
-    `Options.from_json(vars(parser.parse_args()))` makes the options of its result.
-    """
-    parser = OneLineParser(argument_default=argparse.SUPPRESS, **of_parser)
-    add_flags(parser, options)
-    return parser
-
-
 def is_count(value: object) -> bool:
     """Whether it is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
@@ -270,23 +246,6 @@ def default_text(options: type[Options], name: str) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def add_flags(
-    parser: Any,
-    options: type[Options],
-    *,
-    names: Collection[str] | None = None,
-    as_text: bool = False,
-) -> None:
-    """Give a parser, or a group of one, a flag for each option, or for those of these names.
-
-    `as_text` leaves the values as they were typed, for `from_environment` to read and check
-    together with the variables.
-    """
-    for item in fields(options):
-        if names is None or item.name in names:
-            parser.add_argument(flag(item.name), **_argument(options, item, as_text=as_text))
 
 
 def check_changes(given: Mapping[str, Any], *options: type[Options]) -> None:
@@ -367,52 +326,6 @@ def _from_json(options: type[Options], name: str, value: Any) -> Any:
     return member(value)
 
 
-def _argument(options: type[Options], item: Any, *, as_text: bool) -> dict[str, Any]:
-    """Return the arguments of `add_argument` for an option."""
-    kind, metadata = option_type(options, item.name), item.metadata
-    text = metadata["description"].replace("%", "%%")
-    if kind.of is bool:
-        if as_text:
-            return {"action": "store_const", "const": "true", "help": text}
-        return {"action": argparse.BooleanOptionalAction, "help": text}
-    if default := default_text(options, item.name):
-        text += f" (default: {default})"
-    settings: dict[str, Any] = {"help": text, "metavar": metadata["metavar"]}
-    if settings["metavar"] is None:
-        settings["metavar"] = _metavar(kind, metadata["choices"], as_text=as_text)
-    if as_text:
-        return settings
-    if item.default is MISSING:
-        settings["required"] = True
-    settings["type"] = kind.of if metadata["parse"] is None else _reader(metadata["parse"])
-    if metadata["choices"]:
-        settings["choices"] = metadata["choices"]
-        del settings["metavar"]
-    if kind.is_list:
-        settings["nargs"] = "+"
-    if metadata["bare"] is not None:
-        settings.update(nargs="?", const=metadata["bare"])
-    return settings
-
-
-def _metavar(kind: OptionType, choices: Sequence[str], *, as_text: bool) -> str:
-    if as_text and kind.is_list:
-        return "LIST"
-    return "{" + ",".join(choices) + "}" if choices else _METAVARS.get(kind.of, "TEXT")
-
-
-def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return `parse` with its own message where argparse would have a general one."""
-
-    def read(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as problem:
-            raise argparse.ArgumentTypeError(f"{text!r}: {problem}") from None
-
-    return read
-
-
 def _number(of: Callable[[str], Any], remedy: str) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
@@ -436,4 +349,3 @@ _READERS: dict[type, Callable[[str], Any]] = {
     str: str,
     Path: Path,
 }
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from captioner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from captioner.errors import OptionError
-from captioner.options import ABOVE_ZERO, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import ABOVE_ZERO, Options, option
 from captioner.program import run_program
 
 

@@ -37,7 +37,8 @@ from scale.tiny_model import tiny_model
 
 from captioner.data.image_formats import is_image_file
 from captioner.errors import DataError, ToolError
-from captioner.options import AT_LEAST_ONE, Options, at_least, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, Options, at_least, option
 from captioner.program import run_program
 
 OF_LIBRARY = """

@@ -28,7 +28,8 @@ from torch import nn
 from captioner.decoders import DECODERS, CaptionBatch, Decoder, build_decoder
 from captioner.engines.torch_engine import TorchDecoding
 from captioner.features import Features
-from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, option
 from captioner.program import run_program
 from captioner.search import search
 from captioner.search_config import SearchConfig

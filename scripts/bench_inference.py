@@ -22,7 +22,7 @@ from inference.report import draw, markdown
 
 from captioner.errors import DataError
 from captioner.files import read_json, write_atomically, write_json
-from captioner.options import options_parser
+from captioner.flags import options_parser
 from captioner.program import run_program
 
 FORMAT = 1  # of inference.json

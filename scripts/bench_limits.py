@@ -30,7 +30,8 @@ from captioner.checkpoint_folders import shipped_model
 from captioner.engines.onnx_engine import OnnxEngine, open_step
 from captioner.errors import ToolError
 from captioner.features import Features
-from captioner.options import AT_LEAST_ONE, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, Options, option
 from captioner.program import run_program
 from captioner.search import search
 from captioner.search_config import SearchConfig

@@ -29,8 +29,9 @@ import torch
 from bench_turns import BenchOptions, Contestant, in_child, load_of_others, record, take_turns
 from torch import Tensor, nn
 
+from captioner.flags import options_parser
 from captioner.lstm import HDetachLSTM
-from captioner.options import AT_LEAST_ONE, option, options_parser
+from captioner.options import AT_LEAST_ONE, option
 from captioner.program import run_program
 from training.plots import new_figure, write_picture
 

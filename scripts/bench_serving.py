@@ -29,7 +29,8 @@ from stress.client import photographs
 
 from captioner.checkpoint_folders import MODEL
 from captioner.errors import OptionError, ToolError
-from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, option
 from captioner.program import run_program
 
 SHARES = (0.5, 0.8, 1.0, 1.25, 2.0, 5.0)  # of the service's capacity

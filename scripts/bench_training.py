@@ -36,8 +36,9 @@ from captioner.cores import available_cores
 from captioner.decoders import CaptionBatch, build_decoder
 from captioner.decoders.soft_attention import SoftAttention
 from captioner.features import Features
+from captioner.flags import options_parser
 from captioner.hdetach.masks import sample_keep
-from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, PROBABILITY, option, options_parser
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, PROBABILITY, option
 from captioner.program import run_program
 from captioner.vocabulary import END, PAD, START
 from training.objectives.cross_entropy import caption_loss

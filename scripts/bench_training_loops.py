@@ -34,7 +34,8 @@ import torch
 from bench_turns import BenchOptions, Contestant, in_child, load_of_others, record, take_turns
 from torch import Tensor, nn
 
-from captioner.options import AT_LEAST_ONE, PROBABILITY, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, PROBABILITY, option
 from captioner.program import run_program
 from training.benchmarks.benchmark import Benchmark
 from training.benchmarks.config import BenchmarkConfig

@@ -23,7 +23,8 @@ from captioner.engines.interface import Candidates, Decoding
 from captioner.errors import DataError
 from captioner.features import Features
 from captioner.files import write_json
-from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 from captioner.program import run_program
 from captioner.progress import Progress
 from captioner.search import Hypothesis, search

@@ -24,7 +24,8 @@ from scale.report import write_documents
 from captioner.data.image_formats import is_image_file
 from captioner.errors import DataError
 from captioner.extras import require
-from captioner.options import AT_LEAST_ONE, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, Options, option
 from captioner.program import run_program
 
 PARTS = ("batch", "traffic")

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from captioner.data.download import WebFile, fetch, part_of
 from captioner.data.karpathy import read_karpathy
 from captioner.errors import DataError, StorageError
-from captioner.options import Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import Options, option
 from captioner.program import run_program
 from captioner.progress import Progress
 

@@ -16,7 +16,8 @@ from PIL import Image
 import captioner
 from captioner.errors import OptionError
 from captioner.files import write_atomically
-from captioner.options import Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import Options, option
 from captioner.pictures import Sample, draw_samples
 from captioner.program import run_program
 

@@ -31,7 +31,8 @@ from PIL import Image
 from captioner.checkpoint_folders import shipped_model
 from captioner.errors import OptionError, ToolError
 from captioner.files import write_atomically
-from captioner.options import Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import Options, option
 from captioner.program import run_program
 from serving.static_page import export_static_page
 

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from captioner.errors import OptionError
 from captioner.files import read_json, write_atomically, write_json
-from captioner.options import ABOVE_ZERO, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import ABOVE_ZERO, Options, option
 from captioner.program import run_program, terminated_as_interrupted
 from captioner.progress import duration
 

@@ -34,8 +34,9 @@ from captioner.data.open_dataset import open_datasets
 from captioner.encoder.joint_store import JointStore
 from captioner.errors import DataError, OptionError
 from captioner.files import read_json
+from captioner.flags import options_parser
 from captioner.noun_forms import SYNONYMS
-from captioner.options import SHARE, Options, option, options_parser
+from captioner.options import SHARE, Options, option
 from captioner.program import run_program
 from captioner.vocabulary import tokenize
 

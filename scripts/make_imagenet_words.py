@@ -23,7 +23,8 @@ from pathlib import Path
 
 from captioner.data.karpathy import load_karpathy
 from captioner.errors import DataError
-from captioner.options import AT_LEAST_ONE, Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import AT_LEAST_ONE, Options, option
 from captioner.program import run_program
 
 MUCH_MORE_FREQUENT = 8  # times, for a general name to stand in for a special one

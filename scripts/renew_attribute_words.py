@@ -23,7 +23,8 @@ from captioner.attributes import Classifier, ClassifierAndInstances
 from captioner.attributes.imagenet import words_of_classes
 from captioner.checkpoint import load_checkpoint, save_checkpoint
 from captioner.errors import OptionError
-from captioner.options import Options, option, options_parser
+from captioner.flags import options_parser
+from captioner.options import Options, option
 from captioner.program import run_program
 from captioner.vocabulary import Vocabulary
 

@@ -24,7 +24,7 @@ from stress.under_load import kill_decoder, kill_worker, overload, reload, termi
 
 from captioner.errors import OptionError
 from captioner.files import write_json
-from captioner.options import options_parser
+from captioner.flags import options_parser
 from captioner.program import run_program
 
 Run = Callable[[Target, Report, StressOptions], Coroutine[Any, Any, None]]

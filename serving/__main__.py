@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from captioner import __version__
 from captioner.errors import CaptionerError
 from captioner.extras import require
-from captioner.options import OneLineParser, add_flags
+from captioner.flags import OneLineParser, add_flags
 from serving.settings import PREFIX, Settings, unknown_variables
 from serving.startup import (
     BAD_INPUT,

@@ -10,16 +10,8 @@ from typing import Any, NewType
 import pytest
 
 from captioner.errors import OptionError
-from captioner.options import (
-    AT_LEAST_ONE,
-    OneLineParser,
-    Options,
-    add_flags,
-    between,
-    check_changes,
-    default_text,
-    option,
-)
+from captioner.flags import OneLineParser, add_flags
+from captioner.options import AT_LEAST_ONE, Options, between, check_changes, default_text, option
 from captioner.search_config import SearchConfig
 
 Hashed = NewType("Hashed", bytes)

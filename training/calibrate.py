@@ -26,15 +26,9 @@ from captioner.data.karpathy import SPLITS, CaptionedImage
 from captioner.data.open_dataset import open_datasets
 from captioner.errors import DataError, ImageError, OptionError
 from captioner.files import refuse_to_overwrite, write_json
+from captioner.flags import OneLineParser, options_parser
 from captioner.metrics.ngram_metrics import Cider
-from captioner.options import (
-    AT_LEAST_ONE,
-    NOT_NEGATIVE,
-    OneLineParser,
-    Options,
-    option,
-    options_parser,
-)
+from captioner.options import AT_LEAST_ONE, NOT_NEGATIVE, Options, option
 from captioner.program import run_program
 from captioner.progress import Progress
 from captioner.search_config import SearchConfig

@@ -18,7 +18,8 @@ import torch
 
 from captioner.allocator import keep_freed_memory
 from captioner.errors import OptionError
-from captioner.options import OneLineParser, add_flags, check_changes, flag
+from captioner.flags import OneLineParser, add_flags
+from captioner.options import check_changes, flag
 from captioner.program import INTERRUPTED, run_program
 from captioner.text import escaped
 from training.composition import ComposedOptions

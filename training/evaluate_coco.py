@@ -24,16 +24,10 @@ from captioner.encoder.joint_store import JointStore
 from captioner.engines import ENGINES, LoadedEngine, load_engine
 from captioner.errors import DataError
 from captioner.files import refuse_to_overwrite, write_json
+from captioner.flags import OneLineParser, add_flags, options_parser
 from captioner.metrics import scores_table
 from captioner.metrics.signature import write_signature
-from captioner.options import (
-    AT_LEAST_ONE,
-    OneLineParser,
-    Options,
-    add_flags,
-    option,
-    options_parser,
-)
+from captioner.options import AT_LEAST_ONE, Options, option
 from captioner.program import run_program
 from captioner.search_config import SearchConfig
 from training.composition import option_of

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from captioner.errors import OptionError
 from captioner.files import write_json
-from captioner.options import AT_LEAST_ONE, OneLineParser, Options, Range, option
+from captioner.flags import OneLineParser
+from captioner.options import AT_LEAST_ONE, Options, Range, option
 from captioner.program import run_program
 from captioner.progress import Progress
 from training.plots import write_picture

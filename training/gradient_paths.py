@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from captioner.errors import TrainingError
+from captioner.flags import OneLineParser, options_parser
 from captioner.lstm.path_gradients import gradient_paths
-from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
+from captioner.options import AT_LEAST_ONE, option
 from captioner.progress import Progress
 from training.figure_tools import NOT_HUGE, StudyOptions, initialise, run_study, train
 from training.plots import BLUE, GREEN, ORANGE, PURPLE, STYLE, new_figure

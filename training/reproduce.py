@@ -28,14 +28,8 @@ import torch
 from captioner.devices import choose_device
 from captioner.errors import OptionError
 from captioner.files import write_atomically, write_json
-from captioner.options import (
-    ABOVE_ZERO,
-    AT_LEAST_ONE,
-    OneLineParser,
-    Options,
-    option,
-    options_parser,
-)
+from captioner.flags import OneLineParser, options_parser
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, Options, option
 from captioner.program import INTERRUPTED, run_program
 from captioner.progress import duration
 from training.background import run_in_background

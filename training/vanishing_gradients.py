@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captioner.options import AT_LEAST_ONE, OneLineParser, option, options_parser
+from captioner.flags import OneLineParser, options_parser
+from captioner.options import AT_LEAST_ONE, option
 from captioner.progress import Progress
 from training.figure_tools import NOT_HUGE, StudyOptions, initialise, run_study, train
 from training.mnist import load_mnist

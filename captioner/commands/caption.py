@@ -18,7 +18,8 @@ from captioner.commands.image_paths import find_photographs
 from captioner.commands.output import CaptionOutput, HeldLines
 from captioner.errors import CaptionerError, ImageError, OptionError
 from captioner.files import refuse_to_overwrite
-from captioner.options import AT_LEAST_ONE, Options, add_flags, flag, option
+from captioner.flags import add_flags
+from captioner.options import AT_LEAST_ONE, Options, flag, option
 from captioner.search_config import SearchConfig, SearchFlags, separate_words
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from captioner.batch_inference.options import SEARCH, DatasetOptions
 from captioner.errors import CaptionerError
 from captioner.extras import needing, require
-from captioner.options import add_flags
+from captioner.flags import add_flags
 from captioner.search_config import SearchConfig, SearchFlags
 from captioner.text import escaped
 

@@ -33,7 +33,7 @@ examples:
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from captioner.export.config import ExportOptions
-    from captioner.options import add_flags
+    from captioner.flags import add_flags
 
     parser = commands.add_parser(
         "export",

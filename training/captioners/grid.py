@@ -9,16 +9,8 @@ from typing import Any, NamedTuple
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
 from captioner.errors import OptionError
-from captioner.options import (
-    ABOVE_ZERO,
-    AT_LEAST_ONE,
-    PROBABILITY,
-    OneLineParser,
-    Options,
-    flag,
-    option,
-    options_parser,
-)
+from captioner.flags import OneLineParser, options_parser
+from captioner.options import ABOVE_ZERO, AT_LEAST_ONE, PROBABILITY, Options, flag, option
 from training.captioners.plan import CaptionerPlan
 from training.captioners.runs import CLIPPED, UNCLIPPED, CaptionerRun, options_for, runs_of
 from training.command import parse_arguments
