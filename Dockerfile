@@ -50,7 +50,9 @@ COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/text
 COPY captioner/native captioner/native
 
 FROM compiler AS decoding-kernels
-RUN python -m captioner.native.build --libraries decoding --into /kernels && chmod -R a+rX /kernels
+# Processors without one leave the folder empty.
+RUN mkdir /kernels && python -m captioner.native.build --libraries decoding --into /kernels && \
+    chmod -R a+rX /kernels
 
 FROM compiler AS kernels
 RUN python -m captioner.native.build --into /kernels && chmod -R a+rX /kernels

@@ -11,6 +11,7 @@ import torch.distributed.run
 
 from captioner.cli import build_parser
 from captioner.decoders import DECODERS
+from captioner.native.build import build_parser as build_kernels_parser
 from serving.__main__ import build_parser as build_serving_parser
 from training import copying, sequential_mnist, train_coco, word_language_model
 from training.captioners.grid import build_parser as build_table3_parser
@@ -76,6 +77,7 @@ def known_options() -> frozenset[str]:
             *options(build_paths_parser()),
             *options(build_vanishing_parser()),
             *options(build_serving_parser("serving")),
+            *options(build_kernels_parser()),
             *options_of_training(),
             *options_of_benchmarks(),
             *options_of_scripts(),
