@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from captioner.checkpoint import save_checkpoint
+from captioner.checkpoint_folders import SHIPPED
 from captioner.decoders import build_decoder
 from captioner.decoders.soft_attention import SoftAttentionOptions
 from captioner.encoder.config import EncoderConfig
 from captioner.encoder.encoders import create_encoder
+from captioner.native.decoding import find
 from captioner.vocabulary import END, SPECIAL_TOKENS, Vocabulary
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -50,7 +52,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(checkpoint: Path, **others: Any) -> dict[str, Any]:
     request = {"do": "load", "kind": "captioner", "folder": str(checkpoint), "engine": "torch"}
-    return {**request, "threads": 1, "is_before": False, "photographs": [], **others}
+    request |= {"threads": 1, "is_before": False, "is_uncompiled": False, "photographs": []}
+    return {**request, **others}
 
 
 def test_the_textbook_and_the_search_find_the_same_captions(
@@ -90,6 +93,22 @@ def test_a_worker_answers_with_seconds_captions_and_memory(
             assert len(reply["result"]) == 3
     memory = answer(worker, {"do": "memory"})[1]
     assert memory["peak_bytes"] > memory["own_bytes"] > 10e6
+
+
+def test_a_worker_runs_the_graph_of_a_step_where_that_is_asked_for() -> None:
+    from inference.worker import answer
+
+    if find() is None:
+        pytest.skip("no compiler, or no AVX2: nothing is compiled")
+    said = []
+    for is_uncompiled in (False, True):
+        request = asked(SHIPPED, engine="onnxruntime", is_uncompiled=is_uncompiled)
+        worker, facts = answer(None, request)
+        said.append(facts["engine"]["step"])
+        decode = {"do": "decode", "seconds": 0.0, "most": 1, "batch": 1, "features": 1280}
+        said.append(answer(worker, decode)[1]["result"])
+    assert said[::2] == ["compiled", "onnxruntime"]
+    assert said[1] == said[3]
 
 
 def test_turns_end_after_their_seconds_or_runs() -> None:
