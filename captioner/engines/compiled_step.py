@@ -73,12 +73,14 @@ class CompiledStep:
         Raises:
             CheckpointError: they were prepared for another step.
         """
-        keys, gates = prepared[_KEYS], prepared[_VALUES]
+        prepared_arrays = [prepared[name] for name in (_KEYS, _VALUES, _H, _C)]
+        keys, gates, h, c = prepared_arrays
         (images, items, attention), hidden = keys.shape, self.weights.hidden
         if (
             attention != len(self.weights.score)
+            or {one.dtype for one in prepared_arrays} != {np.dtype(np.float32)}
             or gates.shape != (images, _GATES * hidden, items)
-            or not prepared[_H].shape == prepared[_C].shape == (images, 1, hidden)
+            or not h.shape == c.shape == (images, 1, hidden)
         ):
             raise CheckpointError(
                 f"{self.path} does not fit what prepares images; export the checkpoint again"

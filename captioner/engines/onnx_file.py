@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from captioner.errors import CheckpointError
+from captioner.text import in_one_line
 
 _TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 10: np.float16}
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # the kinds of values
@@ -58,9 +59,10 @@ def read_graph(path: Path) -> Graph:
             outputs=tuple(map(_port, fields.get(12, []))),
             weights=dict(_weight(one, path.parent) for one in fields.get(5, [])),
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as problem:
+    except Exception as problem:  # bytes that are no graph can be taken for anything
         raise CheckpointError(
-            f"{path} is no graph that can be read ({problem}); export the checkpoint again"
+            f"{path} is no graph that can be read ({in_one_line(problem)[:300]}); export the "
+            "checkpoint again"
         ) from problem
 
 

@@ -62,6 +62,7 @@ Add v41 v43 -> v44
 GatherElements v40 v44 axis=2 -> wanted_log_probs
 TopK v40 count axis=-1 -> log_probs candidates
 """
+_MOST = 4  # numbers of a constant that is compared
 _LANES = 8  # sizes that are computed in vectors are multiples of it
 _LEAST_WEIGHT, _GREATEST_WEIGHT = -64, 63  # with them two products of uint8 and int8 fit 16 bits
 
@@ -156,13 +157,13 @@ def _listing(graph: Graph) -> tuple[list[str], list[np.ndarray]]:
         read = []
         for name in node.inputs:
             constant = graph.weights.get(name)
-            if constant is not None and constant.dtype == np.int64:
+            if constant is not None and constant.dtype == np.int64 and constant.size <= _MOST:
                 read.append(str(constant.tolist()).replace(" ", ""))
                 continue
             if constant is not None and name not in names:
                 names[name] = f"w{len(weights)}"
                 weights.append(constant)
-            read.append(names[name])
+            read.append(names.get(name, "?"))  # of a graph around this one
         for name in node.outputs:
             if name not in names:
                 names[name] = f"v{results}"

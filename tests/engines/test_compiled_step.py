@@ -22,6 +22,7 @@ from captioner.engines.interface import Candidates
 from captioner.engines.onnx_engine import OnnxDecoding, open_step
 from captioner.engines.onnx_file import read_graph
 from captioner.engines.soft_attention_graph import Product, SoftAttentionStep, recognise
+from captioner.errors import CheckpointError
 from captioner.features import Features
 from captioner.native import decoding
 from captioner.search_config import SearchConfig
@@ -378,6 +379,28 @@ def test_any_other_graph_runs_as_it_is(tmp_path: Path, change: str) -> None:
     onnx.save(model, path)
     assert recognise(read_graph(path)) is None
     assert find_compiled_step(path, 1) is None
+
+
+def test_what_is_prepared_for_another_step_is_refused() -> None:
+    generator = np.random.default_rng(13)
+    step = small(generator, 60, 8, 8)
+    for name, change in (
+        ("memory.keys", lambda one: one[:, :, :4]),
+        ("memory.value_gates", lambda one: one[:, :-1]),
+        ("state.h", lambda one: one[:, :, :4]),
+        ("state.c", lambda one: one.astype(np.float64)),
+    ):
+        memory = prepared(generator, 2, 6, step)
+        memory[name] = np.ascontiguousarray(change(memory[name]))
+        with pytest.raises(CheckpointError, match="does not fit what prepares images"):
+            compiled(step, 1).begin(memory)
+
+
+def test_a_graph_with_names_from_elsewhere_is_another_one(tmp_path: Path) -> None:
+    model = onnx.load(STEP)
+    model.graph.node[0].input[0] = "of a graph around it"
+    onnx.save(model, tmp_path / graphs.STEP)
+    assert find_compiled_step(tmp_path / graphs.STEP, 1) is None
 
 
 def test_what_cannot_be_read_is_left_to_the_library(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files of graphs read without the package `onnx`: what that package reads."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_half_a_file_is_an_error_in_one_line_or_another_graph(written: Path) -> 
     assert len(said) > len(whole) / 7 * 0.9
     assert all(one.startswith(f"{written} is no graph that can be read (") for one in said)
     assert not any("\n" in one for one in said)
+
+
+def test_bytes_of_any_kind_are_an_error_or_a_graph(written: Path) -> None:
+    generator = np.random.default_rng(0)
+    whole = np.frombuffer(written.read_bytes(), np.uint8)
+    for _ in range(150):
+        changed = whole.copy()
+        places = generator.integers(0, len(whole), 3)
+        changed[places] = generator.integers(0, 256, 3)
+        written.write_bytes(changed.tobytes())
+        with suppress(CheckpointError):
+            read_graph(written)
 
 
 def test_weights_that_are_cut_off_are_an_error(written: Path) -> None:
