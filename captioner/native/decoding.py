@@ -88,7 +88,7 @@ class Team:
 
     def __init__(self, threads: int) -> None:
         """Start threads, none more than there are cores or than have a part in a step."""
-        self.threads = min(threads, available_cores(), MOST_THREADS)
+        self.threads = max(1, min(threads, available_cores(), MOST_THREADS))
         new = function("new_team", ctypes.c_void_p)
         found = new(ctypes.c_int64(self.threads))
         if not found:  # the system gives none: the caller computes alone

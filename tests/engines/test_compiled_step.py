@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,9 @@ def test_a_forked_process_computes_alone() -> None:
     if child == 0:
         signal.alarm(20)
         found = found_step.begin(memory).step(none + START, none, 5, nothing).words
+        time.sleep(0.01)
+        del found_step
+        gc.collect()  # which waits for no thread
         os._exit(not np.array_equal(found, expected))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

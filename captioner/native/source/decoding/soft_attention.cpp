@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "../call.h"
 #include "../vectors.h"
@@ -17,6 +20,7 @@ constexpr float IMPOSSIBLE = -std::numeric_limits<float>::infinity();
 constexpr int64_t LANES = Numbers<float>::lanes;
 constexpr int64_t GATES = 4;        // i, f, g, o
 constexpr int64_t ROWS_AT_ONCE = 3;  // captions of an image, whose sums are held together
+constexpr int64_t MOST_INSERTED = 64;  // candidates
 constexpr int64_t BLOCKS = 16, KEYS = 8, VECTORS = 4;  // in one part of a thread's work
 
 inline int64_t parts_of(int64_t things, int64_t each) { return (things + each - 1) / each; }
@@ -277,6 +281,19 @@ class Work {
     }
   }
 
+  // As many words as are wanted, where inserting each in its place would take too long.
+  void sort(const float* logits, float greatest, float log_sum, float* best, int64_t* words) const {
+    std::vector<std::pair<float, int64_t>> all(s.words);
+    for (int64_t word = 0; word < s.words; ++word)
+      all[word] = {logits[word] - greatest - log_sum + s.never[word], word};
+    std::partial_sort(all.begin(), all.begin() + s.candidates, all.end(),
+                      [](const auto& one, const auto& other) {
+                        if (one.first > other.first) return true;
+                        return !(other.first > one.first) && one.second < other.second;
+                      });
+    for (int64_t n = 0; n < s.candidates; ++n) std::tie(best[n], words[n]) = all[n];
+  }
+
   // The best words of a row, of equals the one with the lower id, and those that were asked for.
   void choose(int64_t row, const Team::Member& me) const {
     float greatest = IMPOSSIBLE, sum = 0;
@@ -288,7 +305,9 @@ class Work {
     const float* logits = s.logits + row * of_words.outputs;
     float* best = s.log_probs + row * s.candidates;
     int64_t *words = s.found + row * s.candidates, count = 0;
-    for (int64_t first = 0; first < s.words; first += LANES) {
+    const bool are_many = s.candidates > MOST_INSERTED;
+    if (are_many) sort(logits, greatest, log_sum, best, words);
+    for (int64_t first = 0; first < s.words && !are_many && s.candidates > 0; first += LANES) {
       const Vec<float> some = load(logits + first) - greatest - log_sum +
                               load(s.never + first, s.words - first);
       if (count == s.candidates) {
@@ -335,7 +354,10 @@ void* new_team(int64_t threads) try {
   return nullptr;
 }
 
-void delete_team(Team* team) { delete team; }
+// A forked process has none of the threads, and would wait for them.
+void delete_team(Team* team) {
+  if (team->is_here()) delete team;
+}
 
 // Columns in whole blocks: what `arrange_matrix` writes.
 int64_t matrix_columns(int64_t columns) { return in_blocks(columns); }

@@ -55,11 +55,14 @@ class Team {
 
   ~Team() { end(); }
 
+  // Whether this is the process that has the threads.
+  bool is_here() const { return getpid() == process_; }
+
   // Lets every thread do the work; returns when all have. A caller who finds the team at work does
   // all of his alone.
   void run(const Work& work) {
     std::unique_lock<std::mutex> mine(in_use_, std::try_to_lock);
-    if (size_ == 1 || !mine || getpid() != process_) return work({0, 1, this});
+    if (size_ == 1 || !mine || !is_here()) return work({0, 1, this});
     begin(&work);
     const Member first{0, size_, this};
     work(first);
@@ -72,10 +75,6 @@ class Team {
   static constexpr int TRIES = 64;  // between two looks at the clock, or before a core is given up
 
   void end() {
-    if (getpid() != process_) {  // a forked process has none of the threads
-      for (auto& thread : threads_) thread.detach();
-      return;
-    }
     begin(nullptr);
     for (auto& thread : threads_) thread.join();
   }
