@@ -86,15 +86,11 @@ inline float greatest_of(const float* numbers, int64_t count) {
   return found;
 }
 
-// exp(-2 x), kept where a product of two may reach 0 or infinity, but is a number. With a key of at
-// most GREATEST_KEY, a query beyond LIMIT gives a hyperbolic tangent of -1 or 1 either way.
-constexpr float LIMIT = 40.0f, GREATEST_KEY = 30.0f;
-inline Vec<float> decay(Vec<float> x) {
-  const Vec<float> most = broadcast(LIMIT);
-  x = x > most ? most : x;
-  x = x < -most ? -most : x;
-  return exponential<float>(-2.0f * x);
-}
+// exp(-2 x), which `exponential` limits to where |x| is 43.5: a product of two may reach 0 or
+// infinity, but is a number. With a key of at most GREATEST_KEY, a query beyond that limit gives a
+// hyperbolic tangent of -1 or 1 either way.
+constexpr float GREATEST_KEY = 30.0f;
+inline Vec<float> decay(Vec<float> x) { return exponential<float>(-2.0f * x); }
 
 // 1 / x of what is at least 1. A division would take twice as long.
 inline Vec<float> quick_reciprocal(Vec<float> x) {
