@@ -46,7 +46,7 @@ FROM packages AS compiler
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update -qq && apt-get install -qq -y --no-install-recommends g++
-COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/text.py captioner/
+COPY captioner/__init__.py captioner/errors.py captioner/files.py captioner/flags.py captioner/options.py captioner/text.py captioner/
 COPY captioner/native captioner/native
 
 FROM compiler AS decoding-kernels

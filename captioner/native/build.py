@@ -5,17 +5,17 @@ machine's family is compiled, because the processor there may be another. The ke
 are compiled on first use where this was not done; those of decoding are used only where it was.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 from captioner.errors import CaptionerError
+from captioner.flags import OneLineParser
 from captioner.native import compilation
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="python -m captioner.native.build", description="Compile the kernels ahead."
     )
     names = [one.name for one in compilation.LSTM.instruction_sets]
@@ -41,15 +41,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
-    is_writable = os.access(compilation.BUILT_AHEAD.parent, os.W_OK)
-    default = None if is_writable else compilation.user_cache()
-    folder = options.into or default or compilation.BUILT_AHEAD
     try:
-        for library in compilation.LIBRARIES:
-            for wanted in library.instruction_sets:
-                if library.name in options.libraries and wanted.name in options.only:
-                    print(compilation.build(library, wanted, folder))
+        options = build_parser().parse_args(arguments)
+        is_writable = os.access(compilation.BUILT_AHEAD.parent, os.W_OK)
+        default = None if is_writable else compilation.user_cache()
+        folder = options.into or default or compilation.BUILT_AHEAD
+        wanted = [
+            (library, one)
+            for library in compilation.LIBRARIES
+            for one in library.instruction_sets
+            if library.name in options.libraries and one.name in options.only
+        ]
+        for library, one in wanted:
+            print(compilation.build(library, one, folder))
+        if not wanted:
+            print("there is no such kernel for this kind of processor", file=sys.stderr)
     except CaptionerError as problem:
         print(problem, file=sys.stderr)
         return 2

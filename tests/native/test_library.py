@@ -200,3 +200,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert said.err.count("\n") == 1
     assert said.out == ""
     assert compiled == ["plain"]
+
+
+@pytest.mark.usefixtures("compiled")
+def test_what_there_is_no_library_of_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--libraries", "lstm"]) == 2
+    said = capsys.readouterr().err
+    assert "--libraries: invalid choice: 'lstm'" in said
+    assert said.count("\n") == 1
+    assert build.main(["--libraries", "decoding", "--only", "plain"]) == 0
+    assert capsys.readouterr().err == "there is no such kernel for this kind of processor\n"
